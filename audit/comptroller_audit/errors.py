@@ -1,0 +1,57 @@
+"""Errors of the record.
+
+    ComptrollerError
+    └── AuditError
+        ├── CanonicalError       a value has no canonical bytes (canonical.py)
+        ├── StoreError
+        │   ├── StoreUnavailable a unit could not be made durable: nothing of it happened
+        │   ├── StoreUnsuitable  the file or server cannot keep the promises (network folder, old schema)
+        │   └── StoreClosed      a commit after close
+        ├── KeyRingError         the key file is missing, readable by others, or lacks a key
+        └── TransitionError      a call state move that the state machine does not allow
+"""
+
+from comptroller_audit.vocabulary import ComptrollerError
+
+__all__ = [
+    "AuditError",
+    "CanonicalError",
+    "KeyRingError",
+    "StoreClosed",
+    "StoreError",
+    "StoreUnavailable",
+    "StoreUnsuitable",
+    "TransitionError",
+]
+
+
+class AuditError(ComptrollerError):
+    """Root of this folder's errors."""
+
+
+class CanonicalError(AuditError):
+    """A value has no canonical bytes; the message names the path and the fix."""
+
+
+class StoreError(AuditError):
+    """Root of the store's errors."""
+
+
+class StoreUnavailable(StoreError):
+    """A unit could not be made durable. Nothing of it happened; it may be tried again."""
+
+
+class StoreUnsuitable(StoreError):
+    """The file or server cannot keep the store's promises."""
+
+
+class StoreClosed(StoreError):
+    """A commit was asked of a closed store."""
+
+
+class KeyRingError(AuditError):
+    """The key file is missing, readable by others, malformed, or lacks the key a record needs."""
+
+
+class TransitionError(AuditError):
+    """A move between call states that DESIGN §3 does not allow. A programming error, never an outcome."""

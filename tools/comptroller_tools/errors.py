@@ -1,0 +1,31 @@
+"""Errors of tools.
+
+    ComptrollerError
+    └── ToolError
+        ├── NotDone           a tool's own word that nothing happened (raised by tool authors)
+        ├── SourceInvalid     a source or a definition does not load; the message names the config field
+        └── RecordPathError   a declared record, fact or expectation does not fit the tool's output
+"""
+
+from comptroller_audit.vocabulary import ComptrollerError
+
+__all__ = ["NotDone", "RecordPathError", "SourceInvalid", "ToolError"]
+
+
+class ToolError(ComptrollerError):
+    """Root of this folder's errors."""
+
+
+class NotDone(ToolError):
+    """Raise this from a tool function to say: nothing was changed, and this is why.
+
+    The text is shown to the model. Any other exception after dispatch leaves a side effect in doubt.
+    """
+
+
+class SourceInvalid(ToolError):
+    """A source, a tool function or its types cannot be offered."""
+
+
+class RecordPathError(ToolError):
+    """A path that the config declares does not exist in what the tool returned."""
