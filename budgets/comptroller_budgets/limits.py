@@ -1,0 +1,148 @@
+"""Limits as an operator declares them, and which counters one call touches.
+
+All amounts inside are integer micro-units (`MICRO` per call, step or declared unit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from comptroller_audit.vocabulary import MICRO, Subject
+
+__all__ = ["BudgetsConfig", "Charge", "Limit", "Scope", "Window", "WindowLimit", "charges_for", "window_end_ms"]
+
+
+class Scope(StrEnum):
+    TASK = "task"
+    PRINCIPAL = "principal"
+    ACTOR = "actor"
+    TOOL = "tool"
+    TENANT = "tenant"
+
+
+class Window(StrEnum):
+    TASK = "task"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class WindowLimit(BaseModel):
+    """One line of `budgets.windows`: at most `max` of `unit` per `window`, counted per `scope`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Scope
+    window: Window
+    unit: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
+    max: Decimal = Field(ge=0, max_digits=15, decimal_places=6)
+    name: str | None = None
+
+    @model_validator(mode="after")
+    def _task_window_is_for_tasks(self) -> WindowLimit:
+        if (self.scope is Scope.TASK) != (self.window is Window.TASK):
+            raise ValueError("scope `task` and window `task` belong together; use both or neither")
+        return self
+
+
+class BudgetsConfig(BaseModel):
+    """The `budgets:` section. The four named limits hold per task, as in the article."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_steps: int | None = Field(default=None, ge=1)
+    max_tool_calls: int | None = Field(default=None, ge=1)
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    windows: tuple[WindowLimit, ...] = ()
+    task_idle_s: int = Field(default=300, ge=1)
+    think_gap_s_max: int = Field(default=30, ge=0)
+
+    def limits(self) -> tuple[Limit, ...]:
+        """Every counted limit, task limits first. The wall clock is not counted here (tasks.py)."""
+        named = (("max_tool_calls", "calls", self.max_tool_calls), ("max_steps", "steps", self.max_steps))
+        per_task = [
+            Limit(name, Scope.TASK, None, unit, Window.TASK, value * MICRO)
+            for name, unit, value in named
+            if value is not None
+        ]
+        windows = [
+            Limit(
+                f"{w.unit} per {w.name or w.scope} per {w.window}",
+                w.scope, w.name, w.unit, w.window, int(w.max * MICRO),
+            )
+            for w in self.windows
+        ]
+        return (*per_task, *windows)
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `max_micro` of `unit` in one window of one scope; `name` narrows scope `tool` to one tool."""
+
+    id: str
+    scope: Scope
+    name: str | None
+    unit: str
+    window: Window
+    max_micro: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One counter that a call adds `amount_micro` to, under its limit. `resets_ms` is None for task limits."""
+
+    limit: Limit
+    counter: str
+    amount_micro: int
+    resets_ms: int | None
+
+
+def window_start(window: Window, now_ms: int) -> str:
+    """The label of the current window in UTC: `2026-11-22T10`, `2026-11-22`, `2026-11`, or `task`."""
+    if window is Window.TASK:
+        return "task"
+    at = datetime.fromtimestamp(now_ms / 1000, UTC)
+    return at.strftime({Window.HOUR: "%Y-%m-%dT%H", Window.DAY: "%Y-%m-%d", Window.MONTH: "%Y-%m"}[window])
+
+
+def window_end_ms(window: Window, now_ms: int) -> int | None:
+    """When the current window ends, milliseconds since the epoch; None for the task window."""
+    if window is Window.TASK:
+        return None
+    at = datetime.fromtimestamp(now_ms / 1000, UTC).replace(minute=0, second=0, microsecond=0)
+    if window is Window.HOUR:
+        end = at + timedelta(hours=1)
+    elif window is Window.DAY:
+        end = at.replace(hour=0) + timedelta(days=1)
+    else:
+        end = (at.replace(day=1, hour=0) + timedelta(days=32)).replace(day=1)
+    return int(end.timestamp() * 1000)
+
+
+def charges_for(
+    limits: tuple[Limit, ...], amounts_micro: Mapping[str, int], subject: Subject, tool: str, task: str, now_ms: int
+) -> tuple[Charge, ...]:
+    """The counters this call touches: every limit whose scope covers it and whose unit it spends."""
+    scoped = {
+        Scope.TASK: task,
+        Scope.PRINCIPAL: subject.principal.id,
+        Scope.ACTOR: subject.actor.id,
+        Scope.TOOL: tool,
+        Scope.TENANT: subject.tenant,
+    }
+    return tuple(
+        Charge(
+            limit,
+            f"{limit.scope}:{scoped[limit.scope]}:{limit.unit}:{window_start(limit.window, now_ms)}",
+            amounts_micro[limit.unit],
+            window_end_ms(limit.window, now_ms),
+        )
+        for limit in limits
+        if amounts_micro.get(limit.unit) and limit.name in (None, scoped[limit.scope])
+    )

@@ -1,0 +1,78 @@
+"""What an operator declares about one tool, as far as policy is concerned. Shapes only; `rules.py` compiles them.
+
+`{path}` in a string is a reference to `input`, `facts`, `output`, `call` or `task`; `derived` are expressions
+(`expressions.py`); `approval[].when` is Cedar text.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from comptroller_audit.vocabulary import Effect
+
+__all__ = ["ApprovalRule", "FactRule", "HistoryRule", "HistoryWindow", "Name", "RolloutMode", "ToolRules"]
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class HistoryWindow(StrEnum):
+    TASK = "task"
+    HOUR = "hour"
+    DAY = "day"
+    MONTH = "month"
+
+
+class RolloutMode(StrEnum):
+    """`human_approval` puts the gate `@approval("approver")` on every side effect."""
+
+    AUTO = "auto"
+    HUMAN_APPROVAL = "human_approval"
+
+
+class FactRule(_Declared):
+    """A record that Comptroller itself looks up before deciding, with a tool classified as read."""
+
+    tool: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class HistoryRule(_Declared):
+    """A count of committed calls of a tool, by this task or principal, within a window (UTC)."""
+
+    count: str
+    window: HistoryWindow = HistoryWindow.DAY
+
+
+class ApprovalRule(_Declared):
+    """`at_least` distinct people with `role` must agree, always or when the Cedar condition holds."""
+
+    role: Name
+    at_least: int = Field(default=1, ge=1, le=10)
+    when: str | None = None
+
+
+class ToolRules(_Declared):
+    """The policy part of one entry of `tools:`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    allow_actions: tuple[Effect, ...] = ()
+    roles: tuple[Name, ...] | None = None
+    constraints: dict[str, Any] = Field(default_factory=dict)
+    resource: str | None = None
+    facts: dict[Name, FactRule] = Field(default_factory=dict)
+    derived: dict[Name, str] = Field(default_factory=dict)
+    history: dict[str, HistoryRule] = Field(default_factory=dict)
+    approval: tuple[ApprovalRule, ...] = ()
+
+    @property
+    def effect(self) -> Effect:
+        """The strongest effect the operator allows; without a classification, EXECUTE."""
+        order = list(Effect)
+        return max(self.allow_actions, key=order.index, default=Effect.EXECUTE)

@@ -1,0 +1,63 @@
+"""What goes into the pipeline and what comes out: the seam between the MCP face and the story."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from comptroller_audit.vocabulary import Effect, JsonObject, Subject
+from comptroller_tools.source import Progress, no_progress
+
+__all__ = ["AdvertisedTool", "Answer", "Governor", "Proposal"]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """One `tools/call` as received. `subject` comes from the transport, never from the message.
+
+    `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us.
+    """
+
+    subject: Subject
+    tool: str
+    arguments: JsonObject
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    progress: Progress = no_progress
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the agent gets. An error has no `structured` content; its details are in `meta`.
+
+    `unknown_tool` is true for a tool that is missing or hidden: both answer alike, as the protocol demands.
+    """
+
+    text: str
+    structured: JsonObject | None = None
+    is_error: bool = False
+    meta: JsonObject = field(default_factory=dict[str, Any])
+    unknown_tool: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdvertisedTool:
+    """A tool as one principal sees it: schemas already carry `why` or `refs`."""
+
+    name: str
+    description: str
+    input_schema: Mapping[str, Any]
+    output_schema: Mapping[str, Any] | None
+    effect: Effect
+
+
+class Governor(Protocol):
+    """The pipeline as the MCP face knows it."""
+
+    async def call(self, proposal: Proposal) -> Answer: ...
+
+    def listing(self, subject: Subject) -> Sequence[AdvertisedTool]: ...
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        """The advertised input schema by name, for the SDK's header check; no principal is known there."""
+        ...

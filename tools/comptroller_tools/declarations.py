@@ -1,0 +1,68 @@
+"""One entry of `tools:` in the config: the policy part (`ToolRules`) and what the tools layer adds."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from comptroller_policy.declarations import Name, ToolRules
+
+__all__ = ["AbsentMeans", "RecordRule", "RecoverRule", "ToolConfig", "ToolLimits", "VerifyRule"]
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class RecordRule(_Declared):
+    """A business record that a result shows: what becomes a ref."""
+
+    kind: Name
+    id: str
+    version: str | None = None
+
+
+class VerifyRule(_Declared):
+    """Read `fact` again after the call; every path in `expect` must equal its expression."""
+
+    fact: Name
+    expect: dict[str, str]
+
+
+class AbsentMeans(StrEnum):
+    NOT_DONE = "not_done"
+    IN_DOUBT = "in_doubt"
+
+
+class RecoverRule(_Declared):
+    """The read that tells whether an effect happened, by the effect key the source stored."""
+
+    tool: str
+    arguments: dict[str, Any]
+    absent_means: AbsentMeans = AbsentMeans.IN_DOUBT
+
+
+class ToolLimits(_Declared):
+    timeout_s: float = Field(default=30, gt=0, le=600)
+    response_kib_max: int = Field(default=256, ge=1, le=16_384)
+    concurrency_max: int = Field(default=16, ge=1, le=1024)
+
+
+class ToolConfig(ToolRules):
+    """One tool. `schema` names the Pydantic model of the arguments and must match the source's own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    schema_name: str | None = Field(default=None, alias="schema")
+    source: str | None = None
+    description: str | None = None
+    records: tuple[RecordRule, ...] = ()
+    units: dict[Name, str] = Field(default_factory=dict)
+    cost: dict[Name, str] = Field(default_factory=dict)
+    verify: tuple[VerifyRule, ...] = ()
+    recover: RecoverRule | None = None
+    why: bool = True
+    repeatable: bool = False
+    limits: ToolLimits = Field(default_factory=ToolLimits)
