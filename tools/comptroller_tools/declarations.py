@@ -60,7 +60,7 @@ class ToolConfig(ToolRules):
     description: str | None = None
     records: tuple[RecordRule, ...] = ()
     units: dict[Name, str] = Field(default_factory=dict)
-    cost: dict[Name, str] = Field(default_factory=dict)
+    cost_usd: str | None = None
     verify: tuple[VerifyRule, ...] = ()
     recover: RecoverRule | None = None
     why: bool = True
