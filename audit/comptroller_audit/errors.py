@@ -1,14 +1,16 @@
 """Errors of the record.
 
-    ComptrollerError
-    └── AuditError
-        ├── CanonicalError       a value has no canonical bytes (canonical.py)
-        ├── StoreError
-        │   ├── StoreUnavailable a unit could not be made durable: nothing of it happened
-        │   ├── StoreUnsuitable  the file or server cannot keep the promises (network folder, old schema)
-        │   └── StoreClosed      a commit after close
-        ├── KeyRingError         the key file is missing, readable by others, or lacks a key
-        └── TransitionError      a call state move that the state machine does not allow
+ComptrollerError
+└── AuditError
+    ├── CanonicalError       a value has no canonical bytes (canonical.py)
+    ├── StoreError
+    │   ├── StoreUnavailable a unit could not be made durable: nothing of it happened
+    │   ├── StoreUnsuitable  the file or server cannot keep the promises (network folder, old schema)
+    │   └── StoreClosed      a commit after close
+    ├── KeyRingError         the key file is missing, readable by others, or lacks a key
+    ├── SealBroken           a payload is not what was sealed at its place (sealing.py)
+    ├── LogDamaged           the stored tree contradicts itself (log.py)
+    └── TransitionError      a call state move that the state machine does not allow
 """
 
 from comptroller_audit.vocabulary import ComptrollerError
@@ -17,6 +19,8 @@ __all__ = [
     "AuditError",
     "CanonicalError",
     "KeyRingError",
+    "LogDamaged",
+    "SealBroken",
     "StoreClosed",
     "StoreError",
     "StoreUnavailable",
@@ -55,3 +59,11 @@ class KeyRingError(AuditError):
 
 class TransitionError(AuditError):
     """A move between call states that DESIGN §3 does not allow. A programming error, never an outcome."""
+
+
+class SealBroken(AuditError):
+    """A payload is not what was sealed for this tenant at this index."""
+
+
+class LogDamaged(AuditError):
+    """The stored tree contradicts itself. Appending would hide it, so nothing is appended."""

@@ -1,0 +1,99 @@
+"""Log records: the envelope anyone may check, the payload only a key holder may read, and the packets inside.
+
+The envelope is hashed into the tree and kept for ever; the payload can be erased. Nothing in an envelope can be
+guessed from what is left after an erasure: arguments and output appear only as HMACs under a random key that
+lives inside the sealed payload.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import os
+from dataclasses import dataclass
+
+from comptroller_audit.log import leaf_hash
+from comptroller_audit.sealing import KEY_BYTES, KeyRing, RandomBytes, Sealed
+from comptroller_audit.vocabulary import JsonObject, RecordType
+
+__all__ = ["PACKET_VERSION", "Composed", "LogRecord", "build_envelope", "build_payload", "compose"]
+
+PACKET_VERSION = 1
+"""Packets, payloads and envelopes carry `v`. Within a version fields are only ever added."""
+
+# ASCII out: the bytes hashed are the bytes stored, whatever the database's encoding.
+_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True)
+class LogRecord:
+    """One record to append. `arguments` and `output` are canonical bytes; only their keyed digests are kept."""
+
+    type: RecordType
+    packet: JsonObject
+    call: str | None = None
+    attempt: str | None = None
+    task: str | None = None
+    arguments: bytes | None = None
+    output: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """What one entry stores: the exact envelope text, its leaf hash and the sealed payload."""
+
+    envelope: str
+    leaf: bytes
+    sealed: Sealed
+
+
+def build_envelope(
+    tenant: str, index: int, record_ms: int, record: LogRecord, payload_sha256: str, hmac_key: bytes
+) -> str:
+    """The envelope: compact JSON, sorted keys, ASCII; absent fields are left out.
+
+    `{arguments, attempt, call, i, output, payload, t, task, tenant, type, v}` with `i` the index, `t` the record
+    time in milliseconds, `payload` the SHA-256 of the sealed bytes, `arguments` and `output` HMAC-SHA-256, in hex.
+    """
+    envelope: JsonObject = {}  # filled in sorted order, which sorting again would only pay for twice
+    if record.arguments is not None:
+        envelope["arguments"] = hmac.digest(hmac_key, record.arguments, "sha256").hex()
+    if record.attempt is not None:
+        envelope["attempt"] = record.attempt
+    if record.call is not None:
+        envelope["call"] = record.call
+    envelope["i"] = index
+    if record.output is not None:
+        envelope["output"] = hmac.digest(hmac_key, record.output, "sha256").hex()
+    envelope["payload"] = payload_sha256
+    envelope["t"] = record_ms
+    if record.task is not None:
+        envelope["task"] = record.task
+    envelope["tenant"] = tenant
+    envelope["type"] = record.type.value
+    envelope["v"] = PACKET_VERSION
+    return _compact(envelope)
+
+
+def build_payload(packet: JsonObject, hmac_key: bytes) -> bytes:
+    """The payload's plaintext: JSON `{v, hmac_key (base64), packet}`. Raises ValueError on NaN and infinities."""
+    key = base64.b64encode(hmac_key).decode()
+    return f'{{"v":{PACKET_VERSION},"hmac_key":"{key}","packet":{_compact(packet)}}}'.encode()
+
+
+def compose(
+    ring: KeyRing,
+    tenant: str,
+    index: int,
+    record_ms: int,
+    record: LogRecord,
+    random_bytes: RandomBytes = os.urandom,
+) -> Composed:
+    """Everything one entry stores. Pure but for `random_bytes`; about 20 µs for a packet of 1 KB."""
+    hmac_key = random_bytes(KEY_BYTES)
+    sealed = ring.seal(tenant, index, build_payload(record.packet, hmac_key), random_bytes)
+    digest = hashlib.sha256(sealed.sealed).hexdigest()
+    envelope = build_envelope(tenant, index, record_ms, record, digest, hmac_key)
+    return Composed(envelope, leaf_hash(envelope.encode()), sealed)
