@@ -1,0 +1,71 @@
+# Every target makes its own virtual environment first: with uv where it is installed,
+# with python3 and pip otherwise. Both install the same locked versions, checked by hash.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+SEED ?= 1
+PYTHON ?= python3
+UV ?= $(shell command -v uv 2>/dev/null)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help venv demo test test-long check lint format types layers bench coverage package lock clean
+
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# The stamp makes a second run quick; a changed lock or pyproject.toml installs again.
+$(STAMP): requirements/dev.lock pyproject.toml uv.lock .ci/install
+	@UV="$(UV)" PYTHON="$(PYTHON)" .ci/install $(VENV) requirements/dev.lock
+	@touch $@
+
+venv: $(STAMP) ## Make .venv with the locked versions and this checkout, editable.
+
+demo: $(STAMP) ## Run the main job on the embedded support desk; SEED=n works other records.
+	@$(BIN)/comptroller demo --seed $(SEED)
+
+test: $(STAMP) ## Run the suite, without the long rounds.
+	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci
+
+test-long: $(STAMP) ## Run everything: long rounds, kills, mutations.
+	$(BIN)/python -m pytest --hypothesis-profile=long
+
+check: lint types layers test ## Everything a change must pass before review.
+
+lint: $(STAMP) ## Find mistakes and wrong formatting.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(STAMP) ## Format, and fix what can be fixed by rule.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(STAMP) ## Check types with pyright and mypy, both strict.
+	$(BIN)/pyright
+	$(BIN)/mypy
+
+layers: $(STAMP) ## Check that imports point down only.
+	$(BIN)/lint-imports
+
+bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
+	$(BIN)/python -m tests.benchmarks
+
+coverage: $(STAMP) ## Run the suite under coverage and list the lines no test reaches.
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not long" --hypothesis-profile=ci
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+package: $(STAMP) ## Build wheel and sdist; try the wheel in a clean environment, outside the checkout.
+	@UV="$(UV)" PYTHON="$(PYTHON)" .ci/package $(BIN)/python
+
+lock: ## Lock again after a change to pyproject.toml (needs uv).
+	@test -n "$(UV)" || { echo "make lock: needs uv, see https://docs.astral.sh/uv/" >&2; exit 2; }
+	$(UV) lock
+	$(UV) export --locked --quiet --no-dev --no-emit-project --no-header --output-file requirements/runtime.lock
+	$(UV) export --locked --quiet --no-emit-project --no-header --output-file requirements/dev.lock
+
+clean: ## Remove what the targets made, the virtual environment included.
+	rm -rf $(VENV) dist build .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,105 @@
+"""What every test may ask for: the async backend, a store on either database, and no network but loopback."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.postgres import Cluster, PostgresUnavailableError, cluster
+
+# `dev` looks at new examples each time, `ci` at the same ones on every machine, `long` at many new ones.
+_SLOW_IS_FINE = [HealthCheck.too_slow]
+settings.register_profile(
+    "dev", max_examples=50, deadline=None, suppress_health_check=_SLOW_IS_FINE, print_blob=True
+)
+settings.register_profile(
+    "ci", max_examples=50, deadline=None, suppress_health_check=_SLOW_IS_FINE, derandomize=True
+)
+settings.register_profile(
+    "long", max_examples=500, deadline=None, suppress_health_check=_SLOW_IS_FINE, print_blob=True
+)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+_NO_POSTGRES = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The product runs on asyncio only, and so do its tests."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
+    """A PostgreSQL cluster for the whole run; skips when none can be had, fails if CI promised one."""
+    try:
+        with cluster() as running:
+            yield running
+    except PostgresUnavailableError as error:
+        if os.environ.get("COMPTROLLER_REQUIRE_POSTGRES"):
+            raise
+        pytestconfig.stash[_NO_POSTGRES] = str(error)
+        pytest.skip(f"no PostgreSQL: {error}")
+
+
+@pytest.fixture
+def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
+    """The SQLAlchemy URL of an empty database that only this test has."""
+    name = postgres_cluster.fresh_database()
+    yield postgres_cluster.url(name)
+    postgres_cluster.drop_database(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The SQLAlchemy URL of a fresh, empty store: the test runs once on SQLite and once on Postgres."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'store.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
+) -> None:
+    """One line at the end when the Postgres tests did not run, so that nobody believes they did."""
+    del exitstatus
+    if reason := config.stash.get(_NO_POSTGRES, None):
+        terminalreporter.write_line(f"SKIPPED every test on PostgreSQL: {reason}", yellow=True)
+
+
+def _is_loopback(host: object) -> bool:
+    if host in ("localhost", "", None):
+        return True
+    text = host.decode() if isinstance(host, bytes) else str(host)
+    try:
+        return ipaddress.ip_address(text.partition("%")[0]).is_loopback
+    except ValueError:
+        return text == "localhost" or text.endswith(".localhost")
+
+
+def _refuse_the_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: sockets reach loopback and Unix sockets, and no name is looked up outside."""
+    if event == "socket.getaddrinfo":
+        host: object = arguments[0]
+    elif event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg"):
+        address: object = arguments[1]
+        if not isinstance(address, tuple):  # a Unix socket's path
+            return
+        host = cast("tuple[object, ...]", address)[0]
+        if event == "socket.bind" and host in ("", "0.0.0.0", "::"):  # noqa: S104 - the very thing refused
+            raise PermissionError(f"a test bound {host!r}: bind to 127.0.0.1 only")
+    else:
+        return
+    if not _is_loopback(host):
+        raise PermissionError(f"a test reached for the network: {event} {host!r}; use loopback or a fake")
+
+
+sys.addaudithook(_refuse_the_network)
