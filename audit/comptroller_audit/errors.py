@@ -9,6 +9,8 @@ ComptrollerError
     │   └── StoreClosed      a commit after close
     ├── KeyRingError         the key file is missing, readable by others, or lacks a key
     ├── SealBroken           a payload is not what was sealed at its place (sealing.py)
+    ├── CheckpointError      a checkpoint cannot be signed, opened, written or read (checkpoint.py)
+    ├── EvidenceError        what the verifier was given cannot be read (evidence.py, verify.py)
     ├── LogDamaged           the stored tree contradicts itself (log.py)
     └── TransitionError      a call state move that the state machine does not allow
 """
@@ -18,6 +20,8 @@ from comptroller_audit.vocabulary import ComptrollerError
 __all__ = [
     "AuditError",
     "CanonicalError",
+    "CheckpointError",
+    "EvidenceError",
     "KeyRingError",
     "LogDamaged",
     "SealBroken",
@@ -67,3 +71,11 @@ class SealBroken(AuditError):
 
 class LogDamaged(AuditError):
     """The stored tree contradicts itself. Appending would hide it, so nothing is appended."""
+
+
+class CheckpointError(AuditError):
+    """A checkpoint cannot be signed, opened, written or read."""
+
+
+class EvidenceError(AuditError):
+    """The verifier was given a file, key or address it cannot read. Nothing was verified."""
