@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from comptroller_audit.vocabulary import MICRO, Subject
+from comptroller_audit.vocabulary import MICRO
 
 __all__ = ["BudgetsConfig", "Charge", "Limit", "Scope", "Window", "WindowLimit", "charges_for", "window_end_ms"]
 
@@ -64,12 +64,11 @@ class BudgetsConfig(BaseModel):
     think_gap_s_max: int = Field(default=30, ge=0)
 
     def limits(self) -> tuple[Limit, ...]:
-        """Every counted limit, task limits first. The wall clock is not counted here (tasks.py)."""
-        named = (("max_tool_calls", "calls", self.max_tool_calls), ("max_steps", "steps", self.max_steps))
+        """Every counted limit, task limits first. Steps and the wall clock belong to the task row (tasks.py)."""
         per_task = [
-            Limit(name, Scope.TASK, None, unit, Window.TASK, value * MICRO)
-            for name, unit, value in named
-            if value is not None
+            Limit("max_tool_calls", Scope.TASK, None, "calls", Window.TASK, calls * MICRO)
+            for calls in (self.max_tool_calls,)
+            if calls is not None
         ]
         windows = [
             Limit(
@@ -126,16 +125,12 @@ def window_end_ms(window: Window, now_ms: int) -> int | None:
 
 
 def charges_for(
-    limits: tuple[Limit, ...], amounts_micro: Mapping[str, int], subject: Subject, tool: str, task: str, now_ms: int
+    limits: tuple[Limit, ...], amounts_micro: Mapping[str, int], scoped: Mapping[Scope, str], now_ms: int
 ) -> tuple[Charge, ...]:
-    """The counters this call touches: every limit whose scope covers it and whose unit it spends."""
-    scoped = {
-        Scope.TASK: task,
-        Scope.PRINCIPAL: subject.principal.id,
-        Scope.ACTOR: subject.actor.id,
-        Scope.TOOL: tool,
-        Scope.TENANT: subject.tenant,
-    }
+    """The counters this call touches: every limit whose scope covers it and whose unit it spends.
+
+    `scoped` names the call's task, principal (as a keyed digest), actor, tool and tenant.
+    """
     return tuple(
         Charge(
             limit,

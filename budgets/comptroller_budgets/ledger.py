@@ -1,0 +1,172 @@
+"""The ledger: holds taken before a call and settled or released once after it. Nothing held is ever overspent.
+
+A counter is one (scope, unit, window). A hold is an upper bound: `used + held + amount` must stay within the limit at
+the moment of the commit, under the tenant's head lock, so no number of processes can overspend together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Text
+from sqlmodel import Field, SQLModel
+
+from comptroller_audit.database import Relation, Row
+from comptroller_audit.unit import Key, State, Stop
+from comptroller_audit.vocabulary import MICRO, Code, Json, Refusal
+from comptroller_budgets.limits import Charge
+
+__all__ = ["COUNTERS", "HOLDS", "CounterRow", "HoldRow", "HoldState", "Release", "Settle", "Spend", "TakeHold", "amount_text"]
+
+
+class CounterRow(SQLModel, table=True):
+    """What was spent and what is held, in micro-units, of one unit in one window of one scope."""
+
+    __tablename__ = "counters"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    used: int = Field(sa_type=BigInteger)
+    held: int = Field(sa_type=BigInteger)
+
+
+class HoldState(StrEnum):
+    HELD = "held"
+    SETTLED = "settled"
+    RELEASED = "released"
+
+
+class HoldRow(SQLModel, table=True):
+    """What one call holds: `items` is JSON `[[counter, amount_micro], …]`."""
+
+    __tablename__ = "holds"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    state: str
+    items: str = Field(sa_type=Text)
+
+
+COUNTERS = Relation(CounterRow)
+HOLDS = Relation(HoldRow)
+
+
+def _counter(state: State, counter: str) -> Row:
+    return state.get(COUNTERS, counter) or {"used": 0, "held": 0}
+
+
+def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
+    row = _counter(state, charge.counter)
+    left = charge.limit.max_micro - row["used"] - row["held"]
+    if charge.amount_micro <= left:
+        return None
+    wait_s = None if charge.resets_ms is None else max(1, (charge.resets_ms - state.now_ms) // 1000)
+    resets = "It does not reset within this task." if wait_s is None else f"It resets in {wait_s} seconds."
+    return Refusal(
+        Code.BUDGET_EXHAUSTED,
+        f"The budget `{charge.limit.id}` has {amount_text(max(0, left))} of {amount_text(charge.limit.max_micro)} left "
+        f"and this call needs {amount_text(charge.amount_micro)}. {resets}",
+        retry="person" if wait_s is None else f"after:{wait_s}",
+        call=call,
+        details={
+            "budget": charge.limit.id,
+            "unit": charge.limit.unit,
+            "left_micro": max(0, left),
+            "needed_micro": charge.amount_micro,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TakeHold:
+    """Part: reserve every charge for `call`, or refuse with the first budget that does not suffice."""
+
+    call: str
+    charges: tuple[Charge, ...]
+
+    def keys(self) -> Iterable[Key]:
+        return [(HOLDS, self.call), *((COUNTERS, charge.counter) for charge in self.charges)]
+
+    def apply(self, state: State) -> Stop | None:
+        for charge in self.charges:
+            if (refusal := _exhausted(state, charge, self.call)) is not None:
+                return refusal
+            row = _counter(state, charge.counter)
+            state.put(COUNTERS, charge.counter, {**row, "held": row["held"] + charge.amount_micro})
+        items = json.dumps([[charge.counter, charge.amount_micro] for charge in self.charges])
+        state.put(HOLDS, self.call, {"state": HoldState.HELD.value, "items": items})
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """Part: charge at once what a read costs, or refuse; there is nothing to hold, the read is over."""
+
+    call: str
+    charges: tuple[Charge, ...]
+
+    def keys(self) -> Iterable[Key]:
+        return [(COUNTERS, charge.counter) for charge in self.charges]
+
+    def apply(self, state: State) -> Stop | None:
+        for charge in self.charges:
+            if (refusal := _exhausted(state, charge, self.call)) is not None:
+                return refusal
+            row = _counter(state, charge.counter)
+            state.put(COUNTERS, charge.counter, {**row, "used": row["used"] + charge.amount_micro})
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Part: turn what `call` holds into spending. `actual` may lower single counters, never raise them."""
+
+    call: str
+    actual: Mapping[str, int] | None = None
+
+    def keys(self) -> Iterable[Key]:
+        return [(HOLDS, self.call)]
+
+    def apply(self, state: State) -> Stop | None:
+        return _close(state, self.call, HoldState.SETTLED, self.actual)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Part: give back all that `call` holds; its effect did not happen."""
+
+    call: str
+
+    def keys(self) -> Iterable[Key]:
+        return [(HOLDS, self.call)]
+
+    def apply(self, state: State) -> Stop | None:
+        return _close(state, self.call, HoldState.RELEASED, None)
+
+
+def _close(state: State, call: str, to: HoldState, actual: Mapping[str, int] | None) -> None:
+    hold = state.get(HOLDS, call)
+    if hold is None or hold["state"] != HoldState.HELD:
+        return
+    items: list[tuple[str, int]] = json.loads(hold["items"])
+    state.preload((COUNTERS, counter) for counter, _ in items)
+    for counter, amount in items:
+        row = _counter(state, counter)
+        spent = 0 if to is HoldState.RELEASED else min(amount, (actual or {}).get(counter, amount))
+        state.put(COUNTERS, counter, {"used": row["used"] + max(0, spent), "held": row["held"] - amount})
+    state.put(HOLDS, call, {**hold, "state": to.value})
+
+
+def amount_text(micro: int) -> str:
+    """`1_500_000` as `1.5`, exactly."""
+    whole, rest = divmod(micro, MICRO)
+    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+
+
+def holds_in_packet(charges: Iterable[Charge]) -> list[Json]:
+    """What the action packet says about its holds."""
+    return [
+        {"limit": c.limit.id, "counter": c.counter, "unit": c.limit.unit, "amount_micro": c.amount_micro}
+        for c in charges
+    ]

@@ -1,0 +1,268 @@
+"""Approvals: a person's durable, single-use yes to one exact action.
+
+    pending → approved → consumed
+    pending | approved → denied | expired | void
+
+The row holds two digests: what was requested, and what was approved and runs. Both are keyed. Requester and approver
+must be different people, except on a local store, where the local person may approve their own agent's calls with a
+credential the agent does not hold (recorded `self_approved`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Text
+from sqlmodel import Field, SQLModel
+
+from comptroller_audit.canonical import canonical_bytes, digest
+from comptroller_audit.database import Relation, Row
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.unit import Key, Moved, State, Stop
+from comptroller_audit.vocabulary import Code, Json, JsonObject, RecordType, Refusal
+
+__all__ = [
+    "APPROVALS",
+    "WAITING",
+    "ApprovalRow",
+    "ApprovalState",
+    "Assurance",
+    "CloseApproval",
+    "ConsumeApproval",
+    "RequestApproval",
+    "Vote",
+    "VoteOnApproval",
+    "WaitingRow",
+    "approval_digest",
+    "given",
+]
+
+
+class ApprovalState(StrEnum):
+    PENDING = "pending"
+    APPROVED = "approved"
+    CONSUMED = "consumed"
+    DENIED = "denied"
+    EXPIRED = "expired"
+    VOID = "void"
+
+
+class Assurance(StrEnum):
+    """How surely a decision came from the person it names. SAME_UID satisfies no gate."""
+
+    CREDENTIAL = "credential"
+    SAME_UID = "same_uid"
+
+
+class ApprovalRow(SQLModel, table=True):
+    """`roles` is JSON `{role: count}` asked for, `votes` JSON `[{approver, role, assurance, at_ms}]`."""
+
+    __tablename__ = "approvals"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    call: str
+    state: str
+    requested_digest: str
+    approved_digest: str
+    roles: str = Field(sa_type=Text)
+    votes: str = Field(sa_type=Text)
+    principal: str
+    actor: str
+    task: str
+    tool: str
+    created_ms: int = Field(sa_type=BigInteger)
+    expires_ms: int = Field(sa_type=BigInteger)
+
+
+class WaitingRow(SQLModel, table=True):
+    """How many approvals of one principal wait for a person."""
+
+    __tablename__ = "waiting_approvals"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    pending: int
+
+
+APPROVALS = Relation(ApprovalRow)
+WAITING = Relation(WaitingRow)
+_OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
+
+
+def approval_digest(action: JsonObject) -> bytes:
+    """SHA-256 over the versioned, domain-separated canonical structure of DESIGN §6.
+
+    `action` holds: definition, source, environment, tenant, principal, actor, tool, arguments (final, without
+    `why`), record (kind, key) and `shown` (version or digest of each record the approver sees).
+    """
+    return digest("comptroller/approval/v1", canonical_bytes(action))
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One person's yes or no. `approver` names an enrolled person, or the local account for SAME_UID."""
+
+    approver: str
+    roles: tuple[str, ...]
+    assurance: Assurance
+    yes: bool
+    reason: str = ""
+    self_approved: bool = False
+
+
+def given(row: Row | Mapping[str, str]) -> dict[str, int]:
+    """Role to the number of distinct people whose vote counts."""
+    people: dict[str, set[str]] = {}
+    for vote in json.loads(row["votes"]):
+        if vote["assurance"] == Assurance.CREDENTIAL:
+            for role in vote["roles"]:
+                people.setdefault(role, set()).add(vote["approver"])
+    return {role: len(names) for role, names in people.items()}
+
+
+def votes_in_packet(row: Row) -> list[Json]:
+    """What the action packet says about who agreed."""
+    votes: list[Json] = json.loads(row["votes"])
+    return votes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestApproval:
+    """Part: ask for people, unless this principal already has too many requests waiting."""
+
+    approval: str
+    call: str
+    requested_digest: str
+    roles: Mapping[str, int]
+    principal: str
+    actor: str
+    task: str
+    tool: str
+    lives_ms: int
+    pending_max: int
+    carried_votes: str = "[]"
+
+    def keys(self) -> Iterable[Key]:
+        return [(APPROVALS, self.approval), (WAITING, self.principal)]
+
+    def apply(self, state: State) -> Stop | None:
+        waiting = state.get(WAITING, self.principal) or {"pending": 0}
+        if waiting["pending"] >= self.pending_max:
+            return Refusal(
+                Code.APPROVALS_FULL,
+                f"{self.pending_max} calls of this principal already wait for a person. Ask for no more until some are "
+                "decided.",
+                retry="person",
+                call=self.call,
+            )
+        state.put(WAITING, self.principal, {"pending": waiting["pending"] + 1})
+        state.put(
+            APPROVALS,
+            self.approval,
+            {
+                "call": self.call, "state": ApprovalState.PENDING.value,
+                "requested_digest": self.requested_digest, "approved_digest": "",
+                "roles": json.dumps(dict(self.roles)), "votes": self.carried_votes,
+                "principal": self.principal, "actor": self.actor, "task": self.task, "tool": self.tool,
+                "created_ms": state.now_ms, "expires_ms": state.now_ms + self.lives_ms,
+            },
+        )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class VoteOnApproval:
+    """Part: add a vote. A no denies at once; enough counted yeses approve exactly what was requested."""
+
+    approval: str
+    vote: Vote
+    call_digest: str
+
+    def keys(self) -> Iterable[Key]:
+        return [(APPROVALS, self.approval)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(APPROVALS, self.approval)
+        if row is None or row["state"] != ApprovalState.PENDING or row["requested_digest"] != self.call_digest:
+            now = "unknown" if row is None else row["state"]
+            return Refusal(Code.KEY_CONFLICT, f"Approval {self.approval} is {now}; only a pending one can be decided.")
+        if row["expires_ms"] <= state.now_ms:
+            return Refusal(Code.APPROVAL_EXPIRED, f"Approval {self.approval} has expired. The agent must ask again.")
+        vote: JsonObject = {
+            "approver": self.vote.approver, "roles": list(self.vote.roles), "assurance": self.vote.assurance.value,
+            "yes": self.vote.yes, "reason": self.vote.reason, "self_approved": self.vote.self_approved,
+            "at_ms": state.now_ms,
+        }
+        votes = json.loads(row["votes"])
+        if self.vote.yes:
+            votes = [v for v in votes if v["approver"] != self.vote.approver] + [vote]
+        row = {**row, "votes": json.dumps(votes)}
+        wanted: dict[str, int] = json.loads(row["roles"])
+        have = given(row)
+        if not self.vote.yes:
+            row["state"] = ApprovalState.DENIED.value
+        elif all(have.get(role, 0) >= count for role, count in wanted.items()):
+            row["state"] = ApprovalState.APPROVED.value
+            row["approved_digest"] = row["requested_digest"]
+        state.put(APPROVALS, self.approval, row)
+        if row["state"] == ApprovalState.DENIED:
+            _no_longer_waiting(state, row["principal"])
+        state.append(
+            LogRecord(
+                RecordType.APPROVAL_DECIDED,
+                {"v": 1, "approval": self.approval, "call": row["call"], "vote": vote, "state": row["state"]},
+                call=row["call"],
+                task=row["task"],
+            )
+        )
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeApproval:
+    """Part: use up an approval for exactly the action it was given for. Anything else moves or refuses."""
+
+    approval: str
+    approved_digest: str
+    roles: Mapping[str, int]
+
+    def keys(self) -> Iterable[Key]:
+        return [(APPROVALS, self.approval)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(APPROVALS, self.approval)
+        if row is None or row["state"] != ApprovalState.APPROVED:
+            return Moved("approval")
+        if row["expires_ms"] <= state.now_ms:
+            return Moved("approval")
+        if row["approved_digest"] != self.approved_digest or given(row) != dict(self.roles):
+            return Moved("approval")
+        state.put(APPROVALS, self.approval, {**row, "state": ApprovalState.CONSUMED.value})
+        _no_longer_waiting(state, row["principal"])
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseApproval:
+    """Part: end an open approval as expired, void or denied."""
+
+    approval: str
+    to: ApprovalState
+
+    def keys(self) -> Iterable[Key]:
+        return [(APPROVALS, self.approval)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(APPROVALS, self.approval)
+        if row is None or row["state"] not in _OPEN:
+            return Moved("approval")
+        state.put(APPROVALS, self.approval, {**row, "state": self.to.value})
+        _no_longer_waiting(state, row["principal"])
+        return None
+
+
+def _no_longer_waiting(state: State, principal: str) -> None:
+    waiting = state.get(WAITING, principal) or {"pending": 1}
+    state.put(WAITING, principal, {"pending": max(0, waiting["pending"] - 1)})

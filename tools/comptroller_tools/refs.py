@@ -1,0 +1,79 @@
+"""Refs: the short random id of a record that was read and released in a task; a later write can cite it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger
+from sqlmodel import Field, SQLModel
+
+from comptroller_audit.database import Relation, Row
+from comptroller_audit.unit import Key, State, Stop
+from comptroller_audit.vocabulary import JsonObject
+
+__all__ = ["REFS", "GiveRefs", "NewRef", "RefRow", "cited", "ref_row_id"]
+
+
+class RefRow(SQLModel, table=True):
+    """One released record. `record_key` and `version` are as the source shows them; `listed` is one of many."""
+
+    __tablename__ = "refs"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    task: str
+    call: str
+    kind: str
+    record_key: str
+    version: str
+    listed: bool
+    at_ms: int = Field(sa_type=BigInteger)
+
+
+REFS = Relation(RefRow)
+
+
+@dataclass(frozen=True, slots=True)
+class NewRef:
+    id: str
+    kind: str
+    key: str
+    version: str
+    listed: bool
+
+    def as_json(self) -> JsonObject:
+        return {"ref": self.id, "kind": self.kind, "key": self.key, "version": self.version}
+
+
+@dataclass(frozen=True, slots=True)
+class GiveRefs:
+    """Part: write the refs of what this commit releases; only released content makes a ref."""
+
+    task: str
+    call: str
+    refs: tuple[NewRef, ...]
+
+    def keys(self) -> Iterable[Key]:
+        return [(REFS, ref_row_id(self.task, ref.id)) for ref in self.refs]
+
+    def apply(self, state: State) -> Stop | None:
+        for ref in self.refs:
+            state.put(
+                REFS,
+                ref_row_id(self.task, ref.id),
+                {
+                    "task": self.task, "call": self.call, "kind": ref.kind, "record_key": ref.key,
+                    "version": ref.version, "listed": ref.listed, "at_ms": state.now_ms,
+                },
+            )
+        return None
+
+
+def ref_row_id(task: str, ref: str) -> str:
+    """A ref means something only within its task."""
+    return f"{task}:{ref}"
+
+
+def cited(row: Row, ref: str) -> JsonObject:
+    """A citation as packets hold it."""
+    return {"ref": ref, "kind": row["kind"], "key": row["record_key"], "version": row["version"]}
