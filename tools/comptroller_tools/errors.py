@@ -1,15 +1,16 @@
 """Errors of tools.
 
-    ComptrollerError
-    └── ToolError
-        ├── NotDone           a tool's own word that nothing happened (raised by tool authors)
-        ├── SourceInvalid     a source or a definition does not load; the message names the config field
-        └── RecordPathError   a declared record, fact or expectation does not fit the tool's output
+ComptrollerError
+└── ToolError
+    ├── NotDone           a tool's own word that nothing happened (raised by tool authors)
+    ├── SchemaInvalid     a JSON Schema cannot be used to check values
+    ├── SourceInvalid     a source or a definition does not load; the message names the config field
+    └── RecordPathError   a declared record, fact or expectation does not fit the tool's output
 """
 
 from comptroller_audit.vocabulary import ComptrollerError
 
-__all__ = ["NotDone", "RecordPathError", "SourceInvalid", "ToolError"]
+__all__ = ["NotDone", "RecordPathError", "SchemaInvalid", "SourceInvalid", "ToolError"]
 
 
 class ToolError(ComptrollerError):
@@ -25,6 +26,10 @@ class NotDone(ToolError):
 
 class SourceInvalid(ToolError):
     """A source, a tool function or its types cannot be offered."""
+
+
+class SchemaInvalid(ToolError):
+    """A JSON Schema is malformed, too deep, or refers to something outside itself."""
 
 
 class RecordPathError(ToolError):
