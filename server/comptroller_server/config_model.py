@@ -1,0 +1,259 @@
+"""What `comptroller.yaml` may say, as frozen models, and the `Config` that loading it makes.
+
+`Document` is the text as written; its models are the published grammar (`config_json_schema`). `Config` is what
+the rest of the server uses: paths absolute, references resolved, policy files read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+from comptroller_audit.vocabulary import Json, JsonObject
+from comptroller_budgets.limits import BudgetsConfig
+from comptroller_policy.declarations import Name, RolloutMode
+from comptroller_policy.errors import Finding
+from comptroller_policy.model import PolicyFile
+from comptroller_server.yaml_lines import Node
+from comptroller_tools.declarations import ToolConfig
+
+__all__ = [
+    "AgentConfig",
+    "ApprovalsConfig",
+    "ClientConfig",
+    "Config",
+    "Document",
+    "IdentityConfig",
+    "LimitsConfig",
+    "LocalIdentityConfig",
+    "RolloutConfig",
+    "SourceConfig",
+    "StoreSettings",
+    "config_json_schema",
+    "locate",
+]
+
+ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
+PythonTarget = Annotated[
+    str,
+    Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:{}]+\.py)(:[A-Za-z_]\w*)?$", max_length=1024),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AgentConfig(_Section):
+    """`agent:` what the governed agent is and is for; shown to people who approve."""
+
+    name: str = Field(default="agent", min_length=1, max_length=64)
+    objective: str = Field(default="", max_length=2000)
+
+
+class KeysConfig(_Section):
+    """`store.keys:` the file of the key ring that seals payloads; made with mode 0600 when missing."""
+
+    file: str = Field(default="{data_dir}/keys.json", min_length=1)
+
+
+class CheckpointConfig(_Section):
+    """One entry of `store.checkpoints:`, a place for signed checkpoints outside the database."""
+
+    file: str = Field(min_length=1)
+
+
+class StoreConfig(_Section):
+    """`store:` the database. `url` may be a `secret://` reference."""
+
+    url: str = Field(default="sqlite:///{data_dir}/comptroller.db", min_length=1)
+    keys: KeysConfig = Field(default_factory=KeysConfig)
+    checkpoints: tuple[CheckpointConfig, ...] = (CheckpointConfig(file="{data_dir}/checkpoints.log"),)
+    checkpoint_interval_s: float = Field(default=10, gt=0, le=3600)
+
+
+class ClientConfig(_Section):
+    """One local client. `interactive` says that a person sits at it and can be asked."""
+
+    interactive: bool = False
+
+
+class LocalIdentityConfig(_Section):
+    """`identity.local:` the one person of a local store. `subject` defaults to the user id of the process."""
+
+    subject: str | None = Field(default=None, pattern=r"^[^\s|]{1,128}$")
+    roles: tuple[Name, ...] = ()
+    clients: dict[ClientName, ClientConfig] = Field(default_factory=lambda: {"default": ClientConfig()})
+
+    @property
+    def effective_subject(self) -> str:
+        return self.subject if self.subject is not None else str(os.getuid())
+
+
+class IdentityConfig(_Section):
+    """`identity:` who calls. This version knows local identity only."""
+
+    local: LocalIdentityConfig = Field(default_factory=LocalIdentityConfig)
+
+
+class SourceConfig(_Section):
+    """One entry of `sources:`: a module, `module:function`, or a `.py` file relative to the config file."""
+
+    python: PythonTarget
+
+
+class RolloutConfig(_Section):
+    """`rollout:` whether a person must agree to every side effect."""
+
+    mode: RolloutMode = RolloutMode.AUTO
+
+
+class ApprovalsConfig(_Section):
+    """`approvals:` how long a request for a person stands and how many may stand at once."""
+
+    expires_s: int = Field(default=86_400, ge=1, le=31_536_000)
+    pending_per_principal_max: int = Field(default=20, ge=1, le=10_000)
+    allow_same_uid_file: bool = False
+
+
+class LimitsConfig(_Section):
+    """`limits:` of the server itself. `_s` is seconds, `_max` a count."""
+
+    attempts_per_minute_max: int = Field(default=120, ge=1, le=1_000_000)
+    refusal_records_per_minute_max: int = Field(default=60, ge=0, le=1_000_000)
+    queue_max: int = Field(default=1024, ge=1, le=1_000_000)
+    in_flight_max: int = Field(default=256, ge=1, le=65_536)
+    halt_wait_s: float = Field(default=2, gt=0, le=600)
+    recovery_interval_s: float = Field(default=30, gt=0, le=86_400)
+    replay_window_s: int = Field(default=86_400, ge=0, le=31_536_000)
+    identical_calls_max: int = Field(default=3, ge=1, le=1000)
+
+
+class Document(_Section):
+    """The whole configuration as written in `comptroller.yaml` and `comptroller.d/*.yaml`."""
+
+    agent: AgentConfig = Field(default_factory=AgentConfig)
+    store: StoreConfig = Field(default_factory=StoreConfig)
+    identity: IdentityConfig = Field(default_factory=IdentityConfig)
+    sources: dict[SourceName, SourceConfig] = Field(default_factory=dict)
+    budgets: BudgetsConfig = Field(default_factory=BudgetsConfig)
+    tools: tuple[ToolConfig, ...] = ()
+    policies: tuple[str, ...] = ()
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    environment: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSettings:
+    """`store:` resolved. `url` is complete and hidden from reprs; the paths are absolute."""
+
+    url: SecretStr
+    keys_file: Path
+    checkpoint_files: tuple[Path, ...]
+    checkpoint_interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A configuration that loaded. Immutable; a changed file is a new `Config`.
+
+    `files` are the files read, in order, for a later reload. `policies` are the operator's Cedar files, named
+    relative to `base_dir`. `secrets` are the values behind `secret://` references and in the store's URL: what
+    leaves the process is searched for them.
+    """
+
+    path: Path
+    base_dir: Path
+    data_dir: Path
+    files: tuple[Path, ...]
+    agent: AgentConfig
+    store: StoreSettings
+    identity: IdentityConfig
+    sources: Mapping[str, SourceConfig]
+    budgets: BudgetsConfig
+    tools: tuple[ToolConfig, ...]
+    policies: tuple[PolicyFile, ...]
+    rollout: RolloutConfig
+    approvals: ApprovalsConfig
+    limits: LimitsConfig
+    environment: str
+    secrets: tuple[str, ...] = field(repr=False)
+    tree: Node = field(repr=False, compare=False)
+
+    def tool(self, name: str) -> ToolConfig | None:
+        """The entry of `tools:` with this name."""
+        return next((tool for tool in self.tools if tool.name == name), None)
+
+    def finding(self, path: str, message: str) -> Finding:
+        """A finding about a config path such as `tools[2].constraints`, placed at its file and line."""
+        return Finding(locate(self.tree, path), f"`{path}`: {message}")
+
+    def digest_material(self) -> JsonObject:
+        """All that shapes decisions, for the bundle's digest: no secret, and nothing of where things lie.
+
+        The same text gives the same value on every machine. Tools are sorted by name, so that moving one to
+        another file changes nothing.
+        """
+        material: dict[str, Json] = {
+            section: _json(getattr(self, section))
+            for section in ("agent", "identity", "budgets", "rollout", "approvals", "limits")
+        }
+        material["sources"] = {name: _json(source) for name, source in self.sources.items()}
+        material["tools"] = [_json(tool) for tool in sorted(self.tools, key=lambda tool: tool.name)]
+        material["policies"] = [
+            {"name": file.name, "sha256": hashlib.sha256(file.text.encode()).hexdigest()}
+            for file in self.policies
+        ]
+        material["environment"] = self.environment
+        return material
+
+
+def _json(model: BaseModel) -> Json:
+    value: Json = model.model_dump(mode="json", by_alias=True)
+    return value
+
+
+def config_json_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of `comptroller.yaml`, for editors that complete and check YAML."""
+    schema = Document.model_json_schema(by_alias=True, mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "comptroller.yaml"}
+
+
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+def locate(tree: Node, path: str) -> str:
+    """`file:line` of a config path, or of the nearest part of it that was written.
+
+    Indexes count over all files, as in `Config.tools`. Keys may hold dots (`history.principal.today`).
+    """
+    node, rest = tree, path
+    while rest:
+        rest = rest.removeprefix(".")
+        if isinstance(node.value, Mapping):
+            key = max(
+                (key for key in node.value if rest == key or rest.startswith((f"{key}.", f"{key}["))),
+                key=len,
+                default=None,
+            )
+            if key is None:
+                break
+            node, rest = node.value[key], rest[len(key) :]
+        elif isinstance(node.value, tuple):
+            index = _INDEX.match(rest)
+            if index is None or int(index[1]) >= len(node.value):
+                break
+            node, rest = node.value[int(index[1])], rest[index.end() :]
+        else:
+            break
+    return node.where
