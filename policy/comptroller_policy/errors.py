@@ -1,9 +1,10 @@
 """Errors of policy.
 
-    ComptrollerError
-    └── PolicyError
-        ├── BundleInvalid     the policies, rules or schemas do not load; carries every finding
-        └── ExpressionError   a path or an expression does not parse or cannot be computed exactly
+ComptrollerError
+└── PolicyError
+    ├── BundleInvalid     the policies, rules or schemas do not load; carries every finding
+    ├── ExpressionError   a path or an expression does not parse or cannot be computed exactly
+    └── ValueInexact      a value that policy reads has no exact Cedar form: deny
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 from comptroller_audit.vocabulary import ComptrollerError
 
-__all__ = ["BundleInvalid", "ExpressionError", "Finding", "PolicyError"]
+__all__ = ["BundleInvalid", "ExpressionError", "Finding", "PolicyError", "ValueInexact"]
 
 
 class PolicyError(ComptrollerError):
@@ -41,3 +42,7 @@ class BundleInvalid(PolicyError):
 
 class ExpressionError(PolicyError):
     """A `{path}` or an arithmetic expression does not parse, names nothing, or has no exact value."""
+
+
+class ValueInexact(PolicyError):
+    """A value that policy reads is missing, of another type, or has no exact Cedar form. The call is denied."""

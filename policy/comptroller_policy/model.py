@@ -102,6 +102,7 @@ class Reads:
     after: bool = False
     after_facts: frozenset[str] = frozenset()
     inputs: bool = True
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
