@@ -47,8 +47,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     base_dir = path.absolute().parent
     data_dir = (data_dir or user_data_path("comptroller", appauthor=False)).absolute()
     files = [path, *_fragments(path)]
-    tree, findings = _merged(files)
-    whole = not findings
+    tree, findings, whole = _merged(files)
     empty = empty_values(tree)
     findings += [finding_at(tree, at, "has no value; give it one or remove the line") for at in empty]
     document, right, shape = _validated(tree, empty)
@@ -109,14 +108,16 @@ def _fragments(path: Path) -> list[Path]:
     return files
 
 
-def _merged(files: Sequence[Path]) -> tuple[Node, list[Finding]]:
-    """One tree of all files. A file that cannot be read leaves its findings and nothing else."""
+def _merged(files: Sequence[Path]) -> tuple[Node, list[Finding], bool]:
+    """One tree of all files, what is wrong, and whether every file is in the tree."""
     merged = Node(str(files[0]), 1, {})
+    whole = True
     findings: list[Finding] = []
     for at, file in enumerate(files):
         shown = str(file)
         tree, found = read_yaml(file, shown)
         findings += found
+        whole = whole and not (tree is None and found)
         if tree is None or tree.value is None:
             if at == 0 and not found:
                 findings.append(
@@ -128,7 +129,7 @@ def _merged(files: Sequence[Path]) -> tuple[Node, list[Finding]]:
             )
         else:
             merged = _joined(merged, tree, (), findings)
-    return merged, findings
+    return merged, findings, whole
 
 
 def _joined(first: Node, second: Node, path: KeyPath, findings: list[Finding]) -> Node:

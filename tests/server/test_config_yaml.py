@@ -39,7 +39,9 @@ def test_an_empty_value_stands_at_its_key_and_not_at_the_next_one(tmp_path: Path
     node, _ = read(tmp_path, "a:\n  - \n\nb: 1\n")
     assert node is not None
     assert isinstance(node.value, dict)
-    (item,) = node.value["a"].value  # type: ignore[misc]  # a list, as the text above says
+    items = node.value["a"].value
+    assert isinstance(items, tuple)
+    (item,) = items
     assert (node.value["a"].line, item.value) == (1, None)
     assert item.line <= 2
 
