@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import os
 import sys
@@ -34,6 +35,13 @@ _NO_POSTGRES = pytest.StashKey[str]()
 def anyio_backend() -> str:
     """The product runs on asyncio only, and so do its tests."""
     return "asyncio"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def leaks_are_found_where_they_were_made() -> Iterator[None]:
+    """Collect after each module: a connection or a process left open fails here, not in a stranger's test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")
