@@ -39,7 +39,7 @@ DEPTH_MAX = 128
 QUOTED_CHARS_MAX = 80
 OPTIONS_MAX = 20
 
-_NAME = re.compile(r"^[a-zA-Z0-9_-]{1,64}$")
+_is_name = re.compile(r"[a-zA-Z0-9_-]{1,64}").fullmatch
 
 WHY_SCHEMA: JsonObject = {
     "type": "object",
@@ -100,23 +100,23 @@ class Validator:
     def _problems(self, value: Any) -> list[Problem]:
         found: list[Problem] = []
         for error in self._engine.iter_errors(value):
-            found += self._told(error)
+            found += self._told(error, value)
             if len(found) >= PROBLEMS_MAX:
                 break
         # Fail closed: an engine that says "invalid" and names nothing is still a refusal.
         return found[:PROBLEMS_MAX] or [Problem("", "does not fit its schema")]
 
-    def _told(self, error: Any) -> Iterable[Problem]:
+    def _told(self, error: Any, value: Any) -> Iterable[Problem]:
         path = _spelled(error.instance_path)
         keyword = str(error.kind.name)
-        if keyword in ("additionalProperties", "unevaluatedProperties"):
+        if (unexpected := _unexpected(error, value)) is not None:
             known = self._known_names(error.schema_path)
-            for name in error.kind.value[:PROBLEMS_MAX]:
+            for name in unexpected[:PROBLEMS_MAX]:
                 yield Problem(path, _unknown(name, known))
             return
         if keyword == "anyOf" and (only := _only_branch(error)) is not None:
             for inner in only:
-                yield from self._told(inner)
+                yield from self._told(inner, value)
             return
         if keyword == "required":
             yield Problem(_joined(path, str(error.kind.value)), "is required and missing; add it")
@@ -193,13 +193,13 @@ def screen(definition: ToolDefinition, effect: Effect | None = None) -> list[str
     """
     tool = f"tool `{_quoted(definition.name)}`"
     problems: list[str] = []
-    if not _NAME.match(definition.name):
+    if not _is_name(definition.name):
         problems.append(f"{tool}: the name must be 1 to 64 of a-z, A-Z, 0-9, `_` and `-`; rename it")
     arguments = cast("Mapping[str, Any]", definition.input_schema.get("properties", {}))
     problems += [
         f"{tool}: argument `{_quoted(name)}` must be 1 to 64 of a-z, A-Z, 0-9, `_` and `-`; rename it"
         for name in arguments
-        if not _NAME.match(name)
+        if not _is_name(name)
     ]
     if effect is not None and effect is not Effect.READ and "why" in arguments:
         problems.append(
@@ -211,16 +211,23 @@ def screen(definition: ToolDefinition, effect: Effect | None = None) -> list[str
 
 
 def _unfit(value: Any, levels_max: int) -> str | None:
-    """Why the engine must not see `value`: too deep, or NaN or infinity (which an empty schema lets through)."""
+    """Why the engine must not see `value`. An empty schema looks at nothing, so it would let all of this through."""
     level: list[Any] = [value]
     for _ in range(levels_max + 1):
         below: list[Any] = []
         for item in level:
+            if item is None or isinstance(item, str | int):
+                continue
             if isinstance(item, dict):
-                below.extend(cast("JsonObject", item).values())
+                members = cast("dict[Any, Any]", item)  # type: ignore[redundant-cast]  # pyright does not infer it
+                if not all(isinstance(name, str) for name in members):
+                    return "has a member name that is no text"
+                below.extend(members.values())
             elif isinstance(item, list | tuple):
                 below.extend(cast("Sequence[Json]", item))
-            elif isinstance(item, float) and not math.isfinite(item):
+            elif not isinstance(item, float):
+                return f"has a {type(item).__name__}, which JSON has not"
+            elif not math.isfinite(item):
                 return "has a number that JSON cannot say"
         if not below:
             return None
@@ -268,6 +275,18 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 def _listed(options: Sequence[Any]) -> str:
     shown = ", ".join(f"`{_quoted(str(option))}`" for option in options[:OPTIONS_MAX])
     return shown + (", …" if len(options) > OPTIONS_MAX else "")
+
+
+def _unexpected(error: Any, value: Any) -> list[str] | None:
+    """The property names a closed object does not know; None when the error is about something else."""
+    if error.kind.name in ("additionalProperties", "unevaluatedProperties"):
+        return list(error.kind.value)
+    if error.kind.name != "falseSchema" or list(error.schema_path)[-1:] != ["additionalProperties"]:
+        return None
+    # A closed object without any `properties` is reported once, without names: they are all unexpected.
+    for step in error.instance_path:
+        value = value[step]
+    return list(value)
 
 
 def _only_branch(union: Any) -> Sequence[Any] | None:
