@@ -97,6 +97,8 @@ TRANSITIONS: Mapping[CallState, frozenset[CallState]] = {
 `committed → handed_off` is `done → handed_off` in one record: the effect happened and its read-back differs."""
 
 _HOLDS_THE_CLAIM = frozenset({_S.PENDING, _S.COMMITTED, _S.IN_DOUBT})
+_STAYS = _HOLDS_THE_CLAIM
+"""A call may be recorded anew without changing state: asked again, taken over."""
 _EFFECT_STANDS = frozenset({_S.DONE, _S.HANDED_OFF})
 
 
@@ -165,7 +167,9 @@ class TakeClaims:
         if other["state"] in _HOLDS_THE_CLAIM:
             return Existing(row["call"], other, replay=False)
         if other["state"] in _EFFECT_STANDS:
-            young = state.now_ms - row["at_ms"] < claim.window_ms
+            young = (
+                state.now_ms - other["updated_ms"] < claim.window_ms
+            )  # since the success, not the proposal
             if claim.explicit or (claim.replays and young):
                 return Existing(row["call"], other, replay=True)
         return None
@@ -228,7 +232,7 @@ class MoveCall:
         return [(CALLS, self.call)]
 
     def apply(self, state: State) -> Stop | None:
-        stays = self.to is self.came_from
+        stays = self.to is self.came_from and self.came_from in _STAYS
         if not stays and self.to not in TRANSITIONS.get(self.came_from, frozenset()):
             raise TransitionError(f"A call cannot move from {self.came_from} to {self.to}.")
         row = state.get(CALLS, self.call)
@@ -261,7 +265,7 @@ class ReleaseClaims:
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(CALLS, self.call)
-        for claim in (row["claims"].split(",") if row and row["claims"] else ()):
+        for claim in row["claims"].split(",") if row and row["claims"] else ():
             held = state.get(CLAIMS, claim)
             if held is not None and held["call"] == self.call:
                 state.put(CLAIMS, claim, {**held, "call": ""})

@@ -10,10 +10,11 @@ import contextlib
 import fcntl
 import json
 import os
+import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import ARRAY, Engine, String, any_, bindparam, create_engine, event, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -25,7 +26,7 @@ from sqlmodel import SQLModel
 
 from comptroller_audit.errors import StoreUnavailable, StoreUnsuitable
 
-__all__ = ["Database", "Relation", "Row", "table_of"]
+__all__ = ["Database", "Relation", "Row", "is_driver_error", "table_of"]
 
 Row = dict[str, Any]
 """One row without its `tenant` and `id`; never changed in place, always replaced."""
@@ -34,6 +35,19 @@ LOCK_WAIT_S_MAX = 5.0
 """How long a write waits for another process before the store counts as unavailable."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
 """The write-ahead log is folded into the file once it is larger than this."""
+TEXTS_MAX = 256
+"""Compiled statements kept by `text_of`."""
+_BUSY_MS = 5000
+"""How long SQLite itself waits for a lock that another program holds."""
+_LOCK_POLL_S = (0.0002, 0.001)
+"""First and longest pause between two tries for the write lock; short, so that a busy process starves no other."""
+_SESSION = (
+    "SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '15s'; "
+    "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; "
+    "SELECT set_config('synchronous_commit', 'on', false) "
+    "WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+)
+"""What every Postgres session needs: durable commits, one isolation level, and no wait or stalled writer for ever."""
 _SYNCHRONISED = ("Dropbox", "OneDrive", "Google Drive", "GoogleDrive", "Mobile Documents", "CloudStorage")
 _NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "fuse.sshfs", "fuse.rclone", "9p", "ceph", "glusterfs"}
@@ -42,8 +56,12 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 
 def table_of(model: type[SQLModel]) -> Table:
     """The Core table of a SQLModel class."""
-    table: Table = model.__table__  # type: ignore[attr-defined]  # SQLModel adds it, its stubs do not say so
-    return table
+    return cast("Table", model.__table__)  # type: ignore[attr-defined]  # SQLModel adds it, its stubs do not say so
+
+
+def is_driver_error(error: BaseException) -> bool:
+    """Whether the database's driver raised it, rather than our own code."""
+    return any(base.__module__.startswith(("sqlite3", "psycopg")) for base in type(error).__mro__)
 
 
 class Relation:
@@ -75,21 +93,37 @@ class Database:
             )
         self.engine = _engine(self.url, self.is_sqlite)
         self.compiled: dict[Any, str] = {}
+        self._texts: dict[ClauseElement, tuple[str, Mapping[str, Any]]] = {}
         self._lock_fd: int | None = None
+        self._fold_at = WAL_BYTES_MAX
 
     def connect(self) -> Any:
-        """A driver connection (sqlite3 or psycopg), without an open transaction."""
+        """A driver connection (sqlite3 or psycopg), without an open transaction. Raises `StoreUnavailable`."""
+        if self.is_sqlite and self.file_id() is None:
+            raise StoreUnavailable(f"The store's file {self.path} is gone. Put it back; no new one is made.")
         try:
             connection = self.engine.raw_connection()
+            driver: Any = connection.driver_connection
+            connection.detach()
+            if not self.is_sqlite:
+                driver.autocommit = True
+                driver.prepare_threshold = 2
+                driver.execute(_SESSION)
         except Exception as error:
-            raise StoreUnavailable(f"The store cannot be opened ({type(error).__name__}). Check store.url.") from error
-        driver = connection.driver_connection
-        connection.detach()
-        if not self.is_sqlite:
-            assert driver is not None
-            driver.autocommit = True
-            driver.prepare_threshold = 2
+            raise StoreUnavailable(
+                f"The store cannot be opened ({type(error).__name__}: {str(error)[:120]}). Check store.url."
+            ) from error
         return driver
+
+    def file_id(self) -> tuple[int, int] | None:
+        """Device and inode of the SQLite file, so that a file put in its place is noticed; None when there is none."""
+        if not self.is_sqlite:
+            return None
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     # -- statements -------------------------------------------------------------------------------------------
 
@@ -129,6 +163,22 @@ class Database:
             )
         return self.compiled[key]
 
+    def insert_unless_there(self, table: Table, key: str) -> str:
+        """`INSERT … ON CONFLICT DO NOTHING`: two processes may meet at a first row."""
+        insert = (sqlite if self.is_sqlite else postgresql).insert(table)
+        return self.sql(insert.on_conflict_do_nothing(index_elements=[key]))
+
+    def text_of(self, statement: ClauseElement) -> tuple[str, Mapping[str, Any]]:
+        """The driver's text of a statement and the constants in it; kept for statements that come again."""
+        known = self._texts.get(statement)
+        if known is None:
+            if len(self._texts) >= TEXTS_MAX:
+                self._texts.clear()
+            compiled = statement.compile(dialect=self.engine.dialect)
+            constants: dict[str, Any] = dict(compiled.params or {})
+            known = self._texts[statement] = (str(compiled), constants)
+        return known
+
     def insert(self, table: Table) -> str:
         key = ("insert", table.name)
         if key not in self.compiled:
@@ -138,7 +188,7 @@ class Database:
     # -- the write lock ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def write_lock(self, wait_s_max: float = LOCK_WAIT_S_MAX) -> Iterator[None]:
+    def write_lock(self, wait_s_max: float = LOCK_WAIT_S_MAX) -> Generator[None]:
         """On SQLite, the OS file lock that every write and every WAL checkpoint takes.
 
         SQLite before 3.51.3 can corrupt a WAL when two connections write and checkpoint together. Raises
@@ -147,22 +197,41 @@ class Database:
         if not self.is_sqlite:
             yield
             return
-        if self._lock_fd is None:
-            self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        _lock(self._lock_fd, wait_s_max)
+        try:
+            if self._lock_fd is None:
+                self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _lock(self._lock_fd, wait_s_max)
+        except OSError as error:
+            raise StoreUnavailable(
+                f"The store's lock file {self.path}.lock cannot be used ({error.strerror}). Check its folder."
+            ) from error
         try:
             yield
         finally:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
     def fold_wal(self, connection: Any) -> None:
-        """Fold the write-ahead log into the file when it has grown; the caller holds `write_lock`."""
-        if self.is_sqlite and _size(f"{self.path}-wal") > WAL_BYTES_MAX:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        """Fold the write-ahead log into the file when it has grown; the caller holds `write_lock`.
+
+        Waits for no reader: while one still needs the old pages, the next try comes when as much again was written.
+        """
+        if not self.is_sqlite or (size := _size(f"{self.path}-wal")) <= self._fold_at:
+            return
+        self._fold_at = size + WAL_BYTES_MAX
+        with contextlib.suppress(
+            sqlite3.Error
+        ):  # the commit stands; the next transaction meets what is wrong
+            connection.execute("PRAGMA busy_timeout=0").fetchall()
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}").fetchall()
+            if not busy:
+                self._fold_at = WAL_BYTES_MAX
 
     def close(self, *connections: Any) -> None:
-        """Close driver connections; under the write lock, because the last close checkpoints the WAL."""
-        with contextlib.suppress(StoreUnavailable), self.write_lock(1.0):
+        """Close driver connections; under the write lock if it can be had, because the last close checkpoints."""
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(StoreUnavailable, OSError):
+                held.enter_context(self.write_lock(1.0))
             for connection in connections:
                 with contextlib.suppress(Exception):
                     connection.close()
@@ -187,7 +256,7 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
             "fullfsync=1",
             "wal_autocheckpoint=0",
             "mmap_size=0",
-            "busy_timeout=5000",
+            f"busy_timeout={_BUSY_MS}",
             "trusted_schema=OFF",
             "foreign_keys=ON",
         ):
@@ -199,7 +268,7 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
 
 def _lock(fd: int, wait_s_max: float) -> None:
     deadline = time.monotonic() + wait_s_max
-    pause_s = 0.0002
+    pause_s, pause_s_max = _LOCK_POLL_S
     while True:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -207,7 +276,7 @@ def _lock(fd: int, wait_s_max: float) -> None:
             if time.monotonic() > deadline:
                 raise StoreUnavailable("Another process holds the store's write lock. Try again.") from None
             time.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.01)
+            pause_s = min(pause_s * 2, pause_s_max)
         else:
             return
 
@@ -228,9 +297,12 @@ def _suitable_path(url: URL) -> Path:
             f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold. "
             "Set store.url to a folder on a local disk, or use Postgres."
         )
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not path.exists():
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise StoreUnsuitable(f"{path} cannot be created ({error.strerror}). Check store.url.") from error
     return path
 
 

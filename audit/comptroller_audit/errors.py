@@ -5,6 +5,7 @@ ComptrollerError
     ├── CanonicalError       a value has no canonical bytes (canonical.py)
     ├── StoreError
     │   ├── StoreUnavailable a unit could not be made durable: nothing of it happened
+    │   │   └── CommitUnknown  the database went away during the commit: it stands or it does not
     │   ├── StoreUnsuitable  the file or server cannot keep the promises (network folder, old schema)
     │   └── StoreClosed      a commit after close
     ├── KeyRingError         the key file is missing, readable by others, or lacks a key
@@ -21,6 +22,7 @@ __all__ = [
     "AuditError",
     "CanonicalError",
     "CheckpointError",
+    "CommitUnknown",
     "EvidenceError",
     "KeyRingError",
     "LogDamaged",
@@ -47,6 +49,10 @@ class StoreError(AuditError):
 
 class StoreUnavailable(StoreError):
     """A unit could not be made durable. Nothing of it happened; it may be tried again."""
+
+
+class CommitUnknown(StoreUnavailable):
+    """The database went away while it committed. Look (by the call's id) before anything of it is tried again."""
 
 
 class StoreUnsuitable(StoreError):

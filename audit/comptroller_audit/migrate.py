@@ -40,15 +40,25 @@ def _version(database: Database) -> str | None:
 
 
 def upgrade(database: Database) -> None:
-    """Run what is missing, in one transaction; on Postgres under an advisory lock, on SQLite under the write lock."""
+    """Run what is missing, in one transaction; on Postgres under an advisory lock, on SQLite under the write lock.
+
+    Raises `StoreUnavailable` when the database refuses; then nothing was changed.
+    """
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.set_main_option("path_separator", "os")
-    with database.engine.begin() as connection:
-        if not database.is_sqlite:
-            connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comptroller-migrate'))"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    try:
+        with database.engine.begin() as connection:
+            if database.is_sqlite:  # its driver begins nothing by itself, and half a schema opens no more
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            else:
+                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('comptroller-migrate'))"))
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except DBAPIError as error:
+        raise StoreUnavailable(
+            f"The store's schema cannot be brought to {SCHEMA_VERSION}: {error.orig}. Nothing was changed."
+        ) from error

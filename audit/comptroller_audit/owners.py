@@ -66,8 +66,11 @@ class Acknowledge:
             OWNERS,
             self.owner,
             {
-                "switch_seq": self.switch_seq, "waiting": self.waiting, "dispatched": self.dispatched,
-                "done": self.done, "at_ms": state.now_ms,
+                "switch_seq": self.switch_seq,
+                "waiting": self.waiting,
+                "dispatched": self.dispatched,
+                "done": self.done,
+                "at_ms": state.now_ms,
             },
         )
         return None
@@ -94,7 +97,9 @@ class OwnerLocks(Protocol):
 
 
 def owner_locks(database: Database, clock: Clock) -> OwnerLocks:
-    return _FileLocks(Path(f"{database.path}.owners")) if database.is_sqlite else _AdvisoryLocks(database, clock)
+    return (
+        _FileLocks(Path(f"{database.path}.owners")) if database.is_sqlite else _AdvisoryLocks(database, clock)
+    )
 
 
 class _FileLocks:
@@ -104,7 +109,11 @@ class _FileLocks:
     def take(self, owner: str) -> OwnerLock:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         fd = os.open(self._folder / owner, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            raise StoreUnavailable(f"Owner {owner} is already running.") from error
         return _FileLock(fd, self._folder / owner)
 
     def is_free(self, owner: str) -> bool:
@@ -127,7 +136,13 @@ class _FileLock:
         self._path = path
 
     def held(self) -> bool:
-        return self._fd is not None
+        """A lock file that was removed or replaced holds nothing: others would take this owner for dead."""
+        if self._fd is None:
+            return False
+        try:
+            return os.path.samestat(os.fstat(self._fd), os.stat(self._path))
+        except OSError:
+            return False
 
     def release(self) -> None:
         if self._fd is not None:
@@ -138,7 +153,15 @@ class _FileLock:
 
 
 def _lock_number(owner: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"comptroller-owner:{owner}".encode()).digest()[:8], "big", signed=True)
+    return int.from_bytes(
+        hashlib.sha256(f"comptroller-owner:{owner}".encode()).digest()[:8], "big", signed=True
+    )
+
+
+def _try_lock(connection: Any, owner: str) -> bool:
+    cursor = connection.cursor()
+    cursor.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(owner),))
+    return bool(cursor.fetchone()[0])
 
 
 class _AdvisoryLocks:
@@ -149,9 +172,8 @@ class _AdvisoryLocks:
 
     def take(self, owner: str) -> OwnerLock:
         connection = self._database.connect()
-        cursor = connection.cursor()
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(owner),))
-        if not cursor.fetchone()[0]:
+        if not _try_lock(connection, owner):
+            connection.close()
             raise StoreUnavailable(f"Owner {owner} is already running.")
         return _AdvisoryLock(connection, self._clock)
 
@@ -159,9 +181,7 @@ class _AdvisoryLocks:
         """Free only after two looks more than a lease apart, so that a cut-off owner has stopped dispatching."""
         connection = self._database.connect()
         try:
-            cursor = connection.cursor()
-            cursor.execute("SELECT pg_try_advisory_lock(%s)", (_lock_number(owner),))
-            free = bool(cursor.fetchone()[0])
+            free = _try_lock(connection, owner)
         finally:
             connection.close()
         if not free:
@@ -195,7 +215,7 @@ class _AdvisoryLock:
             asked_at = self._clock.monotonic()
             try:
                 self._connection.cursor().execute("SELECT 1")
-            except Exception:  # whatever ended the connection ended the lock with it
+            except Exception:  # noqa: BLE001 - whatever ended the connection ended the lock with it
                 self._ended.set()
                 return
             self._proved_at = asked_at

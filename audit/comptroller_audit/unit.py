@@ -106,8 +106,8 @@ class State:
         writes: dict[Relation, list[tuple[str, Row]]] = {}
         for relation, row_id in self._dirty:
             row = self._rows[relation, row_id]
-            assert row is not None
-            writes.setdefault(relation, []).append((row_id, row))
+            if row is not None:  # always: `put` takes no None
+                writes.setdefault(relation, []).append((row_id, row))
         return writes
 
     def run(self, unit: Unit) -> tuple[Stop | None, int, int]:
@@ -117,13 +117,13 @@ class State:
         self._undo.clear()
         try:
             stop = next((s for part in unit.parts if (s := part.apply(self)) is not None), None)
+            if stop is not None:
+                self._roll_back(first, seq, bundle)
+                if isinstance(stop, Refusal) and unit.on_refusal is not None:
+                    unit.on_refusal(stop).apply(self)
         except BaseException:
             self._roll_back(first, seq, bundle)
             raise
-        if stop is not None:
-            self._roll_back(first, seq, bundle)
-            if isinstance(stop, Refusal) and unit.on_refusal is not None:
-                unit.on_refusal(stop).apply(self)
         return stop, first, len(self.records) - first
 
     def _roll_back(self, first: int, switch_seq: int, bundle: str) -> None:

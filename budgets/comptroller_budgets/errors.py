@@ -1,13 +1,14 @@
 """Errors of budgets.
 
-    ComptrollerError
-    └── BudgetError
-        └── LimitInvalid   a limit in the config is unusable; the message names the field
+ComptrollerError
+└── BudgetError
+    ├── LimitInvalid   a limit in the config is unusable; the message names the field
+    └── HoldTaken      a call that has a hold was to take another
 """
 
 from comptroller_audit.vocabulary import ComptrollerError
 
-__all__ = ["BudgetError", "LimitInvalid"]
+__all__ = ["BudgetError", "HoldTaken", "LimitInvalid"]
 
 
 class BudgetError(ComptrollerError):
@@ -16,3 +17,7 @@ class BudgetError(ComptrollerError):
 
 class LimitInvalid(BudgetError):
     """A limit in the config is unusable."""
+
+
+class HoldTaken(BudgetError):
+    """A call takes its hold once. A programming error, never an outcome."""

@@ -64,5 +64,7 @@ class BumpHistory:
     def apply(self, state: State) -> Stop | None:
         for row_id in self.rows:
             row = state.get(HISTORY, row_id) or {"count": 0, "revision": 0}
-            state.put(HISTORY, row_id, {"count": max(0, row["count"] + self.by), "revision": row["revision"] + 1})
+            state.put(
+                HISTORY, row_id, {"count": max(0, row["count"] + self.by), "revision": row["revision"] + 1}
+            )
         return None

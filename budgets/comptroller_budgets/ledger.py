@@ -17,9 +17,21 @@ from sqlmodel import Field, SQLModel
 from comptroller_audit.database import Relation, Row
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import MICRO, Code, Json, Refusal
+from comptroller_budgets.errors import HoldTaken
 from comptroller_budgets.limits import Charge
 
-__all__ = ["COUNTERS", "HOLDS", "CounterRow", "HoldRow", "HoldState", "Release", "Settle", "Spend", "TakeHold", "amount_text"]
+__all__ = [
+    "COUNTERS",
+    "HOLDS",
+    "CounterRow",
+    "HoldRow",
+    "HoldState",
+    "Release",
+    "Settle",
+    "Spend",
+    "TakeHold",
+    "amount_text",
+]
 
 
 class CounterRow(SQLModel, table=True):
@@ -57,11 +69,18 @@ def _counter(state: State, counter: str) -> Row:
 
 
 def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
+    if charge.amount_micro < 0:
+        return Refusal(
+            Code.INVALID_ARGUMENTS,
+            f"This call would count {amount_text(charge.amount_micro)} `{charge.limit.unit}`; nothing counts below zero.",
+            retry="other_arguments",
+            call=call,
+        )
     row = _counter(state, charge.counter)
     left = charge.limit.max_micro - row["used"] - row["held"]
     if charge.amount_micro <= left:
         return None
-    wait_s = None if charge.resets_ms is None else max(1, (charge.resets_ms - state.now_ms) // 1000)
+    wait_s = None if charge.resets_ms is None else max(1, -(-(charge.resets_ms - state.now_ms) // 1000))
     resets = "It does not reset within this task." if wait_s is None else f"It resets in {wait_s} seconds."
     return Refusal(
         Code.BUDGET_EXHAUSTED,
@@ -78,6 +97,20 @@ def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
     )
 
 
+def _by_counter(charges: Iterable[Charge]) -> dict[str, int]:
+    """What each counter takes: once, however many limits look at it."""
+    amounts: dict[str, int] = {}
+    for charge in charges:
+        amounts[charge.counter] = max(charge.amount_micro, amounts.get(charge.counter, 0))
+    return amounts
+
+
+def _add(state: State, amounts: Mapping[str, int], column: str) -> None:
+    for counter, amount in amounts.items():
+        row = _counter(state, counter)
+        state.put(COUNTERS, counter, {**row, column: row[column] + amount})
+
+
 @dataclass(frozen=True, slots=True)
 class TakeHold:
     """Part: reserve every charge for `call`, or refuse with the first budget that does not suffice."""
@@ -89,12 +122,14 @@ class TakeHold:
         return [(HOLDS, self.call), *((COUNTERS, charge.counter) for charge in self.charges)]
 
     def apply(self, state: State) -> Stop | None:
+        if state.get(HOLDS, self.call) is not None:
+            raise HoldTaken(f"Call {self.call} took its hold before; a call is held for once.")
         for charge in self.charges:
             if (refusal := _exhausted(state, charge, self.call)) is not None:
                 return refusal
-            row = _counter(state, charge.counter)
-            state.put(COUNTERS, charge.counter, {**row, "held": row["held"] + charge.amount_micro})
-        items = json.dumps([[charge.counter, charge.amount_micro] for charge in self.charges])
+        amounts = _by_counter(self.charges)
+        _add(state, amounts, "held")
+        items = json.dumps(list(amounts.items()))
         state.put(HOLDS, self.call, {"state": HoldState.HELD.value, "items": items})
         return None
 
@@ -113,8 +148,7 @@ class Spend:
         for charge in self.charges:
             if (refusal := _exhausted(state, charge, self.call)) is not None:
                 return refusal
-            row = _counter(state, charge.counter)
-            state.put(COUNTERS, charge.counter, {**row, "used": row["used"] + charge.amount_micro})
+        _add(state, _by_counter(self.charges), "used")
         return None
 
 
@@ -129,7 +163,8 @@ class Settle:
         return [(HOLDS, self.call)]
 
     def apply(self, state: State) -> Stop | None:
-        return _close(state, self.call, HoldState.SETTLED, self.actual)
+        _close(state, self.call, HoldState.SETTLED, self.actual)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +177,8 @@ class Release:
         return [(HOLDS, self.call)]
 
     def apply(self, state: State) -> Stop | None:
-        return _close(state, self.call, HoldState.RELEASED, None)
+        _close(state, self.call, HoldState.RELEASED, None)
+        return None
 
 
 def _close(state: State, call: str, to: HoldState, actual: Mapping[str, int] | None) -> None:

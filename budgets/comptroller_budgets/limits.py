@@ -15,7 +15,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comptroller_audit.vocabulary import MICRO
 
-__all__ = ["BudgetsConfig", "Charge", "Limit", "Scope", "Window", "WindowLimit", "charges_for", "window_end_ms"]
+__all__ = [
+    "BudgetsConfig",
+    "Charge",
+    "Limit",
+    "Scope",
+    "Window",
+    "WindowLimit",
+    "charges_for",
+    "window_end_ms",
+]
 
 
 class Scope(StrEnum):
@@ -73,7 +82,11 @@ class BudgetsConfig(BaseModel):
         windows = [
             Limit(
                 f"{w.unit} per {w.name or w.scope} per {w.window}",
-                w.scope, w.name, w.unit, w.window, int(w.max * MICRO),
+                w.scope,
+                w.name,
+                w.unit,
+                w.window,
+                int(w.max * MICRO),
             )
             for w in self.windows
         ]

@@ -18,7 +18,16 @@ from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_budgets.limits import BudgetsConfig
 
-__all__ = ["CURRENT_TASKS", "TASKS", "AwaitPerson", "CurrentTaskRow", "EnterTask", "LeaveTask", "TaskRow", "is_over"]
+__all__ = [
+    "CURRENT_TASKS",
+    "TASKS",
+    "AwaitPerson",
+    "CurrentTaskRow",
+    "EnterTask",
+    "LeaveTask",
+    "TaskRow",
+    "is_over",
+]
 
 
 class TaskRow(SQLModel, table=True):
@@ -53,7 +62,7 @@ CURRENT_TASKS = Relation(CurrentTaskRow)
 
 def is_over(row: Row, now_ms: int, idle_s: int) -> bool:
     """Whether an implied task has ended by idleness."""
-    return row["in_flight"] <= 0 and row["awaiting"] <= 0 and now_ms - row["since_ms"] > idle_s * 1000
+    return bool(row["in_flight"] <= 0 and row["awaiting"] <= 0 and now_ms - row["since_ms"] > idle_s * 1000)
 
 
 def remaining_ms(row: Row | None, config: BudgetsConfig) -> int | None:
@@ -124,8 +133,9 @@ class EnterTask:
                     call=self.call,
                     details={"budget": "max_steps", "left_micro": 0},
                 )
-            row = {**row, "steps": row["steps"] + 1, "step_key": self.step_key}
-        state.put(TASKS, self.task, {**row, "in_flight": row["in_flight"] + self.flight})
+            row = Row(row, steps=row["steps"] + 1, step_key=self.step_key)
+        entered: Row = {**row, "in_flight": row["in_flight"] + self.flight}
+        state.put(TASKS, self.task, entered)
         if current is None or current["task"] != self.task:
             state.put(CURRENT_TASKS, self.pointer, {"task": self.task})
         return None
@@ -142,8 +152,15 @@ class EnterTask:
             return None
         begun = min(self.received_ms, state.now_ms)
         return {
-            "principal": self.principal, "actor": self.actor, "step_key": "", "steps": 0, "active_ms": 0,
-            "in_flight": 0, "awaiting": 0, "since_ms": begun, "started_ms": begun,
+            "principal": self.principal,
+            "actor": self.actor,
+            "step_key": "",
+            "steps": 0,
+            "active_ms": 0,
+            "in_flight": 0,
+            "awaiting": 0,
+            "since_ms": begun,
+            "started_ms": begun,
         }
 
     def _timed(self, row: Row, now_ms: int) -> Row:

@@ -20,6 +20,7 @@ from sqlmodel import Field, SQLModel
 
 from comptroller_audit.canonical import canonical_bytes, digest
 from comptroller_audit.database import Relation, Row
+from comptroller_audit.errors import TransitionError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, Json, JsonObject, RecordType, Refusal
@@ -88,6 +89,7 @@ class WaitingRow(SQLModel, table=True):
 
 APPROVALS = Relation(ApprovalRow)
 WAITING = Relation(WaitingRow)
+_CLOSED = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
 _OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
 
 
@@ -122,6 +124,11 @@ def given(row: Row | Mapping[str, str]) -> dict[str, int]:
     return {role: len(names) for role, names in people.items()}
 
 
+def _voter(vote: Mapping[str, Json]) -> tuple[Json, Json]:
+    """Whose vote a later one replaces. A name that was only claimed replaces no vote given with a credential."""
+    return vote["approver"], vote["assurance"]
+
+
 def votes_in_packet(row: Row) -> list[Json]:
     """What the action packet says about who agreed."""
     votes: list[Json] = json.loads(row["votes"])
@@ -148,6 +155,8 @@ class RequestApproval:
         return [(APPROVALS, self.approval), (WAITING, self.principal)]
 
     def apply(self, state: State) -> Stop | None:
+        if state.get(APPROVALS, self.approval) is not None:
+            return Moved("approval")
         waiting = state.get(WAITING, self.principal) or {"pending": 0}
         if waiting["pending"] >= self.pending_max:
             return Refusal(
@@ -162,11 +171,18 @@ class RequestApproval:
             APPROVALS,
             self.approval,
             {
-                "call": self.call, "state": ApprovalState.PENDING.value,
-                "requested_digest": self.requested_digest, "approved_digest": "",
-                "roles": json.dumps(dict(self.roles)), "votes": self.carried_votes,
-                "principal": self.principal, "actor": self.actor, "task": self.task, "tool": self.tool,
-                "created_ms": state.now_ms, "expires_ms": state.now_ms + self.lives_ms,
+                "call": self.call,
+                "state": ApprovalState.PENDING.value,
+                "requested_digest": self.requested_digest,
+                "approved_digest": "",
+                "roles": json.dumps(dict(self.roles)),
+                "votes": self.carried_votes,
+                "principal": self.principal,
+                "actor": self.actor,
+                "task": self.task,
+                "tool": self.tool,
+                "created_ms": state.now_ms,
+                "expires_ms": state.now_ms + self.lives_ms,
             },
         )
         return None
@@ -185,19 +201,32 @@ class VoteOnApproval:
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(APPROVALS, self.approval)
-        if row is None or row["state"] != ApprovalState.PENDING or row["requested_digest"] != self.call_digest:
+        if row is None or row["state"] != ApprovalState.PENDING:
             now = "unknown" if row is None else row["state"]
-            return Refusal(Code.KEY_CONFLICT, f"Approval {self.approval} is {now}; only a pending one can be decided.")
+            return Refusal(
+                Code.KEY_CONFLICT, f"Approval {self.approval} is {now}; only a pending one can be decided."
+            )
+        if row["requested_digest"] != self.call_digest:
+            return Refusal(
+                Code.RECORD_CHANGED,
+                f"Approval {self.approval} asks for another action than the one you saw. Look again before you decide.",
+            )
         if row["expires_ms"] <= state.now_ms:
-            return Refusal(Code.APPROVAL_EXPIRED, f"Approval {self.approval} has expired. The agent must ask again.")
+            return Refusal(
+                Code.APPROVAL_EXPIRED, f"Approval {self.approval} has expired. The agent must ask again."
+            )
         vote: JsonObject = {
-            "approver": self.vote.approver, "roles": list(self.vote.roles), "assurance": self.vote.assurance.value,
-            "yes": self.vote.yes, "reason": self.vote.reason, "self_approved": self.vote.self_approved,
+            "approver": self.vote.approver,
+            "roles": list(self.vote.roles),
+            "assurance": self.vote.assurance.value,
+            "yes": self.vote.yes,
+            "reason": self.vote.reason,
+            "self_approved": self.vote.self_approved,
             "at_ms": state.now_ms,
         }
         votes = json.loads(row["votes"])
         if self.vote.yes:
-            votes = [v for v in votes if v["approver"] != self.vote.approver] + [vote]
+            votes = [v for v in votes if _voter(v) != _voter(vote)] + [vote]
         row = {**row, "votes": json.dumps(votes)}
         wanted: dict[str, int] = json.loads(row["roles"])
         have = given(row)
@@ -255,6 +284,8 @@ class CloseApproval:
         return [(APPROVALS, self.approval)]
 
     def apply(self, state: State) -> Stop | None:
+        if self.to not in _CLOSED:
+            raise TransitionError(f"An approval is not closed as {self.to}.")
         row = state.get(APPROVALS, self.approval)
         if row is None or row["state"] not in _OPEN:
             return Moved("approval")

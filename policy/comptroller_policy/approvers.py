@@ -18,7 +18,14 @@ from comptroller_audit.store import Reader
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import Code, RecordType, Refusal
 
-__all__ = ["APPROVERS", "Approver", "ApproverRow", "EnrolApprover", "approver_by_credential", "new_credential"]
+__all__ = [
+    "APPROVERS",
+    "Approver",
+    "ApproverRow",
+    "EnrolApprover",
+    "approver_by_credential",
+    "new_credential",
+]
 
 _SCRYPT = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
 
@@ -56,7 +63,7 @@ def hashed(credential: str, salt: bytes) -> str:
 
 def approver_by_credential(reader: Reader, tenant: str, credential: str) -> Approver | None:
     """The person a credential belongs to, compared in constant time; None for anything else."""
-    name = credential.strip().partition(".")[0]
+    name = credential.strip().rpartition(".")[0]
     row = reader.row(tenant, APPROVERS, name) if name else None
     if row is None:
         return None
@@ -68,7 +75,9 @@ def approver_by_credential(reader: Reader, tenant: str, credential: str) -> Appr
 
 def approver_names(reader: Reader, tenant: str) -> list[Approver]:
     table = table_of(ApproverRow)
-    rows = reader.query(select(table.c.id, table.c.roles).where(table.c.tenant == bindparam("tenant")), tenant=tenant)
+    rows = reader.query(
+        select(table.c.id, table.c.roles).where(table.c.tenant == bindparam("tenant")), tenant=tenant
+    )
     return [Approver(str(name), tuple(json.loads(roles))) for name, roles in rows]
 
 
@@ -87,7 +96,7 @@ class EnrolApprover:
     nobody_enrolled: bool
 
     def keys(self) -> Iterable[Key]:
-        return [(APPROVERS, self.name)]
+        return [(APPROVERS, self.name), *([(APPROVERS, self.added_by)] if self.added_by else [])]
 
     def apply(self, state: State) -> Stop | None:
         if not self.added_by and (state.head.bundle or not self.nobody_enrolled):
@@ -96,14 +105,21 @@ class EnrolApprover:
                 "This store has served already, so a new approver needs an enrolled approver's credential "
                 "(--credential-file).",
             )
+        if self.added_by and state.get(APPROVERS, self.added_by) is None:
+            return Refusal(Code.DENIED, f"{self.added_by} is not an enrolled approver of this store.")
         if state.get(APPROVERS, self.name) is not None:
-            return Refusal(Code.KEY_CONFLICT, f"An approver named {self.name} is enrolled already; choose another name.")
+            return Refusal(
+                Code.KEY_CONFLICT, f"An approver named {self.name} is enrolled already; choose another name."
+            )
         state.put(
             APPROVERS,
             self.name,
             {
-                "salt": self.salt, "scrypt": self.scrypt, "roles": json.dumps(list(self.roles)),
-                "added_by": self.added_by, "at_ms": state.now_ms,
+                "salt": self.salt,
+                "scrypt": self.scrypt,
+                "roles": json.dumps(list(self.roles)),
+                "added_by": self.added_by,
+                "at_ms": state.now_ms,
             },
         )
         state.append(

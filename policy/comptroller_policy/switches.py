@@ -18,7 +18,16 @@ from comptroller_audit.store import Reader
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, RecordType, Refusal
 
-__all__ = ["SWITCHES", "ClearSwitch", "HeadUnmoved", "SetSwitch", "SwitchRow", "SwitchScope", "Switches", "switch_id"]
+__all__ = [
+    "SWITCHES",
+    "ClearSwitch",
+    "HeadUnmoved",
+    "SetSwitch",
+    "SwitchRow",
+    "SwitchScope",
+    "Switches",
+    "switch_id",
+]
 
 
 class SwitchScope(StrEnum):
@@ -41,6 +50,10 @@ class SwitchRow(SQLModel, table=True):
 
 
 SWITCHES = Relation(SwitchRow)
+_TABLE = table_of(SwitchRow)
+_ACTIVE = select(_TABLE.c.id, _TABLE.c.reason).where(
+    _TABLE.c.tenant == bindparam("tenant"), _TABLE.c.active == bindparam("active")
+)
 
 
 def switch_id(scope: SwitchScope, name: str = "") -> str:
@@ -57,15 +70,8 @@ class Switches:
     @classmethod
     def read(cls, reader: Reader, tenant: str) -> Switches:
         """The newest committed switches."""
-        table = table_of(SwitchRow)
-        head = reader.head(tenant)
-        rows = reader.query(
-            select(table.c.id, table.c.reason).where(
-                table.c.tenant == bindparam("tenant"), table.c.active == bindparam("active")
-            ),
-            tenant=tenant,
-            active=True,
-        )
+        head = reader.head(tenant)  # first: rows newer than the sequence only make the commit look again
+        rows = reader.query(_ACTIVE, tenant=tenant, active=True)
         return cls(head.switch_seq if head else 0, {str(row_id): str(reason) for row_id, reason in rows})
 
     def stops(self, tool: str, principal: str, task: str) -> Refusal | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -11,7 +13,7 @@ down_revision = None
 _TEXT, _INT, _BIG, _BLOB, _BOOL = sa.String(), sa.Integer(), sa.BigInteger(), sa.LargeBinary(), sa.Boolean()
 
 
-def _keyed(name: str, **columns: sa.types.TypeEngine[object]) -> None:
+def _keyed(name: str, **columns: sa.types.TypeEngine[Any]) -> None:
     """A state table, keyed (tenant, id)."""
     op.create_table(
         name,
@@ -30,13 +32,30 @@ def upgrade() -> None:
     _keyed("current_tasks", task=_TEXT)
     _keyed(
         "tasks",
-        principal=_TEXT, actor=_TEXT, step_key=_TEXT, steps=_INT, active_ms=_BIG, in_flight=_INT, awaiting=_INT,
-        since_ms=_BIG, started_ms=_BIG,
+        principal=_TEXT,
+        actor=_TEXT,
+        step_key=_TEXT,
+        steps=_INT,
+        active_ms=_BIG,
+        in_flight=_INT,
+        awaiting=_INT,
+        since_ms=_BIG,
+        started_ms=_BIG,
     )
     _keyed(
         "approvals",
-        call=_TEXT, state=_TEXT, requested_digest=_TEXT, approved_digest=_TEXT, roles=sa.Text(), votes=sa.Text(),
-        principal=_TEXT, actor=_TEXT, task=_TEXT, tool=_TEXT, created_ms=_BIG, expires_ms=_BIG,
+        call=_TEXT,
+        state=_TEXT,
+        requested_digest=_TEXT,
+        approved_digest=_TEXT,
+        roles=sa.Text(),
+        votes=sa.Text(),
+        principal=_TEXT,
+        actor=_TEXT,
+        task=_TEXT,
+        tool=_TEXT,
+        created_ms=_BIG,
+        expires_ms=_BIG,
     )
     _keyed("waiting_approvals", pending=_INT)
     _keyed("approvers", salt=_TEXT, scrypt=_TEXT, roles=_TEXT, added_by=_TEXT, at_ms=_BIG)
@@ -83,8 +102,20 @@ def _log() -> None:
 def _calls() -> None:
     _keyed(
         "calls",
-        state=_TEXT, epoch=_INT, owner=_TEXT, principal=_TEXT, actor=_TEXT, task=_TEXT, step=_INT, tool=_TEXT,
-        effect=_TEXT, claims=sa.Text(), records=sa.Text(), approval=_TEXT, code=_TEXT, created_ms=_BIG,
+        state=_TEXT,
+        epoch=_INT,
+        owner=_TEXT,
+        principal=_TEXT,
+        actor=_TEXT,
+        task=_TEXT,
+        step=_INT,
+        tool=_TEXT,
+        effect=_TEXT,
+        claims=sa.Text(),
+        records=sa.Text(),
+        approval=_TEXT,
+        code=_TEXT,
+        created_ms=_BIG,
         updated_ms=_BIG,
     )
     op.create_index("calls_by_state", "calls", ["tenant", "state"])
