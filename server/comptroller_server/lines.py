@@ -36,9 +36,9 @@ class ByteStream(Protocol):
 class LineReader:
     """The messages of one stdin, in order; a single pass.
 
-    `async for framed in reader` gives `Framed` values, `async for text in reader.texts()` their text for
-    the SDK. `answer` gets the JSON-RPC error for a refused line, without its newline, and must be the
-    same locked writer the answers use. Raises RuntimeError when iterated a second time.
+    `async for framed in reader` gives `Framed` values. `answer` gets the JSON-RPC error for a refused line,
+    without its newline, and must be the same locked writer that the server's own lines use. Raises
+    RuntimeError when iterated a second time.
     """
 
     def __init__(
@@ -54,15 +54,6 @@ class LineReader:
 
     def __aiter__(self) -> AsyncIterator[Framed]:
         return self._messages()
-
-    async def texts(self) -> AsyncGenerator[str, None]:
-        """Each message's text as received: what `mcp.server.stdio.stdio_server` iterates as its stdin."""
-        messages = self._messages()
-        try:
-            async for framed in messages:
-                yield framed.data.decode()
-        finally:
-            await messages.aclose()
 
     async def _messages(self) -> AsyncGenerator[Framed, None]:
         if self._started:

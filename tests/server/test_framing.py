@@ -230,9 +230,10 @@ def test_a_deeper_message_is_refused(data: bytes) -> None:
     assert refused(data).reason is FrameFault.TOO_DEEP
 
 
-def test_ten_thousand_levels_that_never_close_are_refused() -> None:
-    for opening in (b"[", b'{"a":', b'{"a":[', b'["\\"",'):
-        assert refused(opening * 10_000).reason is FrameFault.TOO_DEEP
+@pytest.mark.parametrize("levels", [DEPTH_MAX + 1, 10_000])
+@pytest.mark.parametrize("opening", [b"[", b'{"a":', b'{"a":[', b'["\\"",'])
+def test_levels_that_never_close_are_counted(levels: int, opening: bytes) -> None:
+    assert refused(opening * levels).reason is FrameFault.TOO_DEEP
 
 
 def test_brackets_inside_strings_are_not_levels() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
@@ -189,11 +190,11 @@ async def test_refused_lines_do_not_starve_other_tasks() -> None:
     assert turns >= 100
 
 
-async def test_texts_are_what_was_received_for_the_sdk() -> None:
+async def test_a_message_keeps_the_bytes_that_were_received() -> None:
     data = '{"a":"€"} \n{"a":1,"a":2}\n {"b":[1.50]}\r\n'.encode()
     answers = Answers()
-    texts = [text async for text in LineReader(io.BytesIO(data), answers).texts()]
-    assert texts == ['{"a":"€"} ', ' {"b":[1.50]}\r']
+    lines = [framed.data async for framed in LineReader(io.BytesIO(data), answers)]
+    assert lines == ['{"a":"€"} '.encode(), b' {"b":[1.50]}\r']
     assert answers.reasons == [FrameFault.DUPLICATE_KEY]
 
 
@@ -238,6 +239,43 @@ async def test_a_read_that_fails_is_the_end_of_input() -> None:
             raise OSError(5, "Input/output error")
 
     assert await read_all(Broken()) == ([], [])
+
+
+LEAVES_WHILE_STDIN_IS_OPEN = """
+import asyncio, sys
+from comptroller_server.lines import LineReader
+
+async def answer(line):
+    pass
+
+async def main():
+    async for framed in LineReader(open(0, "rb", buffering=0, closefd=False), answer):
+        print(framed.message, flush=True)
+        return
+
+asyncio.run(main())
+"""
+
+
+async def test_a_process_can_end_while_its_stdin_stays_open() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        LEAVES_WHILE_STDIN_IS_OPEN,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b'{"a":1}\n')
+    try:
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+        out, errors = await process.communicate()
+    assert (out, errors) == (b"{'a': 1}\n", b"")
 
 
 portions = st.lists(st.text('{}":a1[]\n\r \\', max_size=12).map(str.encode), max_size=12)
