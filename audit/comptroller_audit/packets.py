@@ -3,6 +3,9 @@
 The envelope is hashed into the tree and kept for ever; the payload can be erased. Nothing in an envelope can be
 guessed from what is left after an erasure: arguments and output appear only as HMACs under a random key that
 lives inside the sealed payload.
+
+What a packet of each type holds is said by the models in shapes.py; writing a packet does not go through them.
+`python -m comptroller_audit.packets` publishes them as JSON Schema in schemas/.
 """
 
 from __future__ import annotations
@@ -18,13 +21,22 @@ from comptroller_audit.log import leaf_hash
 from comptroller_audit.sealing import KEY_BYTES, KeyRing, RandomBytes, Sealed
 from comptroller_audit.vocabulary import JsonObject, RecordType
 
-__all__ = ["PACKET_VERSION", "Composed", "LogRecord", "build_envelope", "build_payload", "compose"]
+__all__ = [
+    "PACKET_VERSION",
+    "Composed",
+    "LogRecord",
+    "build_envelope",
+    "build_payload",
+    "compact_json",
+    "compose",
+]
 
 PACKET_VERSION = 1
 """Packets, payloads and envelopes carry `v`. Within a version fields are only ever added."""
 
 # ASCII out: the bytes hashed are the bytes stored, whatever the database's encoding.
-_compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+compact_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+"""Compact ASCII JSON, in the order given. Raises ValueError on NaN and infinities."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,13 @@ def build_envelope(
     envelope["tenant"] = tenant
     envelope["type"] = record.type.value
     envelope["v"] = PACKET_VERSION
-    return _compact(envelope)
+    return compact_json(envelope)
 
 
 def build_payload(packet: JsonObject, hmac_key: bytes) -> bytes:
     """The payload's plaintext: JSON `{v, hmac_key (base64), packet}`. Raises ValueError on NaN and infinities."""
     key = base64.b64encode(hmac_key).decode()
-    return f'{{"v":{PACKET_VERSION},"hmac_key":"{key}","packet":{_compact(packet)}}}'.encode()
+    return f'{{"v":{PACKET_VERSION},"hmac_key":"{key}","packet":{compact_json(packet)}}}'.encode()
 
 
 def compose(
@@ -97,3 +109,9 @@ def compose(
     digest = hashlib.sha256(sealed.sealed).hexdigest()
     envelope = build_envelope(tenant, index, record_ms, record, digest, hmac_key)
     return Composed(envelope, leaf_hash(envelope.encode()), sealed)
+
+
+if __name__ == "__main__":
+    from comptroller_audit.shapes import publish  # the models are not needed to write a record
+
+    publish()

@@ -167,46 +167,58 @@ def _fresh(kind: str, random_bytes: RandomBytes) -> dict[str, str]:
 
 
 def _write_new(path: Path, data: bytes) -> None:
+    """All of the file or none of it, and never over another: written beside its place, then linked into it."""
+    draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
-        raise KeyRingError(f"there is a key file at {path} already; it was left as it is") from None
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(draft, path)
+        finally:
+            os.unlink(draft)
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+    except FileExistsError as error:
+        where = path if error.filename2 else draft
+        raise KeyRingError(f"there is a key file at {where} already; it was left as it is") from None
     except OSError as error:
         raise KeyRingError(f"the key file {path} cannot be written: {error.strerror}") from None
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(file.fileno(), 0o600)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _read_private(path: Path) -> bytes:
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # O_NONBLOCK: a pipe put in the file's place must not hang us.
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise KeyRingError(
             f"there is no key file at {path}; restore it, for without it no payload can be read"
         ) from None
     except OSError as error:
         raise KeyRingError(f"the key file {path} cannot be opened: {error.strerror}") from None
-    with os.fdopen(handle, "rb") as file:
-        facts = os.fstat(file.fileno())
-        if not stat.S_ISREG(facts.st_mode):
-            raise KeyRingError(f"the key file {path} is not a regular file")
-        if facts.st_uid != os.geteuid():
-            raise KeyRingError(
-                f"the key file {path} belongs to uid {facts.st_uid}, not to us; `chown` it to uid {os.geteuid()}"
-            )
-        if facts.st_mode & 0o077:
-            raise KeyRingError(
-                f"the key file {path} is open to others (mode {stat.S_IMODE(facts.st_mode):04o}); run `chmod 600 {path}`"
-            )
-        return file.read(_FILE_BYTES_MAX + 1)
+    try:
+        _refuse_unless_private(path, os.fstat(handle))
+        with os.fdopen(os.dup(handle), "rb") as file:
+            return file.read(_FILE_BYTES_MAX + 1)
+    finally:
+        os.close(handle)
+
+
+def _refuse_unless_private(path: Path, facts: os.stat_result) -> None:
+    if not stat.S_ISREG(facts.st_mode):
+        raise KeyRingError(f"the key file {path} is not a regular file")
+    if facts.st_uid != os.geteuid():
+        raise KeyRingError(
+            f"the key file {path} belongs to uid {facts.st_uid}, not to us; `chown` it to uid {os.geteuid()}"
+        )
+    if facts.st_mode & 0o077:
+        mode = stat.S_IMODE(facts.st_mode)
+        raise KeyRingError(f"the key file {path} is open to others (mode {mode:04o}); run `chmod 600 {path}`")
 
 
 _Key = tuple[str, bytes]

@@ -1,0 +1,407 @@
+"""What a packet of each record type holds: the v1 shapes, published as JSON Schema and checked in tests.
+
+Within a version fields are only ever added, so every shape is open: a reader passes over what it does not know.
+Nothing here runs when a record is written (packets.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from comptroller_audit.packets import PACKET_VERSION, compact_json
+from comptroller_audit.vocabulary import (
+    CallState,
+    Code,
+    Effect,
+    JsonObject,
+    PrincipalKind,
+    RecordType,
+    RefusalClass,
+    Verification,
+)
+
+__all__ = [
+    "PACKETS",
+    "ActionPacket",
+    "ApprovalDecided",
+    "ApproverAdded",
+    "AuditPacket",
+    "BundleActivated",
+    "CallClosed",
+    "Envelope",
+    "LateOutcome",
+    "Payload",
+    "PendingPacket",
+    "ReadPacket",
+    "Recovered",
+    "RefusalsCounted",
+    "RefusedPacket",
+    "ReplayedPacket",
+    "Resolved",
+    "SwitchChanged",
+    "TaskEnded",
+    "check_packet",
+    "publish",
+    "published_schemas",
+]
+
+Version = Literal[1]
+Free = dict[str, Any]
+"""A JSON object whose fields are the tool's or the operator's, not ours."""
+Hex64 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Open(BaseModel):
+    """Fields may be added within a version, so a reader must pass over those it does not know."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+
+class Envelope(_Open):
+    """What the tree's leaf hashes are made of (`build_envelope`). `erases` stands in entries of type `erased`."""
+
+    v: Version
+    i: Annotated[int, Field(ge=0, description="index in the tenant's log")]
+    t: Annotated[
+        int, Field(ge=0, description="record time, milliseconds since the Unix epoch; never decreases")
+    ]
+    tenant: str
+    type: RecordType | Literal["erased"]
+    payload: Annotated[Hex64, Field(description="SHA-256 of the sealed payload's bytes")]
+    call: str | None = None
+    attempt: str | None = None
+    task: str | None = None
+    arguments: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical arguments")] = None
+    output: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical output")] = None
+    erases: Annotated[list[tuple[int, int]] | None, Field(description="spans first..last, inclusive")] = None
+
+
+class Payload(_Open):
+    """The plaintext of a sealed payload (`build_payload`)."""
+
+    v: Version
+    hmac_key: Annotated[str, Field(description="base64 of the 32-byte key of the envelope's HMACs")]
+    packet: Free
+
+
+class PrincipalView(_Open):
+    tenant: str
+    issuer: str
+    subject: str
+    kind: PrincipalKind
+
+
+class RecordView(_Open):
+    kind: str
+    key: str
+
+
+class GateView(_Open):
+    policy: str
+    role: str
+    count: int
+
+
+class DecisionView(_Open):
+    """`errors` is not empty only on a deny."""
+
+    verdict: Literal["allow", "deny", "needs_approval"]
+    policies: list[str]
+    reasons: list[str]
+    gates: list[GateView]
+    errors: list[str] = []
+
+
+class Reference(_Open):
+    """A record that was read and released, at one version."""
+
+    ref: str
+    kind: str
+    key: str
+    version: str | int | None
+
+
+class RefusalView(_Open):
+    code: Code
+    text: str
+    retry: Annotated[str, Field(pattern="^(never|same_call|after:[0-9]+|other_arguments|person)$")]
+    failure_class: Annotated[RefusalClass, Field(alias="class")]
+    policies: list[str] = []
+    details: Free = {}
+
+
+class DigestsView(_Open):
+    """Plain SHA-256 of the action as requested, and as approved."""
+
+    requested: Hex64
+    approved: Hex64 | None
+
+
+class HoldView(_Open):
+    limit: str
+    counter: str
+    unit: str
+    amount_micro: int
+
+
+class GivenApproval(_Open):
+    """Who agreed, in which role, and how sure we are that it was them."""
+
+    approver: str
+    assurance: str
+
+
+class CheckView(_Open):
+    """One expectation compared with the record; `equal` is null when a side could not be had."""
+
+    fact: str
+    path: str
+    expected: Any
+    found: Any
+    equal: bool | None = None
+
+
+class VerificationView(_Open):
+    result: Verification
+    checks: list[CheckView] = []
+
+
+class OutcomeView(_Open):
+    effect: Literal["none", "done", "unknown"]
+    error: str | None
+
+
+class _Proposed(_Open):
+    """What was proposed, by whom and under what. A refused call may name no tool of ours."""
+
+    v: Version
+    call: str
+    attempt: str
+    task: str
+    step: int
+    principal: PrincipalView
+    actor: str
+    tool: str
+    bundle: str
+    arguments: Any
+    why: Free | None
+    citations: list[Reference] = []
+
+
+class _OfTool(_Open):
+    """The tool that was found, by the digest of its definition, and the business record it acts on."""
+
+    source: str
+    effect: Effect
+    definition: Hex64
+    record: RecordView | None = None
+
+
+class _Considered(_Open):
+    """What the decision was made from. Decimals in `derived` are text."""
+
+    facts: Free
+    history: dict[str, int]
+    derived: dict[str, str]
+    decision: DecisionView
+
+
+class ActionPacket(_Proposed, _OfTool, _Considered):
+    """Exactly what is about to happen and why; durable before the side effect."""
+
+    approvals: list[GivenApproval]
+    approval_digests: DigestsView | None
+    holds: list[HoldView]
+    deadline_s: float
+    effect_key: str
+
+
+class _Ended(_Open):
+    state: CallState
+    action: Annotated[int | None, Field(description="index of the action packet; null for a read")]
+    outcome: OutcomeView
+    problem: RefusalView | None = None
+    output: Any
+    verification: VerificationView
+    decision_after: DecisionView | None
+    refs: list[Reference]
+
+
+class AuditPacket(_Ended):
+    """What actually happened, with references; durable before the answer is released."""
+
+    v: Version
+    call: str
+    attempt: str
+    task: str
+
+
+class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
+    """A read that was released: proposal, decision and result in one."""
+
+
+class RefusedPacket(_Proposed):
+    """A call that did not run, or an attempt of one on record (`original`) that got that call's state."""
+
+    source: str | None = None
+    effect: Effect | None = None
+    definition: Hex64 | None = None
+    record: RecordView | None = None
+    refusal: RefusalView
+    original: str | None = None
+    decision: DecisionView | None = None
+
+
+class PendingPacket(_Proposed, _OfTool, _Considered):
+    """A whole stored proposal that waits for people: `roles` maps a role to how many of them."""
+
+    approval: str
+    roles: dict[str, int]
+    approval_digests: DigestsView | None
+    shown: Free
+
+
+class ReplayedPacket(_Proposed, _OfTool):
+    """A repeat answered from the record of call `original`."""
+
+    original: str
+
+
+class RefusalsCounted(_Open):
+    """Refusals that were not recorded singly: how many of each code."""
+
+    v: Version
+    counts: dict[str, int]
+
+
+class VoteView(_Open):
+    approver: str
+    yes: bool
+
+
+class ApprovalDecided(_Open):
+    """One person's yes or no, and the state of the approval after it."""
+
+    v: Version
+    approval: str
+    call: str
+    vote: VoteView
+    state: str
+
+
+class CallClosed(_Open):
+    """A call that ended without running: denied, expired or void."""
+
+    v: Version
+    call: str
+    state: CallState
+
+
+class Recovered(_Open):
+    """What was done with a call whose owner is gone."""
+
+    v: Version
+    call: str
+    state: CallState
+
+
+class Resolved(_Open):
+    """A person's word on a call in doubt."""
+
+    v: Version
+    call: str
+    state: CallState
+
+
+class LateOutcome(_Open):
+    """An outcome that came after its call had been recovered: kept as evidence, it changes nothing."""
+
+    v: Version
+    call: str
+
+
+class SwitchChanged(_Open):
+    """A kill switch set or cleared; `switch_seq` orders it against every commit of the tenant."""
+
+    v: Version
+    switch: str
+    reason: str
+    by: str
+    switch_seq: int
+
+
+class ApproverAdded(_Open):
+    v: Version
+    approver: str
+    roles: list[str]
+    added_by: str | None
+
+
+class BundleActivated(_Open):
+    """The config, policies and definitions in force from here on, by digest."""
+
+    v: Version
+    bundle: str
+
+
+class TaskEnded(_Open):
+    v: Version
+    task: str
+    outcome: str
+
+
+PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
+    {
+        RecordType.REFUSED: RefusedPacket,
+        RecordType.REFUSALS_COUNTED: RefusalsCounted,
+        RecordType.PENDING: PendingPacket,
+        RecordType.ACTION: ActionPacket,
+        RecordType.AUDIT: AuditPacket,
+        RecordType.READ: ReadPacket,
+        RecordType.REPLAYED: ReplayedPacket,
+        RecordType.APPROVAL_DECIDED: ApprovalDecided,
+        RecordType.CALL_CLOSED: CallClosed,
+        RecordType.RECOVERED: Recovered,
+        RecordType.RESOLVED: Resolved,
+        RecordType.LATE_OUTCOME: LateOutcome,
+        RecordType.SWITCH_SET: SwitchChanged,
+        RecordType.SWITCH_CLEARED: SwitchChanged,
+        RecordType.APPROVER_ADDED: ApproverAdded,
+        RecordType.BUNDLE_ACTIVATED: BundleActivated,
+        RecordType.TASK_ENDED: TaskEnded,
+    }
+)
+_WRAPPING: Mapping[str, type[BaseModel]] = MappingProxyType({"envelope": Envelope, "payload": Payload})
+_SCHEMAS = Path(__file__).parent / "schemas"
+
+
+def check_packet(kind: RecordType, packet: JsonObject) -> None:
+    """Raises ValueError (Pydantic's, naming each field) when the packet is not one of this type."""
+    PACKETS[kind].model_validate_json(compact_json(packet))
+
+
+def published_schemas() -> dict[str, str]:
+    """File name to text: one JSON Schema (2020-12) for the envelope, the payload and each record type."""
+    models = {**_WRAPPING, **{kind.value: model for kind, model in PACKETS.items()}}
+    texts: dict[str, str] = {}
+    for name, model in models.items():
+        schema = {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "$id": f"urn:comptroller:{name}:v{PACKET_VERSION}",
+            **model.model_json_schema(),
+        }
+        texts[f"{name}.v{PACKET_VERSION}.json"] = json.dumps(schema, indent=2, sort_keys=True) + "\n"
+    return texts
+
+
+def publish(folder: Path = _SCHEMAS) -> None:
+    """Write the schemas into the package."""
+    folder.mkdir(exist_ok=True)
+    for name, text in published_schemas().items():
+        (folder / name).write_text(text)
