@@ -16,15 +16,9 @@ from pydantic import ValidationError
 
 from comptroller_policy.errors import Finding
 from comptroller_server.config_checks import cross_findings
-from comptroller_server.config_findings import (
-    KeyPath,
-    empty_values,
-    finding_at,
-    shape_findings,
-    without,
-    written_part,
-)
+from comptroller_server.config_findings import empty_values, shape_findings
 from comptroller_server.config_model import Config, Document, StoreSettings, config_json_schema
+from comptroller_server.config_paths import KeyPath, finding_at, without, written_part
 from comptroller_server.config_values import misplaced_secrets, policy_files, source_files, store_settings
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.yaml_lines import Node, read_yaml

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from comptroller_audit.vocabulary import Effect
 from comptroller_budgets.limits import Scope
 from comptroller_policy.errors import Finding
-from comptroller_server.config_findings import KeyPath, finding_at
 from comptroller_server.config_model import Document
+from comptroller_server.config_paths import KeyPath, finding_at
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
 

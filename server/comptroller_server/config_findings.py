@@ -5,29 +5,18 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
 from functools import cache
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from comptroller_policy.errors import Finding
 from comptroller_server.config_model import config_json_schema
+from comptroller_server.config_paths import KeyPath, finding_at
 from comptroller_server.yaml_lines import Node
 
-__all__ = [
-    "KeyPath",
-    "empty_values",
-    "finding_at",
-    "shape_findings",
-    "shown_path",
-    "without",
-    "written_part",
-]
-
-KeyPath: TypeAlias = tuple[str | int, ...]
-"""Keys and indexes from the top of the document, indexes counted over all files."""
+__all__ = ["empty_values", "shape_findings"]
 
 _NOT_YET: tuple[KeyPath, ...] = (
     ("models",),
@@ -105,57 +94,6 @@ def shape_findings(tree: Node, error: ValidationError, told: Collection[KeyPath]
         else:
             findings.append(finding_at(tree, path, _said(one)))
     return findings
-
-
-def finding_at(tree: Node, path: KeyPath, message: str) -> Finding:
-    """`message` placed at `path`, or where the nearest part of it was written."""
-    where, shown = shown_path(tree, path)
-    return Finding(where, f"`{shown}` {message}" if shown else message)
-
-
-def shown_path(tree: Node, path: KeyPath) -> tuple[str, str]:
-    """`(file:line, path as the user wrote it)`. An index counts in the entry's own file."""
-    node, shown = tree, ""
-    for part in path:
-        value = node.value
-        if isinstance(part, int) and isinstance(value, tuple) and part < len(value):
-            node = value[part]
-            shown += f"[{node.at}]"
-            continue
-        key = f"[{part}]" if isinstance(part, int) else part[:80]
-        shown += key if isinstance(part, int) or not shown else f".{key}"
-        if isinstance(value, Mapping) and part in value:
-            node = value[str(part)]
-    return node.where, shown
-
-
-def written_part(tree: Node, path: KeyPath) -> KeyPath:
-    """The longest beginning of `path` that was written."""
-    node = tree
-    for at, part in enumerate(path):
-        value = node.value
-        if isinstance(value, Mapping) and part in value:
-            node = value[str(part)]
-        elif isinstance(value, tuple) and isinstance(part, int) and part < len(value):
-            node = value[part]
-        else:
-            return path[:at]
-    return path
-
-
-def without(tree: Node, path: KeyPath) -> Node:
-    """`tree` less the value at `path`, which was written.
-
-    Only the nodes on the way are new, so that an untouched part stays the same object.
-    """
-    value, key, deeper = tree.value, path[0], path[1:]
-    if isinstance(value, Mapping):
-        rest = {other: child for other, child in value.items() if other != key}
-        return replace(tree, value={**value, str(key): without(value[str(key)], deeper)} if deeper else rest)
-    if isinstance(value, tuple) and isinstance(key, int):
-        kept = (without(value[key], deeper),) if deeper else ()
-        return replace(tree, value=(*value[:key], *kept, *value[key + 1 :]))
-    return tree
 
 
 def empty_values(tree: Node, path: KeyPath = ()) -> list[KeyPath]:

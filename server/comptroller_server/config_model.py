@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,6 +21,7 @@ from comptroller_budgets.limits import BudgetsConfig
 from comptroller_policy.declarations import Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
+from comptroller_server.config_paths import parsed_path, shown_path
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
 
@@ -37,10 +38,9 @@ __all__ = [
     "SourceConfig",
     "StoreSettings",
     "config_json_schema",
-    "locate",
 ]
 
-ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
 PythonTarget = Annotated[
     str,
@@ -194,9 +194,22 @@ class Config:
         """The entry of `tools:` with this name."""
         return next((tool for tool in self.tools if tool.name == name), None)
 
-    def finding(self, path: str, message: str) -> Finding:
-        """A finding about a config path such as `tools[2].constraints`, placed at its file and line."""
-        return Finding(locate(self.tree, path), f"`{path}`: {message}")
+    def placed(self, findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        """Findings of later stages with file and line.
+
+        `where` may be a config path, with a tool by index or by name (`tools[2].facts`, `tools.issue_refund.facts`);
+        the nearest part that was written gives the line, and the message gets the path as it was written. Any
+        other place (`policies/refunds.cedar:3`) stays.
+        """
+        return tuple(self._placed(finding) for finding in findings)
+
+    def _placed(self, finding: Finding) -> Finding:
+        section = re.split(r"[.\[]", finding.where, maxsplit=1)[0]
+        if section not in Document.model_fields:
+            return finding
+        path, rest = parsed_path(self.tree, finding.where)
+        where, shown = shown_path(self.tree, path)
+        return Finding(where, f"`{shown}{rest}`: {finding.message}")
 
     def digest_material(self) -> JsonObject:
         """All that shapes decisions, for the bundle's digest: no secret, and nothing of where things lie.
@@ -227,33 +240,3 @@ def config_json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of `comptroller.yaml`, for editors that complete and check YAML."""
     schema = Document.model_json_schema(by_alias=True, mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "comptroller.yaml"}
-
-
-_INDEX = re.compile(r"\[(\d+)\]")
-
-
-def locate(tree: Node, path: str) -> str:
-    """`file:line` of a config path, or of the nearest part of it that was written.
-
-    Indexes count over all files, as in `Config.tools`. Keys may hold dots (`history.principal.today`).
-    """
-    node, rest = tree, path
-    while rest:
-        rest = rest.removeprefix(".")
-        if isinstance(node.value, Mapping):
-            key = max(
-                (key for key in node.value if rest == key or rest.startswith((f"{key}.", f"{key}["))),
-                key=len,
-                default=None,
-            )
-            if key is None:
-                break
-            node, rest = node.value[key], rest[len(key) :]
-        elif isinstance(node.value, tuple):
-            index = _INDEX.match(rest)
-            if index is None or int(index[1]) >= len(node.value):
-                break
-            node, rest = node.value[int(index[1])], rest[index.end() :]
-        else:
-            break
-    return node.where

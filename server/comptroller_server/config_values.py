@@ -20,8 +20,8 @@ from sqlalchemy.exc import ArgumentError
 
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
-from comptroller_server.config_findings import KeyPath, finding_at
 from comptroller_server.config_model import SourceConfig, StoreConfig, StoreSettings
+from comptroller_server.config_paths import KeyPath, finding_at
 from comptroller_server.yaml_lines import Node
 
 __all__ = ["misplaced_secrets", "policy_files", "source_files", "store_settings"]

@@ -12,6 +12,7 @@ import pytest
 import comptroller_tools.desk
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.declarations import RolloutMode
+from comptroller_policy.errors import Finding
 from comptroller_server.config import Config, config_json_schema, load_config
 from comptroller_server.errors import ConfigInvalid
 
@@ -198,18 +199,28 @@ def test_a_fragment_that_would_be_passed_over_is_refused(tmp_path: Path) -> None
         load_config(tmp_path / "comptroller.yaml")
 
 
-def test_later_findings_can_be_placed_at_a_config_path(tmp_path: Path) -> None:
+def test_findings_of_later_stages_get_file_line_and_the_path_as_written(tmp_path: Path) -> None:
     config = load(tmp_path, DESK, more="tools:\n  - {name: a, allow_actions: [read]}\n  - {name: b}\n")
     places = {
-        "tools[2].constraints": "comptroller.yaml:31",
-        "tools[2].history.principal.refunds_today.count": "comptroller.yaml:38",
-        "tools[4]": "more.yaml:3",
-        "tools[2].limits.nothing_here": "comptroller.yaml:44",
-        "nothing": "comptroller.yaml:1",
+        "tools[2].constraints": ("comptroller.yaml:31", "tools[2].constraints"),
+        "tools.issue_refund.constraints.max_x": ("comptroller.yaml:31", "tools[2].constraints.max_x"),
+        "tools.issue_refund.history.principal.refunds_today.count": (
+            "comptroller.yaml:38",
+            "tools[2].history.principal.refunds_today.count",
+        ),
+        "tools.issue_refund.approval[0].when": ("comptroller.yaml:40", "tools[2].approval[0].when"),
+        "tools[4]": ("more.yaml:3", "tools[1]"),
+        "tools.b.name": ("more.yaml:3", "tools[1].name"),
+        "tools.missing": ("comptroller.yaml:19", "tools.missing"),
+        "sources.desk.python": ("comptroller.yaml:11", "sources.desk.python"),
+        "sources": ("comptroller.yaml:10", "sources"),
     }
-    for path, place in places.items():
-        assert config.finding(path, "x").where.endswith(place), path
-    assert config.finding("tools[4].name", "is odd").message == "`tools[4].name`: is odd"
+    for path, (place, shown) in places.items():
+        (finding,) = config.placed([Finding(path, "is odd")])
+        assert finding.where.endswith(f"{os.sep}{place}"), path
+        assert finding.message == f"`{shown}`: is odd"
+    elsewhere = Finding("policies/refunds.cedar:3", "does not parse")
+    assert config.placed([elsewhere]) == (elsewhere,)
 
 
 def test_a_url_with_a_password_shows_it_nowhere_and_lists_it_to_withhold(tmp_path: Path) -> None:
