@@ -1,10 +1,10 @@
 """Errors of the server.
 
-    ComptrollerError
-    └── ServerError
-        ├── ConfigInvalid     the configuration does not load; carries every finding (config.py)
-        ├── IdentityError     no subject can be proved, or a token file is not safe to use (identity.py)
-        └── TransportError    a transport cannot be opened as asked (stdio.py, http.py)
+ComptrollerError
+└── ServerError
+    ├── ConfigInvalid     the configuration does not load; carries every finding (config.py)
+    ├── IdentityError     no subject can be proved, or a token file is not safe to use (identity.py)
+    └── TransportError    a transport cannot be opened as asked (stdio.py, http.py)
 """
 
 from __future__ import annotations

@@ -227,13 +227,10 @@ def parse_message(message: JsonObject) -> JSONRPCMessage | None:
 
 def not_a_message(message: JsonObject) -> JSONRPCError:
     """What answers an object that `parse_message` does not know, with its id if it has a usable one."""
-    request = message.get("id")
-    usable = isinstance(request, str | int) and not isinstance(request, bool)
-    text = (
-        "Not a JSON-RPC 2.0 message; send a request with a text or integer id, or a notification without one."
-    )
-    error = ErrorData(code=INVALID_REQUEST, message=text)
-    return JSONRPCError(jsonrpc="2.0", id=request if usable else None, error=error)
+    given = message.get("id")
+    request = given if isinstance(given, str | int) and not isinstance(given, bool) else None
+    text = "Not a JSON-RPC 2.0 message; send a request with a text or integer id, or a notification without."
+    return JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=INVALID_REQUEST, message=text))
 
 
 class _ProgressRelay:

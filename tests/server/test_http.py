@@ -16,17 +16,18 @@ import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
+from comptroller_audit.vocabulary import Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.http import build_app, serve_http, subject_of
 from comptroller_server.identity import LocalIdentity
-from comptroller_server.protocol import GovernedServer, build_server
+from comptroller_server.protocol import GovernedServer, RequestContext, build_server
 from tests.server.small_governor import SECRET, SmallGovernor
 
 pytestmark = pytest.mark.anyio
 
 ERAS = ["auto", "legacy"]
 MODERN = "2026-07-28"
-_ENVELOPE = {
+_ENVELOPE: dict[str, Any] = {
     "io.modelcontextprotocol/protocolVersion": MODERN,
     "io.modelcontextprotocol/clientCapabilities": {},
 }
@@ -187,8 +188,10 @@ async def test_two_tokens_in_one_request_prove_nobody(tmp_path: Path) -> None:
 async def test_the_token_never_reaches_a_handler(tmp_path: Path) -> None:
     kept: list[str] = []
 
-    def remember(ctx: Any) -> Any:
-        kept.append(repr(ctx.request.scope) + repr(vars(ctx.request.scope["user"].access_token)))
+    def remember(ctx: RequestContext) -> Subject:
+        assert ctx.request is not None
+        scope = ctx.request.scope
+        kept.append(repr(scope) + str(scope["user"].access_token.token))
         return subject_of(ctx)
 
     identity = LocalIdentity("test", "ana", (), ["bot"], tmp_path / "tokens")
@@ -371,7 +374,7 @@ async def test_the_end_waits_for_a_call_in_flight_and_takes_no_new_one(tmp_path:
         await on.governor.held.wait()
         on.stop.set()
         async with asyncio.timeout(5):
-            while await _accepts(on):
+            while await _accepts(on):  # noqa: ASYNC110 - the listening socket of uvicorn has no event
                 await asyncio.sleep(0.01)
         assert not asking.done()
         on.governor.release.set()
@@ -396,7 +399,8 @@ async def test_the_end_does_not_wait_for_open_listening_streams(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.0.2.7", "example.com", "", "localhost.evil.test", "10.0.0.1"]
+    "host",
+    ["0.0.0.0", "::", "192.0.2.7", "example.com", "", "localhost.evil.test", "10.0.0.1"],  # noqa: S104 - refused
 )
 async def test_an_address_that_is_not_loopback_refuses_to_start(host: str) -> None:
     with pytest.raises(TransportError, match="until an identity provider is configured"):
