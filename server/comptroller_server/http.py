@@ -18,9 +18,10 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from comptroller_audit.vocabulary import Subject
+from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
 from comptroller_server.identity import LocalIdentity
@@ -90,10 +91,14 @@ class _App:
         self._identity = identity
         self._limits = limits
         self._drain_s = drain_s
-        self._sdk = StreamableHTTPSessionManager(
-            server,
-            json_response=True,
-            max_request_body_size=limits.bytes_max,
+        self._sdk = self._manager(json_response=True)
+        self._sdk_streaming = self._manager(json_response=False)
+
+    def _manager(self, *, json_response: bool) -> StreamableHTTPSessionManager:
+        return StreamableHTTPSessionManager(
+            self._server,
+            json_response=json_response,
+            max_request_body_size=self._limits.bytes_max,
             max_sessions=SESSIONS_MAX,
             session_idle_timeout=SESSION_IDLE_S,
             # Host and Origin are checked here, by exact port; the SDK's own check takes any port.
@@ -112,6 +117,7 @@ class _App:
         await receive()
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(self._sdk.run())
+            await stack.enter_async_context(self._sdk_streaming.run())
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._server.drain(self._drain_s)  # the SDK's tasks are cancelled when the stack unwinds
@@ -134,6 +140,7 @@ class _App:
         if subject is None:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
+        sdk = self._sdk
         if scope["method"] == "POST":
             framed = await self._framed(receive)
             if framed is None:
@@ -142,11 +149,13 @@ class _App:
                 await framed(send)
                 return
             receive = _replay(framed.data, receive)
+            if _wants_progress(headers, framed.message):
+                sdk = self._sdk_streaming
         elif scope["method"] not in ("GET", "DELETE"):
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
             return
         asking_subject.set(subject)
-        await self._sdk.handle_request(_for_sdk(scope, subject), receive, send)
+        await sdk.handle_request(_for_sdk(scope, subject), receive, send)
 
     def _who(self, headers: _Headers) -> Subject | None:
         value = headers.only(b"authorization")
@@ -185,6 +194,23 @@ def _for_sdk(scope: Scope, subject: Subject) -> Scope:
     )
     headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
     return {**scope, "headers": headers, "user": AuthenticatedUser(owner), _SUBJECT: subject}
+
+
+def _wants_progress(headers: _Headers, message: JsonObject) -> bool:
+    """Whether the answer may have to be a stream. Streams cost a little more, so only those who ask get one.
+
+    Only in the 2026 era, where each request stands alone. A 2025 session is of one kind, and ours answer in
+    JSON: its clients get the result without the progress.
+    """
+    if headers.only(b"mcp-protocol-version") in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
+        return False
+    params = message.get("params")
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    return (
+        isinstance(meta, dict)
+        and "progressToken" in meta
+        and "text/event-stream" in (headers.only(b"accept") or "")
+    )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
