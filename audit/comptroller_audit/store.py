@@ -17,6 +17,7 @@ from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.database import Database, Relation, Row, is_driver_error
 from comptroller_audit.errors import StoreClosed, StoreUnavailable
 from comptroller_audit.lanes import BATCH_UNITS_MAX, InlineLane, Lane, ThreadLane
+from comptroller_audit.log import Frontier
 from comptroller_audit.migrate import schema_is_current, upgrade
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.transaction import BatchRunner, FaultPoint, Waiting, no_fault, read_head, select_rows
@@ -53,6 +54,10 @@ class Reader:
         text, constants = self._database.text_of(statement)
         cursor.execute(text, {**constants, **parameters})
         return list(cursor.fetchall())
+
+    def tree(self, tenant: str) -> tuple[Head | None, Frontier]:
+        """The head row with the log's frontier, from which the root follows."""
+        return read_head(self._database, self.connection.cursor(), tenant, lock=False)
 
     def head(self, tenant: str) -> Head | None:
         return read_head(self._database, self.connection.cursor(), tenant, lock=False)[0]

@@ -16,7 +16,19 @@ from comptroller_audit.database import Relation, Row
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.vocabulary import Refusal
 
-__all__ = ["Committed", "Head", "Key", "Moved", "Part", "Receipt", "State", "Stop", "Stopped", "Unit"]
+__all__ = [
+    "Committed",
+    "Head",
+    "Key",
+    "Moved",
+    "Part",
+    "Receipt",
+    "State",
+    "Stop",
+    "Stopped",
+    "Unit",
+    "WriteRecord",
+]
 
 Key: TypeAlias = tuple[Relation, str]
 
@@ -154,6 +166,20 @@ class Unit:
 
     parts: Sequence[Part]
     on_refusal: Callable[[Refusal], Part] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRecord:
+    """Part: append a record that belongs to no single call."""
+
+    record: LogRecord
+
+    def keys(self) -> Iterable[Key]:
+        return ()
+
+    def apply(self, state: State) -> Stop | None:
+        state.append(self.record)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

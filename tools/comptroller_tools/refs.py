@@ -62,8 +62,13 @@ class GiveRefs:
                 REFS,
                 ref_row_id(self.task, ref.id),
                 {
-                    "task": self.task, "call": self.call, "kind": ref.kind, "record_key": ref.key,
-                    "version": ref.version, "listed": ref.listed, "at_ms": state.now_ms,
+                    "task": self.task,
+                    "call": self.call,
+                    "kind": ref.kind,
+                    "record_key": ref.key,
+                    "version": ref.version,
+                    "listed": ref.listed,
+                    "at_ms": state.now_ms,
                 },
             )
         return None

@@ -1,0 +1,125 @@
+"""Reading the record: packets by log index, calls by id or state. For people and for the pipeline's own look-back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, select
+
+from comptroller_audit.calls import CallRow
+from comptroller_audit.database import Row, table_of
+from comptroller_audit.log import LogEntry, LogPayload
+from comptroller_audit.sealing import KeyRing, Sealed
+from comptroller_audit.store import Reader
+from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
+
+__all__ = ["Logged", "calls_in_state", "calls_matching", "entries", "newest_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """One log entry. `packet` is None when its payload was erased."""
+
+    index: int
+    type: RecordType
+    at_ms: int
+    envelope: JsonObject
+    leaf: str
+    packet: JsonObject | None
+
+
+def entries(reader: Reader, ring: KeyRing, tenant: str, indexes: Sequence[int]) -> list[Logged]:
+    """The entries at `indexes`, in that order; missing ones are left out. Raises `KeyRingError` without the key."""
+    entry, payload = table_of(LogEntry), table_of(LogPayload)
+    logged: list[Logged] = []
+    for index in indexes:
+        where = {"tenant": tenant, "idx": index}
+        found = reader.query(
+            select(entry.c.envelope, entry.c.leaf).where(
+                entry.c.tenant == bindparam("tenant"), entry.c.idx == bindparam("idx")
+            ),
+            **where,
+        )
+        sealed = reader.query(
+            select(payload.c.key_id, payload.c.wrapped, payload.c.sealed).where(
+                payload.c.tenant == bindparam("tenant"), payload.c.idx == bindparam("idx")
+            ),
+            **where,
+        )
+        if found:
+            logged.append(_logged(ring, tenant, index, found[0], sealed[0] if sealed else None))
+    return logged
+
+
+def _logged(
+    ring: KeyRing, tenant: str, index: int, found: tuple[Any, ...], sealed: tuple[Any, ...] | None
+) -> Logged:
+    envelope: JsonObject = json.loads(found[0])
+    packet: JsonObject | None = None
+    if sealed is not None:
+        key_id, wrapped, ciphertext = sealed
+        plain = ring.unseal(tenant, index, Sealed(key_id, bytes(wrapped), bytes(ciphertext)))
+        packet = json.loads(plain)["packet"]
+    at_ms = envelope["t"]
+    assert isinstance(at_ms, int)
+    return Logged(index, RecordType(str(envelope["type"])), at_ms, envelope, bytes(found[1]).hex(), packet)
+
+
+def _as_rows(found: Sequence[tuple[Any, ...]]) -> list[tuple[str, Row]]:
+    columns = [c.name for c in table_of(CallRow).columns if c.name not in ("tenant", "id")]
+    return [(str(row[0]), dict(zip(columns, row[1:], strict=True))) for row in found]
+
+
+def _columns() -> list[Any]:
+    table = table_of(CallRow)
+    return [table.c.id, *(c for c in table.columns if c.name not in ("tenant", "id"))]
+
+
+def calls_in_state(reader: Reader, tenant: str, states: Sequence[CallState]) -> list[tuple[str, Row]]:
+    """Every call in one of `states`, oldest first."""
+    table = table_of(CallRow)
+    found: list[tuple[Any, ...]] = []
+    for state in states:
+        found += reader.query(
+            select(*_columns())
+            .where(table.c.tenant == bindparam("tenant"), table.c.state == bindparam("state"))
+            .order_by(table.c.id),
+            tenant=tenant,
+            state=state.value,
+        )
+    return _as_rows(found)
+
+
+def newest_calls(reader: Reader, tenant: str, most: int) -> list[tuple[str, Row]]:
+    """The newest calls, newest first."""
+    table = table_of(CallRow)
+    found = reader.query(
+        select(*_columns())
+        .where(table.c.tenant == bindparam("tenant"))
+        .order_by(table.c.id.desc())
+        .limit(most),
+        tenant=tenant,
+    )
+    return _as_rows(found)
+
+
+def calls_matching(reader: Reader, tenant: str, prefix: str) -> list[tuple[str, Row]]:
+    """Calls whose id begins with `prefix` (at least 6 characters), at most ten."""
+    table = table_of(CallRow)
+    found = reader.query(
+        select(*_columns())
+        .where(
+            table.c.tenant == bindparam("tenant"),
+            table.c.id >= bindparam("first"),
+            table.c.id < bindparam("last"),
+        )
+        .order_by(table.c.id)
+        .limit(10),
+        tenant=tenant,
+        first=prefix,
+        last=prefix + "~",
+    )
+    return _as_rows(found)

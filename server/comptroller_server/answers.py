@@ -1,0 +1,102 @@
+"""Step 15: what the agent reads. Our own sentences, and quoted, escaped, capped values; never a secret or a link."""
+
+from __future__ import annotations
+
+import json
+
+from comptroller_audit.unit import Receipt
+from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
+from comptroller_server.case import Case
+from comptroller_server.proposal import Answer
+
+__all__ = [
+    "META_RECEIPT",
+    "META_REFUSAL",
+    "pending_refusal",
+    "refusal_answer",
+    "replay_answer",
+    "success_answer",
+]
+
+META_RECEIPT = "comptroller/receipt"
+META_REFUSAL = "comptroller/refusal"
+META_CALL = "comptroller/call"
+
+
+def receipt_json(receipt: Receipt) -> JsonObject:
+    """Where the record of this answer stands; check it with `comptroller audit verify --receipts`."""
+    return {"log": receipt.log, "index": receipt.index, "leaf": receipt.leaf}
+
+
+def refusal_answer(refusal: Refusal, call: str, receipt: Receipt | None) -> Answer:
+    """A refusal: one self-contained text, details in `_meta`, no structured content."""
+    details: JsonObject = {
+        "class": refusal.failure_class.value,
+        "code": refusal.code.value,
+        "retry": refusal.retry,
+        "call": refusal.call or call,
+        "policies": list(refusal.policies),
+        **refusal.details,
+    }
+    meta: JsonObject = {META_REFUSAL: details, META_CALL: call}
+    if receipt is not None and receipt.index >= 0:
+        meta[META_RECEIPT] = receipt_json(receipt)
+    lead = "Waiting for approval" if refusal.code is Code.APPROVAL_PENDING else "Not done"
+    if refusal.code in (Code.IN_DOUBT, Code.VERIFICATION_FAILED, Code.OUTPUT_INVALID):
+        lead = "Failed"
+    return Answer(
+        f"{lead} ({refusal.code.value}): {refusal.text}",
+        is_error=True,
+        meta=meta,
+        unknown_tool=refusal.code is Code.UNKNOWN_TOOL,
+    )
+
+
+def pending_refusal(
+    call: str, roles: dict[str, int], reasons: tuple[str, ...], policies: tuple[str, ...]
+) -> Refusal:
+    """The answer when a person must agree first."""
+    people = " and ".join(f"{count} with role {role}" for role, count in sorted(roles.items()))
+    because = " ".join(reasons)
+    return Refusal(
+        Code.APPROVAL_PENDING,
+        f"A person must agree first ({people}). {because} Nothing has been done yet. When it is approved, call "
+        f'`resume_call` with {{"call": "{call}"}}; do not repeat the arguments, and do not wait in a loop.',
+        retry="person",
+        call=call,
+        policies=policies,
+    )
+
+
+def success_answer(case: Case) -> Answer:
+    """The released output as text and structured content, with refs named in both."""
+    structured: JsonObject | None = None
+    refs: list[Json] = [ref.as_json() for ref in case.refs]
+    if isinstance(case.released, dict):
+        structured = {**case.released, "refs": refs} if refs else dict(case.released)
+    text = json.dumps(case.released, ensure_ascii=False, separators=(", ", ": "))
+    if refs:
+        named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
+        text += f"\nRefs to cite in `why.citations`: {named}"
+    if case.withheld:
+        text += f"\n({case.withheld} secret values were withheld.)"
+    if case.resumed is not None:
+        text += "\n(Approved by a person and run once, exactly as proposed.)"
+    meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
+    if case.receipt is not None:
+        meta[META_RECEIPT] = receipt_json(case.receipt)
+    return Answer(
+        text, structured if case.tool_in_hand.definition.output_schema is not None else None, meta=meta
+    )
+
+
+def replay_answer(call: str, output: Json, receipt: Receipt | None) -> Answer:
+    """The recorded answer of a call that was made before."""
+    meta: JsonObject = {META_CALL: call, "comptroller/replayed": True}
+    if receipt is not None:
+        meta[META_RECEIPT] = receipt_json(receipt)
+    text = (
+        f"{json.dumps(output, ensure_ascii=False, separators=(', ', ': '))}\n"
+        f"(This was done before, by call {call}; it was not done again. This is the recorded result.)"
+    )
+    return Answer(text, output if isinstance(output, dict) else None, meta=meta)

@@ -1,0 +1,182 @@
+"""The one composition root: builds the pipeline on an installation, starts what runs beside it, and ends it well."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from comptroller_audit.checkpoint import CheckpointFile
+from comptroller_audit.errors import StoreError
+from comptroller_audit.owners import OwnerLock, owner_locks
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.unit import Unit, WriteRecord
+from comptroller_audit.vocabulary import RecordType
+from comptroller_server.checkpoints import Checkpointer
+from comptroller_server.commits import ApprovalTerms, Commits
+from comptroller_server.decisions import Decisions
+from comptroller_server.dispatch import Counts, Dispatcher
+from comptroller_server.evidence import Evidence
+from comptroller_server.installation import TENANT, ActivateBundle, Installation
+from comptroller_server.intake import Intake, IntakeTerms
+from comptroller_server.lookups import LookUps
+from comptroller_server.outcomes import Outcomes
+from comptroller_server.pipeline import Pipeline
+from comptroller_server.quotas import Quotas
+from comptroller_server.recovery import Recovered, Recovery
+from comptroller_server.repeats import Repeats
+from comptroller_server.taskbook import TaskBook
+from comptroller_server.watch import Watch
+
+__all__ = ["Service", "running"]
+
+DRAIN_S = 10.0
+"""How long a shutdown waits for outcomes that are not written yet."""
+COUNT_FLUSH_S = 1.0
+"""How often counted refusals are recorded."""
+
+_log = structlog.stdlib.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A serving process's parts. `recovered` is what the first recovery round found."""
+
+    installation: Installation
+    owner: str
+    pipeline: Pipeline
+    watch: Watch
+    outcomes: Outcomes
+    recovery: Recovery
+    checkpointer: Checkpointer
+    quotas: Quotas
+    recovered: list[Recovered]
+
+
+def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Service:
+    """Wire everything. Pure construction: no file is touched and nothing runs yet."""
+    i, config, ambient = installation, installation.config, installation.ambient
+    store, ring, release, clock, ids = i.store, i.ring, i.release, ambient.clock, ambient.ids
+    limits, environment = config.limits, config.environment
+    counts = Counts()
+    watch = Watch(store, clock, owner, counts)
+    quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
+    evidence = Evidence(release, i.bundle_digest)
+    terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
+    commits = Commits(evidence, config.budgets, terms, i.catalogue, owner)
+    taskbook = TaskBook(store, owner, clock, ids, config.budgets)
+    intake = Intake(
+        i.catalogue,
+        i.policy,
+        store,
+        ring,
+        taskbook,
+        quotas,
+        release,
+        clock,
+        ids,
+        IntakeTerms(limits.replay_window_s * 1000),
+    )
+    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment)
+    dispatcher = Dispatcher(
+        clock, owner_lock, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
+    )
+    outcomes = Outcomes(
+        store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
+    )
+    repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock)
+    decisions = Decisions(i.policy, watch, quotas, clock, environment)
+    locks = owner_locks(store.database, clock)
+    recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
+    sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
+    checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
+    pipeline = Pipeline(intake, look_ups, decisions, repeats, dispatcher, outcomes, watch)
+    return Service(i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, [])
+
+
+@contextlib.asynccontextmanager
+async def running(installation: Installation) -> AsyncGenerator[Service]:
+    """A service that has activated its bundle and recovered, with its background work; ends in a checkpoint.
+
+    Raises `ConfigInvalid`, `StoreError` or `KeyRingError` when it cannot start.
+    """
+    installation.check()
+    store, ambient = installation.store, installation.ambient
+    owner = ambient.ids.uuid7()
+    lock = await asyncio.to_thread(owner_locks(store.database, ambient.clock).take, owner)
+    service = build(installation, owner, lock)
+    background: list[asyncio.Task[None]] = []
+    try:
+        activate = ActivateBundle(installation.bundle_digest, installation.policy.text())
+        await store.commit(TENANT, Unit([activate]))
+        await service.watch.look(TENANT)
+        await service.watch.acknowledge(TENANT)
+        service.recovered.extend(await service.recovery.round(TENANT))
+        config = installation.config
+        background = [
+            _for_ever("watch", service.watch.run([TENANT])),
+            _for_ever("recovery", _recover(service, config.limits.recovery_interval_s)),
+            _for_ever("checkpoints", service.checkpointer.run([TENANT], config.store.checkpoint_interval_s)),
+            _for_ever("counting", _count_refusals(service)),
+        ]
+        yield service
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await _end(service, lock)
+
+
+def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(work, name=name)
+
+
+async def _end(service: Service, lock: OwnerLock) -> None:
+    """Unwritten outcomes, a last checkpoint, then the lock: what is left then is for the next start."""
+    left = await service.outcomes.drain(DRAIN_S)
+    if left:
+        _log.error("outcomes not written; the next start will look them up", calls=left)
+    try:
+        await flush_counted(service)
+        await service.checkpointer.write(TENANT)
+    except StoreError as error:
+        _log.error("the last checkpoint was not written", error=str(error))
+    for source in service.installation.sources.values():
+        await source.close()
+    await service.installation.store.close()
+    lock.release()
+
+
+async def _recover(service: Service, interval_s: float) -> None:
+    while True:
+        await asyncio.sleep(interval_s)
+        try:
+            await service.recovery.round(TENANT)
+        except StoreError as error:
+            _log.warning("recovery waits for the store", error=str(error))
+
+
+async def _count_refusals(service: Service) -> None:
+    while True:
+        await asyncio.sleep(COUNT_FLUSH_S)
+        with contextlib.suppress(StoreError):
+            await flush_counted(service)
+
+
+async def flush_counted(service: Service) -> None:
+    """One counting record for all refusals of a flood since the last one."""
+    counted = list(service.quotas.take_counted())
+    if not counted:
+        return
+    packet: dict[str, Any] = {"v": 1, "refusals": dict(counted), "owner": service.owner}
+    try:
+        await service.installation.store.commit(
+            TENANT, Unit([WriteRecord(LogRecord(RecordType.REFUSALS_COUNTED, packet))])
+        )
+    except StoreError:
+        service.quotas.put_back(counted)
+        raise

@@ -1,0 +1,128 @@
+"""A call in hand: everything the pipeline knows about one attempt, filled in step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from comptroller_audit.calls import Claim
+from comptroller_audit.database import Row
+from comptroller_audit.unit import Receipt
+from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
+from comptroller_budgets.limits import Charge
+from comptroller_policy.model import Decision, Gate, Record, Verdict
+from comptroller_server.proposal import Proposal
+from comptroller_server.taskbook import TaskView
+from comptroller_tools.catalogue import Tool
+from comptroller_tools.refs import NewRef
+from comptroller_tools.source import Outcome
+from comptroller_tools.verification import VerificationResult
+
+__all__ = ["Basis", "Case", "Refused", "Resumed"]
+
+
+UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
+"""No decision yet: a deny, so that a skipped step cannot allow anything."""
+
+
+class Refused(Exception):
+    """Ends the story of a call with a refusal. `receipt` is set when it is on record already."""
+
+    def __init__(self, refusal: Refusal, receipt: Receipt | None = None) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+        self.receipt = receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a decision read that could move: history revisions, the switch sequence, the bundle."""
+
+    history: Mapping[str, int] = field(default_factory=dict[str, int])
+    switch_seq: int = 0
+    bundle: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A stored proposal that is being run: its call row, its approval row and the packet that was stored."""
+
+    row: Row
+    approval: Row
+    packet: JsonObject
+
+
+@dataclass(slots=True)
+class Case:
+    """One attempt of one call. `call` is the call's id: a new one, or the target of a resume."""
+
+    proposal: Proposal
+    call: str
+    attempt: str
+    received_ms: int
+    started: float
+    principal_key: str
+    task: TaskView
+    tool: Tool | None = None
+    resumed: Resumed | None = None
+    # 4 validate
+    arguments: JsonObject = field(default_factory=dict[str, Json])
+    argument_bytes: bytes = b"{}"
+    why: JsonObject | None = None
+    citations: list[JsonObject] = field(default_factory=list[JsonObject])
+    claims: tuple[Claim, ...] = ()
+    record: Record | None = None
+    # 6 look up
+    basis: Basis = field(default_factory=Basis)
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    history: dict[str, int] = field(default_factory=dict[str, int])
+    derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    # 7 decide, 8 approve
+    decision: Decision = field(default=UNDECIDED)
+    approvals: dict[str, int] = field(default_factory=dict[str, int])
+    gates: tuple[Gate, ...] = ()
+    bound: JsonObject = field(default_factory=dict[str, Json])
+    requested_digest: str = ""
+    changed: tuple[str, ...] = ()
+    # 9 commit
+    charges: tuple[Charge, ...] = ()
+    committed: bool = False
+    deadline: float = 0.0
+    action_receipt: Receipt | None = None
+    # 10 to 14
+    outcome: Outcome | None = None
+    problem: Refusal | None = None
+    verification: VerificationResult | None = None
+    read_back: dict[str, Any] = field(default_factory=dict[str, Any])
+    decision_after: Decision | None = None
+    refs: tuple[NewRef, ...] = ()
+    released: Json = None
+    withheld: int = 0
+    state: CallState = CallState.PROPOSED
+    receipt: Receipt | None = None
+
+    @property
+    def subject(self) -> Subject:
+        return self.proposal.subject
+
+    @property
+    def tenant(self) -> str:
+        return self.subject.tenant
+
+    @property
+    def tool_in_hand(self) -> Tool:
+        """The tool, from step 3 on."""
+        assert self.tool is not None
+        return self.tool
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What `{path}` references may name."""
+        return {
+            "input": self.arguments,
+            "facts": self.facts,
+            "call": {"id": self.call, "effect_key": self.call},
+            "task": {"id": self.task.id},
+        }

@@ -1,0 +1,287 @@
+"""Which parts make up each of a call's units of work. What is in one unit is durable together or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, ReleaseClaims, TakeClaims
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.unit import Part, Unit
+from comptroller_audit.vocabulary import CallState, Json, Refusal
+from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
+from comptroller_budgets.ledger import Release, Settle, Spend, TakeHold
+from comptroller_budgets.limits import BudgetsConfig, Scope, Window
+from comptroller_budgets.tasks import AwaitPerson, EnterTask, LeaveTask
+from comptroller_policy.approvals import (
+    ApprovalState,
+    CloseApproval,
+    ConsumeApproval,
+    RequestApproval,
+    given,
+    votes_in_packet,
+)
+from comptroller_policy.switches import HeadUnmoved
+from comptroller_server.case import Case
+from comptroller_server.evidence import Evidence
+from comptroller_server.lookups import record_row
+from comptroller_tools.catalogue import Catalogue
+from comptroller_tools.refs import GiveRefs
+
+__all__ = ["ApprovalTerms", "Commits"]
+
+_CLAIM_FREED = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalTerms:
+    """How long an approval lives and how many one principal may have waiting."""
+
+    lives_ms: int
+    pending_max: int
+
+
+class Commits:
+    """Composes units from a case."""
+
+    def __init__(
+        self,
+        evidence: Evidence,
+        budgets: BudgetsConfig,
+        terms: ApprovalTerms,
+        catalogue: Catalogue,
+        owner: str,
+    ) -> None:
+        self._evidence = evidence
+        self._budgets = budgets
+        self._terms = terms
+        self._owner = owner
+        self._counted = _counted_windows(catalogue)
+
+    def refused(self, case: Case, refusal: Refusal) -> Unit:
+        """A refusal that no commit has recorded: a new call's only record, or a note on the call it repeats."""
+        return Unit([self._refusal_part(case, refusal)])
+
+    def ask(self, case: Case, approval: str, roles: dict[str, int], shown: dict[str, Json]) -> Unit:
+        """Step 8: store the whole proposal, take its claims, ask for people, stop the task's clock."""
+        record = self._evidence.pending(case, approval, roles, shown)
+        request = RequestApproval(
+            approval,
+            case.call,
+            case.requested_digest,
+            roles,
+            case.principal_key,
+            case.subject.actor.id,
+            case.task.id,
+            case.tool_in_hand.name,
+            self._terms.lives_ms,
+            self._terms.pending_max,
+        )
+        fields = self._fields(case) | {"approval": approval}
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            self._enter(case, flight=0),
+            AwaitPerson(case.task.id, 1, self._budgets),
+            TakeClaims(case.call, case.claims),
+            request,
+            OpenCall(case.call, CallState.PENDING, fields, record),
+        ]
+        return Unit(parts, self._on_refusal(case))
+
+    def ask_again(self, case: Case, approval: str, roles: dict[str, int], shown: dict[str, Json]) -> Unit:
+        """The record changed, or another gate asks: the call stays pending under a new approval row."""
+        assert case.resumed is not None
+        record = self._evidence.pending(case, approval, roles, shown)
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            CloseApproval(case.resumed.row["approval"], ApprovalState.VOID),
+            RequestApproval(
+                approval,
+                case.call,
+                case.requested_digest,
+                roles,
+                case.principal_key,
+                case.subject.actor.id,
+                case.task.id,
+                case.tool_in_hand.name,
+                self._terms.lives_ms,
+                self._terms.pending_max,
+            ),
+            MoveCall(
+                case.call,
+                CallState.PENDING,
+                CallState.PENDING,
+                case.resumed.row["epoch"],
+                record,
+                {"approval": approval},
+            ),
+        ]
+        return Unit(parts, self._on_refusal(case))
+
+    def close_pending(
+        self, call: str, approval: str, task: str, to: CallState, epoch: int | None, record: LogRecord
+    ) -> Unit:
+        """A pending call ends without an effect: denied, expired or void. Its claims are free again."""
+        ends_as = {
+            CallState.EXPIRED: ApprovalState.EXPIRED,
+            CallState.VOID: ApprovalState.VOID,
+        }.get(to)
+        close: list[Part] = [CloseApproval(approval, ends_as)] if ends_as is not None else []
+        return Unit(
+            [
+                *close,
+                MoveCall(call, CallState.PENDING, to, epoch, record),
+                ReleaseClaims(call),
+                AwaitPerson(task, -1, self._budgets),
+            ]
+        )
+
+    def begin(self, case: Case) -> Unit:
+        """Step 9: basis unchanged, claims, approval, holds, action packet; all or nothing."""
+        votes = votes_in_packet(case.resumed.approval) if case.resumed else []
+        record = self._evidence.action(case, votes, self._history_of(case))
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HistoryUnmoved(case.basis.history),
+            self._enter(case, flight=1),
+            TakeClaims(case.call, case.claims),
+            TakeHold(case.call, case.charges),
+        ]
+        if case.resumed is None:
+            parts.append(OpenCall(case.call, CallState.COMMITTED, self._fields(case), record))
+        else:
+            approval = case.resumed.approval
+            parts += [
+                ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
+                AwaitPerson(case.task.id, -1, self._budgets),
+                MoveCall(
+                    case.call,
+                    CallState.PENDING,
+                    CallState.COMMITTED,
+                    case.resumed.row["epoch"],
+                    record,
+                    {"owner": self._owner, "step": case.task.step},
+                ),
+            ]
+        parts.append(BumpHistory(self._history_of(case)))
+        return Unit(parts, self._on_refusal(case))
+
+    def end(self, case: Case, record: LogRecord) -> Unit:
+        """Step 14 for a committed call: outcome, holds, refs, task, record guard, audit packet."""
+        epoch = 1 if case.resumed is None else case.resumed.row["epoch"]
+        return Unit(
+            [
+                MoveCall(
+                    case.call,
+                    CallState.COMMITTED,
+                    case.state,
+                    epoch,
+                    record,
+                    {"code": case.problem.code.value if case.problem else ""},
+                ),
+                *self.aftermath(
+                    case.call, case.task.id, case.state, record_row(case), self.counted_rows(case)
+                ),
+                GiveRefs(case.task.id, case.call, case.refs),
+            ]
+        )
+
+    def aftermath(
+        self, call: str, task: str | None, state: CallState, guard: str | None, counted: Sequence[str]
+    ) -> list[Part]:
+        """What every end of a committed call brings: holds closed, claims freed or kept, counters moved.
+
+        `task` is None for a call in doubt, which has left its task already. `counted` is without the guard.
+        """
+        nothing_happened = state in _CLAIM_FREED
+        parts: list[Part] = [LeaveTask(task, self._budgets)] if task is not None else []
+        if nothing_happened:
+            parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
+        elif state is not CallState.IN_DOUBT:
+            parts.append(Settle(call))
+        if guard is not None:
+            parts.append(BumpHistory((guard,), -1))
+        return parts
+
+    def read(self, case: Case, record: LogRecord) -> Unit:
+        """The one commit of a read, with the same checks; if any refuses, nothing of the result is released."""
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HistoryUnmoved(case.basis.history),
+            self._enter(case, flight=0),
+            Spend(case.call, case.charges),
+            OpenCall(case.call, case.state, self._fields(case), record),
+            GiveRefs(case.task.id, case.call, case.refs),
+            BumpHistory(self.counted_rows(case)),
+        ]
+        return Unit(parts, self._on_refusal(case))
+
+    def note(self, call: str, record: LogRecord) -> Unit:
+        """A record that belongs to a call without moving it."""
+        return Unit([NoteOnCall(call, record)])
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _on_refusal(self, case: Case) -> Callable[[Refusal], Part]:
+        return lambda refusal: self._refusal_part(case, refusal)
+
+    def _refusal_part(self, case: Case, refusal: Refusal) -> Part:
+        if case.resumed is not None or (refusal.call not in (None, case.call)):
+            original = refusal.call or case.call
+            return NoteOnCall(original, self._evidence.again(case, original, refusal))
+        fields = self._fields(case) | {"code": refusal.code.value, "claims": ""}
+        return OpenCall(case.call, CallState.REFUSED, fields, self._evidence.refused(case, refusal))
+
+    def _fields(self, case: Case) -> dict[str, Any]:
+        tool = case.tool
+        return {
+            "owner": self._owner,
+            "principal": case.principal_key,
+            "actor": case.subject.actor.id,
+            "task": case.task.id,
+            "step": case.task.step,
+            "tool": tool.name if tool else "",
+            "effect": tool.effect.value if tool else "",
+            "claims": ",".join(claim.id for claim in case.claims),
+            "approval": "",
+            "code": "",
+        }
+
+    def _enter(self, case: Case, flight: int) -> EnterTask:
+        view = case.task
+        return EnterTask(
+            view.pointer,
+            view.id,
+            view.is_new,
+            case.principal_key,
+            case.subject.actor.id,
+            view.step_key,
+            case.received_ms,
+            flight,
+            self._budgets,
+            case.call,
+        )
+
+    def _history_of(self, case: Case) -> tuple[str, ...]:
+        guard = record_row(case)
+        counted = self.counted_rows(case)
+        return (*counted, guard) if guard is not None else counted
+
+    def counted_rows(self, case: Case) -> tuple[str, ...]:
+        """The history rows that count this call, in the windows of the moment it was received."""
+        tool, at = case.tool_in_hand.name, case.received_ms
+        return tuple(
+            history_id(scope, case.task.id if scope is Scope.TASK else case.principal_key, tool, window, at)
+            for scope, window in self._counted.get(tool, ())
+        )
+
+
+def _counted_windows(catalogue: Catalogue) -> dict[str, tuple[tuple[Scope, Window], ...]]:
+    """For each tool, the counts that some tool's declared history keeps of it."""
+    counted: dict[str, dict[tuple[Scope, Window], None]] = {}
+    for tool in catalogue:
+        for name, rule in tool.config.history.items():
+            key = (Scope(name.partition(".")[0]), Window(rule.window.value))
+            counted.setdefault(rule.count, {})[key] = None
+    return {tool: tuple(windows) for tool, windows in counted.items()}

@@ -1,0 +1,99 @@
+"""Steps 5, 7 and 12: what policy says before anything is looked up, before the call, and after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.unit import Head
+from comptroller_audit.vocabulary import Code, Refusal
+from comptroller_policy.engine import Bundle
+from comptroller_policy.model import Decision, Question, Verdict
+from comptroller_server.case import Case, Refused
+from comptroller_server.quotas import Quotas
+from comptroller_server.watch import Watch
+from comptroller_tools.source import EffectHappened
+
+__all__ = ["Decisions"]
+
+
+class Decisions:
+    """Asks the bundle, and turns a deny into a refusal that says what to do next."""
+
+    def __init__(self, bundle: Bundle, watch: Watch, quotas: Quotas, clock: Clock, environment: str) -> None:
+        self._bundle = bundle
+        self._watch = watch
+        self._quotas = quotas
+        self._clock = clock
+        self._environment = environment
+
+    def early(self, case: Case, head: Head) -> None:
+        """5: switches, attempt quota, the task's time, and every rule that needs no facts."""
+        tool = case.tool_in_hand
+        refusal = self._watch.switches(case.tenant).stops(tool.name, case.principal_key, case.task.id)
+        refusal = refusal or self._quotas.check(case.principal_key)
+        if refusal is not None:
+            raise Refused(refusal)
+        decision = self._bundle.decide_early(self._question(case))
+        if decision is not None and decision.verdict is Verdict.DENY:
+            case.decision = decision
+            raise Refused(_denied(case, decision))
+
+    def before(self, case: Case) -> None:
+        """7: Cedar, with facts, history, derived values and the approvals given so far."""
+        case.decision = self._bundle.decide(self._question(case))
+        if case.decision.verdict is Verdict.DENY:
+            raise Refused(_denied(case, case.decision))
+
+    def after(self, case: Case) -> None:
+        """12: Cedar again, with the output and what was read back; only forbids count.
+
+        A deny becomes the case's problem; a side effect has happened all the same, and is handed to a person.
+        """
+        reads = self._bundle.reads(case.tool_in_hand.name)
+        outcome = case.outcome
+        if (
+            not reads.after
+            or outcome is None
+            or outcome.effect is EffectHappened.NONE
+            or outcome.value is None
+        ):
+            return
+        after = case.read_back
+        case.decision_after = self._bundle.decide_after(self._question(case, outcome.value, after))
+        if case.decision_after.verdict is not Verdict.ALLOW and case.problem is None:
+            case.problem = _denied(case, case.decision_after)
+
+    def _question(self, case: Case, output: Any = None, after: dict[str, Any] | None = None) -> Question:
+        return Question(
+            tool=case.tool_in_hand.name,
+            subject=case.subject,
+            input=case.arguments,
+            now_ms=self._clock.now_ms(),
+            environment=self._environment,
+            task=case.task.id,
+            step=case.task.step,
+            record=case.record,
+            facts=case.facts,
+            history=case.history,
+            derived=case.derived,
+            approvals=case.approvals,
+            output=output,
+            after=after or {},
+        )
+
+
+def _denied(case: Case, decision: Decision) -> Refusal:
+    """A deny in words: the rule's own reason, its id, and the next step."""
+    if decision.errors:
+        reason = "The policy could not be evaluated for this call, which counts as a no."
+    else:
+        reason = " ".join(decision.reasons) or "No policy permits this call."
+    rule = f" (rule {', '.join(decision.policies)})" if decision.policies else ""
+    return Refusal(
+        Code.DENIED,
+        f"{reason}{rule} Change the arguments to fit, or hand the task to a person.",
+        retry="other_arguments",
+        call=case.call,
+        policies=decision.policies,
+    )

@@ -1,0 +1,116 @@
+"""Step 10: slots, the last check, and the bounded run. Nothing here retries.
+
+The last check and the hand-over to the source happen without an await between them, so that once a halt has been
+acknowledged, nothing more is dispatched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.owners import OwnerLock
+from comptroller_audit.store import FaultPoint
+from comptroller_audit.vocabulary import Code, Refusal
+from comptroller_policy.switches import Switches
+from comptroller_server.case import Case, Refused
+from comptroller_tools.catalogue import Tool
+from comptroller_tools.source import Action, EffectHappened, Outcome
+
+__all__ = ["Counts", "Dispatcher"]
+
+SOURCE_GRACE_S = 2.0
+"""How far past its deadline a source may answer before we stop listening."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Committed and not yet dispatched, dispatched and running, done since start: what `halt` is answered with."""
+
+    waiting: int = 0
+    dispatched: int = 0
+    done: int = 0
+
+
+class Dispatcher:
+    """Per-tool slots and the hand-over to sources."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        owner_lock: OwnerLock,
+        switches: Callable[[str], Switches],
+        in_flight_max: int,
+        queue_max: int,
+        counts: Counts,
+        fault: FaultPoint,
+    ) -> None:
+        self._clock = clock
+        self._owner_lock = owner_lock
+        self._switches = switches
+        self._in_flight_max = in_flight_max
+        self._queue_max = queue_max
+        self._fault = fault
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._in_flight = 0
+        self.counts = counts
+
+    @contextlib.asynccontextmanager
+    async def slot(self, tool: Tool) -> AsyncGenerator[None]:
+        """A slot of the tool. Raises `Refused` (overloaded) when too many calls are here already."""
+        if self._in_flight >= self._in_flight_max + self._queue_max:
+            raise Refused(
+                Refusal(
+                    Code.OVERLOADED, "Too many calls are waiting. Try again in a second.", retry="after:1"
+                )
+            )
+        slots = self._slots.setdefault(tool.name, asyncio.Semaphore(tool.config.limits.concurrency_max))
+        self._in_flight += 1
+        try:
+            async with slots:
+                yield
+        finally:
+            self._in_flight -= 1
+
+    async def run(self, case: Case) -> Outcome:
+        """Check once more and hand over. A refused check is an outcome without effect, with the refusal set."""
+        tool = case.tool_in_hand
+        action = Action(tool.name, case.arguments, case.call, case.proposal.progress)
+        refusal = self._last_check(case)
+        if refusal is not None:
+            case.problem = refusal
+            return Outcome(EffectHappened.NONE, error=refusal.code.value)
+        self.counts.waiting -= case.committed
+        self.counts.dispatched += 1
+        try:
+            async with asyncio.timeout(max(0.0, case.deadline - self._clock.monotonic()) + SOURCE_GRACE_S):
+                outcome = await tool.source.call(action, case.deadline)
+            self._fault("dispatch.after")
+            return outcome
+        except TimeoutError:
+            return Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline")
+        except Exception as error:  # a source must not raise; whatever it did, its effect is not known
+            return Outcome(EffectHappened.UNKNOWN, error=f"the source raised {type(error).__name__}")
+        finally:
+            self.counts.dispatched -= 1
+            self.counts.done += 1
+
+    def _last_check(self, case: Case) -> Refusal | None:
+        """Lease, switches, deadline. No await from here to the source."""
+        if case.committed:
+            self._fault("dispatch.before")
+        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, case.principal_key, case.task.id)
+        if not case.committed:
+            return refusal
+        if refusal is None and not self._owner_lock.held():
+            refusal = Refusal(
+                Code.STORE_UNAVAILABLE, "This server lost its lease and did not act.", "after:5"
+            )
+        if refusal is None and self._clock.monotonic() >= case.deadline:
+            refusal = Refusal(Code.TIMEOUT, "The call's time was over before it could start.", "same_call")
+        if refusal is not None:
+            self.counts.waiting -= 1
+        return refusal

@@ -1,0 +1,209 @@
+"""What goes on record: the packets of a call, as plain JSON. Shapes are published by `comptroller_audit.schemas`.
+
+Every value that enters a packet has gone through `release(…, RECORD)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.vocabulary import Json, JsonObject, Principal, RecordType, Refusal, Verification
+from comptroller_budgets.ledger import holds_in_packet
+from comptroller_policy.approvals import approval_digest
+from comptroller_policy.model import Decision
+from comptroller_server.case import Case
+
+__all__ = ["Evidence"]
+
+PACKET_VERSION = 1
+
+
+def _principal(principal: Principal) -> JsonObject:
+    return {
+        "tenant": principal.tenant,
+        "issuer": principal.issuer,
+        "subject": principal.subject,
+        "kind": principal.kind.value,
+    }
+
+
+def _decision(decision: Decision) -> JsonObject:
+    return {
+        "verdict": decision.verdict.value,
+        "policies": list(decision.policies),
+        "reasons": list(decision.reasons),
+        "gates": [{"policy": g.policy, "role": g.role, "count": g.count} for g in decision.gates],
+        "errors": list(decision.errors),
+    }
+
+
+class Evidence:
+    """Builds log records from a case. `bundle` is the digest of the policy and config in force."""
+
+    def __init__(self, release: Release, bundle: str) -> None:
+        self._release = release
+        self._bundle = bundle
+
+    def proposal(self, case: Case) -> JsonObject:
+        """What was proposed, by whom, under what: common to every packet of a call."""
+        tool = case.tool
+        packet: JsonObject = {
+            "v": PACKET_VERSION,
+            "call": case.call,
+            "attempt": case.attempt,
+            "task": case.task.id,
+            "step": case.task.step,
+            "principal": _principal(case.subject.principal),
+            "actor": case.subject.actor.id,
+            "tool": self._clean(case.proposal.tool[:128]),
+            "bundle": self._bundle,
+            "arguments": self._clean(case.arguments),
+            "why": self._clean(case.why),
+            "citations": self._clean(cast("Json", case.citations)),
+        }
+        if tool is not None:
+            packet["tool"] = tool.name
+            packet["source"] = tool.source.name
+            packet["effect"] = tool.effect.value
+            packet["definition"] = tool.definition.digest
+            packet["record"] = (
+                {"kind": case.record.kind, "key": self._clean(case.record.key)} if case.record else None
+            )
+        return packet
+
+    def considered(self, case: Case) -> JsonObject:
+        """What the decision was made from and what it said."""
+        return {
+            "facts": self._clean(case.facts),
+            "history": dict(case.history),
+            "derived": {name: str(value) for name, value in case.derived.items()},
+            "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
+            "decision": _decision(case.decision),
+        }
+
+    def refused(self, case: Case, refusal: Refusal) -> LogRecord:
+        packet: JsonObject = {
+            **self.proposal(case),
+            **self.considered(case),
+            "refusal": self._refusal(refusal),
+        }
+        return self._record(RecordType.REFUSED, case, packet)
+
+    def pending(self, case: Case, approval: str, roles: Mapping[str, int], shown: JsonObject) -> LogRecord:
+        packet: JsonObject = {
+            **self.proposal(case),
+            **self.considered(case),
+            "approval": approval,
+            "roles": dict(roles),
+            "approval_digests": self._digests(case),
+            "bound": self._clean(case.bound),
+            "shown": self._clean(shown),
+            "claims": [
+                {"id": c.id, "arguments": c.arguments, "explicit": c.explicit, "replays": c.replays}
+                for c in case.claims
+            ],
+        }
+        return self._record(RecordType.PENDING, case, packet)
+
+    def action(self, case: Case, approvals: list[Json], counted: Sequence[str]) -> LogRecord:
+        """The action packet: exactly what is about to happen and why. `counted` are the history rows it moves."""
+        packet: JsonObject = {
+            **self.proposal(case),
+            **self.considered(case),
+            "approvals": approvals,
+            "approval_digests": self._digests(case),
+            "counted": list(counted),
+            "holds": holds_in_packet(case.charges),
+            "deadline_s": round(case.tool_in_hand.config.limits.timeout_s, 3),
+            "effect_key": case.call,
+        }
+        return self._record(RecordType.ACTION, case, packet)
+
+    def ended(self, case: Case, record_type: RecordType = RecordType.AUDIT) -> LogRecord:
+        """The audit packet: what actually happened, with references. For a read it holds the proposal as well."""
+        outcome, verification = case.outcome, case.verification
+        packet: JsonObject = {
+            "v": PACKET_VERSION,
+            "call": case.call,
+            "attempt": case.attempt,
+            "task": case.task.id,
+            "state": case.state.value,
+            "action": case.action_receipt.index if case.action_receipt else None,
+            "outcome": {
+                "effect": outcome.effect.value if outcome else "unknown",
+                "error": self._clean(outcome.error[:500]) if outcome and outcome.error else None,
+            },
+            "problem": self._refusal(case.problem) if case.problem else None,
+            "output": case.released,
+            "withheld": case.withheld,
+            "verification": {
+                "result": (verification.result if verification else Verification.NOT_DECLARED).value,
+                "checks": [
+                    {
+                        "fact": check.fact,
+                        "path": check.path,
+                        "equal": check.equal,
+                        "expected": self._clean(_plain(check.expected)),
+                        "found": self._clean(_plain(check.found)),
+                    }
+                    for check in (verification.checks if verification else ())
+                ],
+            },
+            "decision_after": _decision(case.decision_after) if case.decision_after else None,
+            "refs": [ref.as_json() for ref in case.refs],
+        }
+        if record_type is RecordType.READ:
+            packet = {**self.proposal(case), **self.considered(case), **packet}
+        return self._record(record_type, case, packet)
+
+    def replayed(self, case: Case, original: str) -> LogRecord:
+        return self._record(
+            RecordType.REPLAYED, case, {**self.proposal(case), "original": original}, original
+        )
+
+    def again(self, case: Case, original: str, refusal: Refusal) -> LogRecord:
+        """Another attempt of a call that is on record already: it got that call's state."""
+        packet: JsonObject = {**self.proposal(case), "original": original, "refusal": self._refusal(refusal)}
+        return self._record(RecordType.REFUSED, case, packet, original)
+
+    def _record(self, kind: RecordType, case: Case, packet: JsonObject, call: str | None = None) -> LogRecord:
+        return LogRecord(
+            kind,
+            packet,
+            call=call or case.call,
+            attempt=case.attempt,
+            task=case.task.id,
+            arguments=case.argument_bytes,
+        )
+
+    def _digests(self, case: Case) -> Json:
+        """Plain digests stand only in here, in what is sealed; tables hold keyed ones."""
+        if not case.bound:
+            return None
+        plain = approval_digest(case.bound).hex()
+        return {"requested": plain, "approved": plain if case.resumed is not None else None}
+
+    def _refusal(self, refusal: Refusal) -> JsonObject:
+        return {
+            "code": refusal.code.value,
+            "class": refusal.failure_class.value,
+            "text": refusal.text,
+            "retry": refusal.retry,
+            "policies": list(refusal.policies),
+            "details": refusal.details,
+        }
+
+    def _clean(self, value: Any) -> Json:
+        return self._release.release(value, Audience.RECORD).value
+
+
+def _plain(value: Any) -> Json:
+    """Decimals as text; JSON values as they are."""
+    return (
+        cast("Json", value)
+        if isinstance(value, None | bool | int | float | str | list | dict)
+        else str(value)
+    )

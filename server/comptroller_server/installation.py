@@ -1,0 +1,172 @@
+"""An installation as it lies on disk: config, key ring, store, sources, catalogue and policy bundle. No behaviour.
+
+Every command of the CLI opens one; `app.py` makes it serve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from comptroller_audit.ambient import Clock, Ids, RandomIds, SystemClock
+from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
+from comptroller_audit.errors import KeyRingError
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.redaction import Release
+from comptroller_audit.sealing import KeyRing
+from comptroller_audit.store import FaultPoint, InlineLane, Store, ThreadLane, no_fault
+from comptroller_audit.unit import Key, State, Stop
+from comptroller_audit.vocabulary import RecordType
+from comptroller_policy.bundle import compile_bundle
+from comptroller_policy.engine import Bundle
+from comptroller_policy.errors import BundleInvalid, Finding
+from comptroller_server.config_model import Config
+from comptroller_server.errors import ConfigInvalid
+from comptroller_server.identity import LocalIdentity
+from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
+from comptroller_tools.errors import SourceInvalid
+from comptroller_tools.functions import FunctionSource
+from comptroller_tools.source import Source
+
+__all__ = ["TENANT", "ActivateBundle", "Ambient", "Installation", "open_ring", "open_sources"]
+
+TENANT = "local"
+"""The one tenant of a store without an identity provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambient:
+    """What the simulation owns: clock, ids, faults, and whether the store writes on a thread of its own."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    ids: Ids = field(default_factory=lambda: RandomIds(SystemClock()))
+    fault: FaultPoint = no_fault
+    threaded: bool = True
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Everything `serve` and the other commands work on. Raises `ConfigInvalid` with every finding at once."""
+
+    config: Config
+    ambient: Ambient = field(default_factory=Ambient)
+    given_sources: Mapping[str, Source] | None = None
+
+    @cached_property
+    def ring(self) -> KeyRing:
+        return open_ring(self.config.store.keys_file, self.ambient.ids)
+
+    @cached_property
+    def store(self) -> Store:
+        a = self.ambient
+        lane = ThreadLane if a.threaded else InlineLane
+        return Store.open(self.config.store.url.get_secret_value(), self.ring, a.clock, a.ids, a.fault, lane)
+
+    @cached_property
+    def store_id(self) -> str:
+        """Names this store for ever: derived from the claim key, which is never rotated."""
+        return keyed_digest(self.ring.claim_key(TENANT), "store-id")[:16]
+
+    @cached_property
+    def sources(self) -> Mapping[str, Source]:
+        return (
+            self.given_sources
+            if self.given_sources is not None
+            else open_sources(self.config, self.ambient.clock)
+        )
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        try:
+            return Catalogue(self.config.tools, self.sources)
+        except CatalogueInvalid as error:
+            raise ConfigInvalid(self.config.placed(error.findings)) from error
+
+    @cached_property
+    def policy(self) -> Bundle:
+        try:
+            return compile_bundle(self.catalogue.for_policy(), self.config.policies, self.config.rollout.mode)
+        except BundleInvalid as error:
+            raise ConfigInvalid(self.config.placed(error.findings)) from error
+
+    @cached_property
+    def bundle_digest(self) -> str:
+        """SHA-256 (hex) over policy and config: what a packet says was in force."""
+        material = canonical_bytes(self.config.digest_material())
+        return digest("comptroller/bundle/v1", self.policy.digest.encode(), material).hex()
+
+    @cached_property
+    def release(self) -> Release:
+        return Release(self.config.secrets)
+
+    @cached_property
+    def identity(self) -> LocalIdentity:
+        local = self.config.identity.local
+        return LocalIdentity(
+            self.store_id, local.subject, local.roles, list(local.clients), self.config.data_dir / "tokens"
+        )
+
+    @cached_property
+    def principal_key(self) -> str:
+        """The local person's keyed digest, as tables hold it."""
+        return principal_key(self.ring, TENANT, self.identity.principal.id)
+
+    @property
+    def log_name(self) -> str:
+        """The origin of this store's checkpoints, without the tenant."""
+        return f"comptroller.local/{self.store_id}"
+
+    def check(self) -> None:
+        """Compile everything that can be wrong without serving. Raises `ConfigInvalid`."""
+        self.policy  # noqa: B018 -- compiling is the check
+
+
+def principal_key(ring: KeyRing, tenant: str, principal: str) -> str:
+    return keyed_digest(ring.claim_key(tenant), "principal", principal.encode())[:32]
+
+
+def open_ring(path: Path, ids: Ids) -> KeyRing:
+    """The key ring at `path`, created when there is none yet. Raises `KeyRingError`."""
+    if path.exists():
+        return KeyRing.load(path)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        return KeyRing.create(path, ids.random_bytes)
+    except KeyRingError:
+        if path.exists():  # another process was faster
+            return KeyRing.load(path)
+        raise
+
+
+def open_sources(config: Config, clock: Clock) -> dict[str, Source]:
+    """Every configured source. Raises `ConfigInvalid` with what does not load."""
+    sources: dict[str, Source] = {}
+    findings: list[Finding] = []
+    for name, source in config.sources.items():
+        try:
+            sources[name] = FunctionSource(name, source.python, base_dir=config.base_dir, clock=clock)
+        except SourceInvalid as error:
+            findings += [Finding(f"sources.{name}.python", line) for line in str(error).splitlines()]
+    if findings:
+        raise ConfigInvalid(config.placed(findings))
+    return sources
+
+
+@dataclass(frozen=True, slots=True)
+class ActivateBundle:
+    """Part: this bundle is in force for the tenant from now on; recorded when it was another one before."""
+
+    bundle: str
+    policy: str
+
+    def keys(self) -> Iterable[Key]:
+        return ()
+
+    def apply(self, state: State) -> Stop | None:
+        if state.head.bundle != self.bundle:
+            packet = {"v": 1, "bundle": self.bundle, "before": state.head.bundle, "policy": self.policy}
+            state.append(LogRecord(RecordType.BUNDLE_ACTIVATED, {**packet}))
+            state.head.bundle = self.bundle
+        return None

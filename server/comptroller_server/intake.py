@@ -1,0 +1,229 @@
+"""Steps 1 to 4: receive, identify, find, validate. Nothing is looked up yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+from comptroller_audit.ambient import Clock, Ids
+from comptroller_audit.calls import Claim
+from comptroller_audit.canonical import canonical_bytes, keyed_digest
+from comptroller_audit.errors import CanonicalError
+from comptroller_audit.redaction import Release
+from comptroller_audit.sealing import KeyRing
+from comptroller_audit.store import Store
+from comptroller_audit.unit import Moved
+from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
+from comptroller_policy.engine import Bundle
+from comptroller_server.case import Case, Refused
+from comptroller_server.proposal import AdvertisedTool, Proposal
+from comptroller_server.quotas import Quotas
+from comptroller_server.taskbook import TaskBook
+from comptroller_tools.catalogue import Catalogue, Tool
+from comptroller_tools.errors import RecordPathError
+from comptroller_tools.records import resource_of
+from comptroller_tools.refs import REFS, cited, ref_row_id
+from comptroller_tools.validation import check_why, split_why
+
+__all__ = ["RESUME", "Intake", "IntakeTerms"]
+
+RESUME = "resume_call"
+META_KEY = "comptroller/idempotency-key"
+META_WHY = "comptroller/why"
+KEY_CHARS_MAX = 200
+_RESUME_SCHEMA: JsonObject = {
+    "type": "object",
+    "properties": {"call": {"type": "string", "description": "The call id from the pending answer."}},
+    "required": ["call"],
+    "additionalProperties": False,
+}
+_RESUME_TEXT = (
+    "Run a call that was waiting for a person's approval, exactly as it was proposed. Give the call id from the "
+    "pending answer. It runs once; without approval it answers how things stand."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class IntakeTerms:
+    replay_window_ms: int
+
+
+class Intake:
+    """Turns a proposal into a case, or refuses it before anything is looked up."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        bundle: Bundle,
+        store: Store,
+        ring: KeyRing,
+        taskbook: TaskBook,
+        quotas: Quotas,
+        release: Release,
+        clock: Clock,
+        ids: Ids,
+        terms: IntakeTerms,
+    ) -> None:
+        self._catalogue = catalogue
+        self._bundle = bundle
+        self._store = store
+        self._ring = ring
+        self._taskbook = taskbook
+        self.quotas = quotas
+        self._release = release
+        self._clock = clock
+        self._ids = ids
+        self._terms = terms
+        self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
+
+    async def receive(self, proposal: Proposal) -> Case:
+        """1 and 2: an attempt id, the principal's key, the task and its step."""
+        subject = proposal.subject
+        principal_key = self._key_of(subject.tenant, subject.principal.id)
+        return Case(
+            proposal=proposal,
+            call=self._ids.uuid7(),
+            attempt=self._ids.uuid7(),
+            received_ms=self._clock.now_ms(),
+            started=self._clock.monotonic(),
+            principal_key=principal_key,
+            task=await self._taskbook.begin(subject, principal_key),
+        )
+
+    def answered(self, case: Case) -> None:
+        self._taskbook.answered(case.tenant, case.task)
+
+    async def look_again(self, case: Case, moved: Moved) -> None:
+        """After a basis moved: the task as it is now. The rest is read again by the steps that follow."""
+        if moved.what == "task" and case.resumed is not None:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, call=case.call))
+        case.task = await self._taskbook.look_again(case.tenant, case.task)
+
+    def entered(self, case: Case) -> None:
+        """A commit has written the task."""
+        self._taskbook.entered(case.tenant, case.task)
+
+    def find(self, case: Case) -> None:
+        """3: the tool, as this principal may see it. Hidden and missing answer alike."""
+        name = case.proposal.tool
+        if name == RESUME:
+            return
+        tool = self._catalogue.find(name)
+        if tool is None or not self._bundle.visible(case.subject, name):
+            raise Refused(Refusal(Code.UNKNOWN_TOOL, "There is no such tool; list the tools again.", "never"))
+        case.tool = tool
+        case.arguments = case.proposal.arguments
+
+    async def validate(self, case: Case) -> None:
+        """4: `why`, arguments, canonical bytes, outgoing secrets, citations, and which call this is."""
+        tool = case.tool_in_hand
+        self._split_why(case, tool)
+        problems = tool.arguments.check(case.arguments)
+        if problems:
+            listed = "; ".join(str(problem) for problem in problems)
+            text = f"The arguments of `{tool.name}` do not fit: {listed}. Correct them and call again."
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+        try:
+            case.argument_bytes = canonical_bytes(case.arguments)
+            case.record = resource_of(tool.config.resource, case.arguments)
+        except (CanonicalError, RecordPathError) as error:
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
+        if self._release.finds_secret(case.arguments) or self._release.finds_secret(case.why):
+            text = "The arguments contain a secret of this installation, so they are not sent anywhere."
+            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
+        await self._read_citations(case)
+        if case.resumed is None and not tool.is_read:
+            case.claims = self._claims(case, tool)
+
+    def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
+        tools = [
+            AdvertisedTool(
+                tool.name, tool.description, tool.advertised_input, tool.advertised_output, tool.effect
+            )
+            for tool in self._catalogue
+            if self._bundle.visible(subject, tool.name)
+        ]
+        if any(tool.effect is not Effect.READ for tool in tools):
+            tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
+        return tools
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        if name == RESUME:
+            return _RESUME_SCHEMA
+        tool = self._catalogue.find(name)
+        return tool.advertised_input if tool else None
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _principal_key(self, tenant: str, principal: str) -> str:
+        return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]
+
+    def _split_why(self, case: Case, tool: Tool) -> None:
+        if tool.is_read or case.resumed is not None:
+            return
+        case.arguments, why = split_why(case.proposal.arguments)
+        if why is None:
+            why = case.proposal.meta.get(META_WHY)
+        if why is None:
+            if tool.config.why:
+                text = (
+                    f"`{tool.name}` changes something, so say why: add "
+                    '`"why": {"reason": "…", "citations": ["ref", …]}` to the arguments.'
+                )
+                raise Refused(Refusal(Code.WHY_MISSING, text, "other_arguments"))
+            return
+        if problems := check_why(why):
+            text = "; ".join(str(problem) for problem in problems)
+            raise Refused(
+                Refusal(Code.INVALID_ARGUMENTS, f"{text}. Correct `why` and call again.", "other_arguments")
+            )
+        case.why = cast("JsonObject", why)
+
+    async def _read_citations(self, case: Case) -> None:
+        """Cited refs must have been released in this very task."""
+        if case.resumed is not None or not case.why:
+            return
+        wanted = [str(ref) for ref in cast("list[Json]", case.why.get("citations") or [])]
+        if not wanted:
+            return
+        ids = {ref: ref_row_id(case.task.id, ref) for ref in wanted}
+        rows = await self._store.read(lambda reader: reader.rows(case.tenant, REFS, list(ids.values())))
+        for ref in wanted:
+            if ids[ref] not in rows:
+                text = (
+                    f"`{ref[:40]}` is no ref of this task. Read the record again and cite the ref it gives."
+                )
+                raise Refused(Refusal(Code.CITATION_STALE, text, "other_arguments"))
+            case.citations.append(cited(rows[ids[ref]], ref))
+
+    def _claims(self, case: Case, tool: Tool) -> tuple[Claim, ...]:
+        """The implicit key from the arguments, and the explicit one when the client sent one."""
+        key = self._ring.claim_key(case.tenant)
+        scope = (case.subject.principal.id.encode(), tool.name.encode())
+        arguments = keyed_digest(key, "arguments", case.argument_bytes)
+        replays = tool.effect is Effect.CREATE and not tool.config.repeatable
+        window = self._terms.replay_window_ms
+        implicit = Claim(
+            keyed_digest(key, "claim", *scope, case.argument_bytes),
+            arguments,
+            replays=replays,
+            window_ms=window,
+        )
+        explicit = case.proposal.meta.get(META_KEY)
+        if explicit is None:
+            return (implicit,)
+        if not isinstance(explicit, str) or not 1 <= len(explicit) <= KEY_CHARS_MAX:
+            text = f"`{META_KEY}` must be a string of 1 to {KEY_CHARS_MAX} characters."
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+        stated = Claim(
+            keyed_digest(key, "explicit-claim", *scope, explicit.encode()),
+            arguments,
+            explicit=True,
+            replays=True,
+        )
+        return (stated, implicit)
+
+
+_NO_SUCH_CALL = "There is no such call to resume in this task."

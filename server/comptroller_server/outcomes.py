@@ -1,0 +1,386 @@
+"""Steps 8, 9, 11, 13 and 14: ask a person, commit before, verify, release, commit after."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import structlog
+
+from comptroller_audit.ambient import Clock, Ids
+from comptroller_audit.calls import Existing, Lost
+from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
+from comptroller_audit.errors import StoreError
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.sealing import KeyRing
+from comptroller_audit.store import Store
+from comptroller_audit.unit import Committed, Moved, Receipt, Stopped, Unit
+from comptroller_audit.vocabulary import (
+    MICRO,
+    CallState,
+    Code,
+    Json,
+    RecordType,
+    Refusal,
+    Verification,
+)
+from comptroller_budgets.limits import BudgetsConfig, Scope, charges_for
+from comptroller_policy.approvals import approval_digest
+from comptroller_policy.errors import ExpressionError
+from comptroller_policy.expressions import micro
+from comptroller_server.answers import pending_refusal
+from comptroller_server.case import Case, Refused
+from comptroller_server.commits import Commits
+from comptroller_server.dispatch import Dispatcher
+from comptroller_server.evidence import Evidence
+from comptroller_server.intake import Intake
+from comptroller_server.lookups import LookUps
+from comptroller_tools.errors import RecordPathError
+from comptroller_tools.records import records_in
+from comptroller_tools.refs import NewRef
+from comptroller_tools.source import EffectHappened, Outcome
+from comptroller_tools.verification import compare
+
+__all__ = ["Outcomes"]
+
+OUTCOME_RETRY_S = 0.25
+"""Pause between attempts to write an outcome while the store is unavailable."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Outcomes:
+    """What a call leaves behind, before and after."""
+
+    def __init__(
+        self,
+        store: Store,
+        ring: KeyRing,
+        commits: Commits,
+        evidence: Evidence,
+        intake: Intake,
+        dispatcher: Dispatcher,
+        release: Release,
+        budgets: BudgetsConfig,
+        clock: Clock,
+        ids: Ids,
+        environment: str,
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._commits = commits
+        self._evidence = evidence
+        self._intake = intake
+        self._dispatcher = dispatcher
+        self._release = release
+        self._budgets = budgets
+        self._limits = budgets.limits()
+        self._clock = clock
+        self._ids = ids
+        self._environment = environment
+        self._kept: set[asyncio.Task[None]] = set()
+
+    # -- 8 approve ------------------------------------------------------------------------------------------------
+
+    async def ask(self, case: Case) -> Moved | Existing | Lost | None:
+        """Store the whole proposal and stop. Ends in `Refused` (approval_pending), which is on record."""
+        approval = f"apr-{self._ids.short()}"
+        roles: dict[str, int] = {}
+        if case.changed and case.resumed is not None:
+            roles.update(json.loads(case.resumed.approval["roles"]))
+        for gate in case.decision.gates:
+            roles[gate.role] = max(gate.count, roles.get(gate.role, 0))
+        shown: dict[str, Json] = {"arguments": case.arguments, "facts": case.facts}
+        compose = self._commits.ask if case.resumed is None else self._commits.ask_again
+        outcome = await self._store.commit(case.tenant, compose(case, approval, roles, shown))
+        self._intake.entered(case)
+        if isinstance(outcome, Stopped):
+            return _stop(outcome)
+        pending = pending_refusal(case.call, roles, case.decision.reasons, case.decision.policies)
+        if case.changed:
+            pending = _record_changed(case)
+        raise Refused(pending, outcome.receipts[-1])
+
+    def bind(self, case: Case) -> None:
+        """The exact action an approval is for, and its keyed digest (DESIGN §6)."""
+        tool = case.tool_in_hand
+        case.bound = {
+            "definition": tool.definition.digest,
+            "source": {"name": tool.source.name, **tool.source.identity},
+            "environment": self._environment,
+            "tenant": case.tenant,
+            "principal": case.subject.principal.id,
+            "actor": case.subject.actor.id,
+            "tool": tool.name,
+            "arguments": case.arguments,
+            "record": {"kind": case.record.kind, "key": case.record.key} if case.record else None,
+            "shown": {
+                name: digest("fact", canonical_bytes(value)).hex() for name, value in case.facts.items()
+            },
+        }
+        case.requested_digest = keyed_digest(
+            self._ring.claim_key(case.tenant), "approval", approval_digest(case.bound)
+        )
+
+    # -- 9 commit -------------------------------------------------------------------------------------------------
+
+    async def begin(self, case: Case) -> Moved | Existing | Lost | None:
+        """Charges and deadline; for all but free reads, the one transaction before the side effect."""
+        tool = case.tool_in_hand
+        case.charges = self._charges(case)
+        wait_s = tool.config.limits.timeout_s
+        if case.task.remaining_ms is not None:
+            wait_s = min(wait_s, max(0.001, case.task.remaining_ms / 1000))
+        case.deadline = self._clock.monotonic() + wait_s
+        if tool.is_free_read:
+            return None
+        self._dispatcher.counts.waiting += 1
+        try:
+            outcome = await self._store.commit(case.tenant, self._commits.begin(case))
+        except BaseException:
+            self._dispatcher.counts.waiting -= 1
+            raise
+        if isinstance(outcome, Stopped):
+            self._dispatcher.counts.waiting -= 1
+            return _stop(outcome)
+        case.committed = True
+        case.state = CallState.COMMITTED
+        case.action_receipt = outcome.receipts[-1]
+        self._intake.entered(case)
+        return None
+
+    def _charges(self, case: Case) -> Any:
+        tool = case.tool_in_hand
+        amounts = {"calls": MICRO}
+        for unit, expression in tool.units.items():
+            try:
+                amounts[unit] = micro(expression.evaluate(case.scope))
+            except ExpressionError as error:
+                text = f"The amount of `{unit}` cannot be computed exactly: {error}"
+                raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", case.call)) from error
+            if amounts[unit] < 0:
+                text = f"The amount of `{unit}` would be negative, which no budget takes."
+                raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", case.call))
+        scoped = {
+            Scope.TASK: case.task.id,
+            Scope.PRINCIPAL: case.principal_key,
+            Scope.ACTOR: case.subject.actor.id,
+            Scope.TOOL: tool.name,
+            Scope.TENANT: case.tenant,
+        }
+        return charges_for(self._limits, amounts, scoped, self._clock.now_ms())
+
+    # -- 11 verify ------------------------------------------------------------------------------------------------
+
+    async def verify(self, case: Case, look_ups: LookUps) -> None:
+        """Output size and schema, then the record read back. Sets what is wrong as the case's problem."""
+        outcome, tool = case.outcome, case.tool_in_hand
+        assert outcome is not None
+        if case.problem is None:
+            case.problem = self._problem(case, outcome)
+        if tool.is_read or outcome.effect is EffectHappened.NONE:
+            return
+        if tool.expectations:
+            scope = {**case.scope, "output": outcome.value}
+            facts = {expectation.fact for expectation in tool.expectations}
+            case.read_back = await look_ups.read_back(case, facts)
+            case.verification = compare(tool.expectations, scope, case.read_back)
+            if case.verification.result is Verification.DIFFERS and outcome.effect is EffectHappened.DONE:
+                case.problem = _differs(case)
+
+    def _problem(self, case: Case, outcome: Outcome) -> Refusal | None:
+        """What is wrong with what the source said, apart from whether it is true."""
+        tool = case.tool_in_hand
+        if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
+            return _in_doubt(case.call, outcome.error or "the source does not know")
+        if outcome.told_model is not None:
+            text = f"`{tool.name}` did nothing, and says: {self._release.text(outcome.told_model, Audience.MODEL)}"
+            return Refusal(Code.TOOL_FAILED, text, "other_arguments", case.call)
+        if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
+            late = outcome.error == "no answer by the deadline" or self._clock.monotonic() >= case.deadline
+            code = Code.TIMEOUT if late else Code.TOOL_FAILED
+            return Refusal(
+                code, f"`{tool.name}` failed and changed nothing. Try again later.", "after:5", case.call
+            )
+        if outcome.error is not None:
+            return self._unusable(case, "is not of the type it declares")
+        try:
+            size = len(canonical_bytes(outcome.value))
+        except Exception as error:
+            return self._unusable(case, f"is no plain JSON ({type(error).__name__})")
+        if size > tool.config.limits.response_kib_max * 1024:
+            return self._unusable(case, f"is larger than {tool.config.limits.response_kib_max} KiB")
+        if tool.output is not None and (problems := tool.output.check(outcome.value)):
+            return self._unusable(case, f"breaks its schema ({problems[0].path or 'the whole value'})")
+        return None
+
+    def _unusable(self, case: Case, how: str) -> Refusal:
+        done = "" if case.tool_in_hand.is_read else " The change itself was made; a person has been told."
+        text = f"What `{case.tool_in_hand.name}` returned {how}, so it is withheld.{done}"
+        return Refusal(Code.OUTPUT_INVALID, text, "person", case.call)
+
+    # -- 13 release -----------------------------------------------------------------------------------------------
+
+    def release(self, case: Case) -> None:
+        """Decide the call's end, and what of its output may be seen. Only released records become refs."""
+        outcome = case.outcome
+        assert outcome is not None
+        case.state = _state_after(case, outcome)
+        if outcome.value is None or case.problem is not None:
+            return
+        released = self._release.release(outcome.value, Audience.MODEL)
+        case.released, case.withheld = released.value, released.withheld
+        try:
+            shown = records_in(case.tool_in_hand.config.records, case.released, case.arguments)
+        except RecordPathError:
+            return  # what was withheld cannot be cited
+        case.refs = tuple(NewRef(self._ids.short(), r.kind, r.key, r.version, r.listed) for r in shown)
+
+    # -- 14 commit ------------------------------------------------------------------------------------------------
+
+    async def end(self, case: Case) -> Moved | Existing | Lost | None:
+        """The outcome, durable before the answer. A read that is refused here releases nothing of its result."""
+        if not case.committed:
+            return await self._end_read(case)
+        unit = self._commits.end(case, self._evidence.ended(case))
+        try:
+            await self._write_outcome(case, unit)
+        except StoreError:
+            self._keep_trying(case, unit)
+            raise Refused(
+                _in_doubt(case.call, "its outcome could not be recorded yet"), _NO_RECEIPT
+            ) from None
+        if case.problem is not None:
+            raise Refused(case.problem, case.receipt)
+        return None
+
+    async def _end_read(self, case: Case) -> Moved | Existing | Lost | None:
+        if case.problem is not None:
+            raise Refused(case.problem)
+        unit = self._commits.read(case, self._evidence.ended(case, RecordType.READ))
+        outcome = await self._store.commit(case.tenant, unit)
+        if isinstance(outcome, Stopped):
+            return _stop(outcome)
+        self._intake.entered(case)
+        case.receipt = outcome.receipts[-1]
+        return None
+
+    async def _write_outcome(self, case: Case, unit: Unit) -> None:
+        outcome = await self._store.commit(case.tenant, unit)
+        if isinstance(outcome, Committed):
+            case.receipt = outcome.receipts[-1]
+            return
+        _log.warning("late outcome", call=case.call, stop=type(outcome.stop).__name__)
+        late = self._evidence.ended(case, RecordType.LATE_OUTCOME)
+        noted = await self._store.commit(case.tenant, self._commits.note(case.call, late))
+        text = "this server was taken for dead, and another one has taken the call over"
+        raise Refused(_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
+
+    def _keep_trying(self, case: Case, unit: Unit) -> None:
+        """The owner keeps the outcome and writes it as soon as the store takes it (DECISIONS 12)."""
+
+        async def keep() -> None:
+            while True:
+                await asyncio.sleep(OUTCOME_RETRY_S)
+                try:
+                    await self._write_outcome(case, unit)
+                except StoreError:
+                    continue
+                except Refused:
+                    return
+                return
+
+        task = asyncio.get_running_loop().create_task(keep(), name=f"outcome-{case.call}")
+        self._kept.add(task)
+        task.add_done_callback(self._kept.discard)
+
+    async def drain(self, wait_s: float) -> int:
+        """Wait for kept outcomes; returns how many are still unwritten (they are in doubt for the next start)."""
+        if self._kept:
+            await asyncio.wait(self._kept, timeout=wait_s)
+        left = [task for task in self._kept if not task.done()]
+        for task in left:
+            task.cancel()
+        return len(left)
+
+    # -- refusals -------------------------------------------------------------------------------------------------
+
+    async def record_refusal(self, case: Case, refusal: Refusal) -> Receipt | None:
+        """Make a refusal durable that no commit has recorded."""
+        outcome = await self._store.commit(case.tenant, self._commits.refused(case, refusal))
+        return outcome.receipts[-1] if outcome.receipts else None
+
+    async def note(self, tenant: str, call: str, record: LogRecord) -> Receipt | None:
+        outcome = await self._store.commit(tenant, self._commits.note(call, record))
+        return outcome.receipts[-1] if outcome.receipts else None
+
+
+_NO_RECEIPT = Receipt("", -1, "")
+"""Marks a refusal whose record is not written yet; the answer carries no receipt."""
+
+
+def _stop(outcome: Stopped) -> Moved | Existing | Lost:
+    if isinstance(outcome.stop, Refusal):
+        raise Refused(outcome.stop, outcome.receipts[-1] if outcome.receipts else None)
+    return outcome.stop
+
+
+def _state_after(case: Case, outcome: Outcome) -> CallState:
+    """The end of the call from what is known: the source's word, the read-back, and the rules after the call."""
+    if case.tool_in_hand.is_read and not case.committed:
+        return CallState.DONE
+    if case.tool_in_hand.is_read:
+        return CallState.DONE if outcome.error is None else CallState.FAILED_BEFORE_EFFECT
+    if outcome.effect is EffectHappened.NONE:
+        return CallState.FAILED_BEFORE_EFFECT
+    if outcome.effect is EffectHappened.UNKNOWN:
+        return CallState.IN_DOUBT
+    result = case.verification.result if case.verification else Verification.NOT_DECLARED
+    if result is Verification.UNKNOWN:
+        case.problem = _in_doubt(case.call, "the record could not be read back")
+        return CallState.IN_DOUBT
+    return CallState.DONE if case.problem is None else CallState.HANDED_OFF
+
+
+def _record_changed(case: Case) -> Refusal:
+    return Refusal(
+        Code.RECORD_CHANGED,
+        f"The record changed after a person agreed ({', '.join(case.changed)[:200]}), so nothing was done and the person "
+        f'is asked again. When it is approved, call `resume_call` with {{"call": "{case.call}"}}.',
+        "person",
+        case.call,
+    )
+
+
+def _in_doubt(call: str, why: str) -> Refusal:
+    return Refusal(
+        Code.IN_DOUBT,
+        f"It is not known whether this was done ({why}). Do not repeat it and do not work around it: a person must "
+        f"look at call {call} (`comptroller calls show {call}`).",
+        "person",
+        call,
+    )
+
+
+def _differs(case: Case) -> Refusal:
+    assert case.verification is not None
+    wrong = [
+        f"{check.fact}.{check.path} should be {json.dumps(_shown(check.expected))} and is {json.dumps(_shown(check.found))}"
+        for check in case.verification.checks
+        if check.equal is False
+    ]
+    return Refusal(
+        Code.VERIFICATION_FAILED,
+        f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. It has been "
+        "handed to a person; do not try to repair it.",
+        "person",
+        case.call,
+    )
+
+
+def _shown(value: Any) -> Json:
+    if isinstance(value, str):
+        return value[:80]
+    return value if isinstance(value, None | bool | int | float) else str(value)[:80]

@@ -1,0 +1,146 @@
+"""The story of one governed call, top to bottom (`Pipeline._story`). Control flow lives here; the leaves are small."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+
+from comptroller_audit.calls import Existing, Lost
+from comptroller_audit.errors import StoreError
+from comptroller_audit.vocabulary import Code, Refusal, Subject
+from comptroller_policy.model import Verdict
+from comptroller_server.answers import refusal_answer, success_answer
+from comptroller_server.case import Case, Refused
+from comptroller_server.decisions import Decisions
+from comptroller_server.dispatch import Dispatcher
+from comptroller_server.intake import Intake
+from comptroller_server.lookups import LookUps
+from comptroller_server.outcomes import Outcomes
+from comptroller_server.proposal import AdvertisedTool, Answer, Proposal
+from comptroller_server.repeats import Repeats
+from comptroller_server.watch import Watch
+
+__all__ = ["Pipeline"]
+
+DECIDE_AGAIN_MAX = 3
+"""How often a decision is made again because its basis moved, before the call counts as overloaded."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Pipeline:
+    """The one road from a proposal to an answer, for every transport. Built by `app.py`."""
+
+    def __init__(
+        self,
+        intake: Intake,
+        look_ups: LookUps,
+        decisions: Decisions,
+        repeats: Repeats,
+        dispatcher: Dispatcher,
+        outcomes: Outcomes,
+        watch: Watch,
+    ) -> None:
+        self._intake = intake
+        self._look_ups = look_ups
+        self._decisions = decisions
+        self._repeats = repeats
+        self._dispatcher = dispatcher
+        self._outcomes = outcomes
+        self._watch = watch
+
+    async def call(self, proposal: Proposal) -> Answer:
+        """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
+        try:
+            case = await self._intake.receive(proposal)  # 1 receive, 2 identify
+        except StoreError as error:
+            return _store_unavailable("", error)
+        try:
+            return await self._story(case)
+        except Refused as refused:
+            return await self._refuse(case, refused)
+        except StoreError as error:
+            return _store_unavailable(case.call, error)
+        except Exception:
+            _log.exception("defect in the pipeline", call=case.call)
+            text = f"Something went wrong inside Comptroller. Tell the operator. (call {case.call})"
+            return await self._refuse(case, Refused(Refusal(Code.INTERNAL, text, "person")))
+        finally:
+            self._intake.answered(case)
+
+    async def _story(self, case: Case) -> Answer:
+        self._intake.find(case)  # 3 find
+        if self._repeats.is_resume(case) and (answer := await self._repeats.resume(case)) is not None:
+            return answer
+        await self._intake.validate(case)  # 4 validate
+        for _ in range(DECIDE_AGAIN_MAX):
+            head = await self._watch.fresh(case.tenant)
+            self._decisions.early(case, head)  # 5 pre-decide
+            await self._look_ups.gather(case, head.switch_seq, head.bundle)  # 6 look up
+            self._decisions.before(case)  # 7 decide
+            self._outcomes.bind(case)
+            await self._repeats.recheck(case)
+            if case.decision.verdict is Verdict.NEEDS_APPROVAL or case.changed:  # 8 approve
+                stop = await self._outcomes.ask(case)
+            else:
+                async with self._dispatcher.slot(case.tool_in_hand):
+                    stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)
+                    if stop is None:
+                        await self._act(case)
+                        stop = await self._outcomes.end(case)  # 14 commit
+            if stop is None:
+                return success_answer(case)  # 15 answer
+            if isinstance(stop, Existing | Lost):
+                answer = await self._repeats.answer_for(case, stop)
+                if answer is not None:
+                    return answer
+            else:
+                await self._intake.look_again(case, stop)
+        raise Refused(_MOVING)
+
+    async def _act(self, case: Case) -> None:
+        """From dispatch to what may be released. A side effect that was committed always comes out with a state."""
+        case.outcome = await self._dispatcher.run(case)  # 10 run
+        await self._outcomes.verify(case, self._look_ups)  # 11 verify
+        self._decisions.after(case)  # 12 decide
+        self._outcomes.release(case)  # 13 release
+
+    async def _refuse(self, case: Case, refused: Refused) -> Answer:
+        """Record a refusal, unless the commit that refused has, or a flood is being counted instead."""
+        refusal, receipt = refused.refusal, refused.receipt
+        self._intake.quotas.spend(case.principal_key)
+        if case.resumed is not None and not case.committed and refusal.code is Code.DENIED:
+            await self._repeats.void(case, refusal.text)
+        if receipt is None and self._intake.quotas.records_singly(case.principal_key):
+            try:
+                receipt = await self._outcomes.record_refusal(case, refusal)
+            except StoreError as error:
+                return _store_unavailable(case.call, error)
+        return refusal_answer(refusal, case.call, receipt)
+
+    def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
+        """The tools this principal may see: all but those that no arguments could make allowed."""
+        return self._intake.listing(subject)
+
+    def input_schema(self, name: str) -> Mapping[str, Any] | None:
+        return self._intake.input_schema(name)
+
+
+_MOVING = Refusal(
+    Code.OVERLOADED,
+    "What this decision depends on kept changing while it was made. Try again in a few seconds.",
+    retry="after:2",
+)
+
+
+def _store_unavailable(call: str, error: StoreError) -> Answer:
+    """The one unrecorded refusal: without a record there is no side effect."""
+    _log.error("the store is not available", call=call, error=str(error))
+    refusal = Refusal(
+        Code.STORE_UNAVAILABLE,
+        "Comptroller cannot write its record, so nothing was done. Try again later, or tell the operator.",
+        retry="after:5",
+    )
+    return refusal_answer(refusal, call, None)

@@ -1,0 +1,238 @@
+"""Repeats and resumes: a proposal that is a known call gets that call's state, its recorded answer, or its one run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import cast
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.calls import CALLS, Existing, Lost, log_indexes
+from comptroller_audit.database import Row
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.query import Logged, entries
+from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.sealing import KeyRing
+from comptroller_audit.store import Reader, Store
+from comptroller_audit.unit import Stopped
+from comptroller_audit.vocabulary import CallState, Code, Json, JsonObject, RecordType, Refusal
+from comptroller_policy.approvals import APPROVALS, ApprovalState, given
+from comptroller_server.answers import pending_refusal, replay_answer
+from comptroller_server.case import Case, Refused, Resumed
+from comptroller_server.commits import Commits
+from comptroller_server.evidence import Evidence
+from comptroller_server.intake import RESUME
+from comptroller_server.proposal import Answer
+from comptroller_server.quotas import Quotas
+from comptroller_tools.catalogue import Catalogue
+
+__all__ = ["Repeats"]
+
+_NO_SUCH_CALL = "There is no such call to resume in this task."
+
+
+class Repeats:
+    """Answers for calls that are on record already."""
+
+    def __init__(
+        self,
+        store: Store,
+        ring: KeyRing,
+        catalogue: Catalogue,
+        commits: Commits,
+        evidence: Evidence,
+        release: Release,
+        quotas: Quotas,
+        clock: Clock,
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._catalogue = catalogue
+        self._commits = commits
+        self._evidence = evidence
+        self._release = release
+        self._quotas = quotas
+        self._clock = clock
+
+    def is_resume(self, case: Case) -> bool:
+        return case.proposal.tool == RESUME
+
+    async def resume(self, case: Case) -> Answer | None:
+        """`resume_call`: an answer, or None when the case now is the approved call and goes on."""
+        wanted = case.proposal.arguments.get("call")
+        if not isinstance(wanted, str) or set(case.proposal.arguments) != {"call"}:
+            text = '`resume_call` takes exactly {"call": "<id from the pending answer>"}.'
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+        row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, wanted))
+        if row is None or not _belongs(case, row) or row["task"] != case.task.id:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        return await self._answer(case, wanted, row, replay=row["state"] != CallState.PENDING)
+
+    async def answer_for(self, case: Case, stop: Existing | Lost) -> Answer | None:
+        """What a repeat, or the loser of a race, gets. None: the case became the approved call and goes on."""
+        if isinstance(stop, Existing):
+            return await self._answer(case, stop.call, stop.row, stop.replay)
+        row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, stop.call))
+        if row is None:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        return await self._answer(case, stop.call, row, replay=True)
+
+    async def _answer(self, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
+        state = CallState(row["state"])
+        if state is CallState.PENDING:
+            return await self._pending(case, call, row)
+        if state is CallState.COMMITTED:
+            text = f"This very call is running already (call {call}). Wait for its answer."
+            raise Refused(Refusal(Code.IN_PROGRESS, text, "after:2", call))
+        if state is CallState.IN_DOUBT:
+            text = (
+                f"This was tried before (call {call}) and it is not known whether it happened. Do not repeat it; a "
+                "person must resolve it first."
+            )
+            raise Refused(Refusal(Code.IN_DOUBT, text, "person", call))
+        if replay and state in (CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED):
+            return await self._replay(case, call, row)
+        ended = {
+            CallState.DENIED: (
+                Code.APPROVAL_DENIED,
+                "A person said no to this call. Do not propose it again.",
+            ),
+            CallState.EXPIRED: (
+                Code.APPROVAL_EXPIRED,
+                "Nobody decided in time. Propose the call again if it is still needed.",
+            ),
+            CallState.VOID: (
+                Code.APPROVAL_VOID,
+                "The call can no longer run as it was approved. Propose it again.",
+            ),
+        }
+        code, text = ended.get(state, (Code.CALL_UNKNOWN, _NO_SUCH_CALL))
+        raise Refused(Refusal(code, text, "never", call))
+
+    # -- replays --------------------------------------------------------------------------------------------------
+
+    async def _replay(self, case: Case, call: str, row: Row) -> Answer:
+        """The recorded answer, released again for the present caller, with a record of its own."""
+        logged = await self._logged(case.tenant, row)
+        packet = _newest(
+            logged, (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED, RecordType.READ)
+        )
+        if packet is None:
+            text = f"This was done before (call {call}), but its record was erased. It was not done again."
+            raise Refused(Refusal(Code.KEY_CONFLICT, text, "never", call))
+        problem = packet.get("problem")
+        if isinstance(problem, dict):
+            text = (
+                f"{problem.get('text')} (This is the recorded result of call {call}; nothing was done again.)"
+            )
+            raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
+        self._quotas.spend(case.principal_key)
+        output = self._release.release(packet.get("output"), Audience.MODEL).value
+        outcome = await self._store.commit(
+            case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
+        )
+        return replay_answer(call, output, outcome.receipts[-1])
+
+    # -- pending calls --------------------------------------------------------------------------------------------
+
+    async def _pending(self, case: Case, call: str, row: Row) -> Answer | None:
+        approval = await self._store.read(lambda reader: reader.row(case.tenant, APPROVALS, row["approval"]))
+        if approval is None:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        if approval["expires_ms"] <= self._clock.now_ms():
+            await self._close(case, call, row, CallState.EXPIRED, "nobody decided in time")
+            text = "Nobody decided in time. Propose the call again if it is still needed."
+            raise Refused(Refusal(Code.APPROVAL_EXPIRED, text, "same_call", call))
+        if approval["state"] != ApprovalState.APPROVED:
+            wanted = cast("dict[str, int]", json.loads(approval["roles"]))
+            raise Refused(pending_refusal(call, wanted, (), ()))
+        if not _belongs(case, row) or row["task"] != case.task.id:
+            raise Refused(
+                Refusal(Code.IN_PROGRESS, f"Call {call} waits for its own task to resume it.", "never", call)
+            )
+        await self._become(case, call, row, approval)
+        return None
+
+    async def _become(self, case: Case, call: str, row: Row, approval: Row) -> None:
+        """Make the case the stored proposal: its own arguments, `why` and claims; none of the repeat's."""
+        logged = await self._logged(case.tenant, row)
+        packet = _newest(logged, (RecordType.PENDING,))
+        tool = self._catalogue.find(row["tool"])
+        if packet is None or tool is None:
+            await self._close(case, call, row, CallState.VOID, "its tool or its stored proposal is gone")
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
+        case.call = call
+        case.tool = tool
+        case.resumed = Resumed(row, approval, packet)
+        case.arguments = cast("JsonObject", packet["arguments"])
+        case.why = cast("JsonObject | None", packet["why"])
+        case.citations = cast("list[JsonObject]", packet["citations"])
+        case.claims = ()
+        case.approvals = given(approval)
+        case.proposal = replace(case.proposal, tool=tool.name, arguments=case.arguments)
+
+    async def recheck(self, case: Case) -> None:
+        """After step 7 of a resumed call: is this still the action people agreed to?
+
+        A changed record makes `case.changed`, and people are asked again. Anything else that changed voids the call.
+        """
+        if case.resumed is None:
+            return
+        before = cast("JsonObject", case.resumed.packet["bound"])
+        case.changed = ()
+        if case.requested_digest == case.resumed.approval["requested_digest"]:
+            return
+        if {**before, "shown": None} != {**case.bound, "shown": None}:
+            await self.void(case, "the tool, its source or its environment changed after the approval")
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", case.call))
+        shown = cast("JsonObject", case.resumed.packet["shown"])
+        case.changed = _what_changed(cast("JsonObject", shown.get("facts") or {}), case.facts)
+
+    async def void(self, case: Case, why: str) -> None:
+        """A resumed call that may not run any more ends here; its claims are free again."""
+        assert case.resumed is not None
+        await self._close(case, case.call, case.resumed.row, CallState.VOID, why)
+
+    async def _close(self, case: Case, call: str, row: Row, to: CallState, why: str) -> None:
+        record = LogRecord(
+            RecordType.CALL_CLOSED,
+            {"v": 1, "call": call, "state": to.value, "why": why},
+            call,
+            task=row["task"],
+        )
+        unit = self._commits.close_pending(call, row["approval"], row["task"], to, row["epoch"], record)
+        outcome = await self._store.commit(case.tenant, unit)
+        if isinstance(outcome, Stopped):
+            raise Refused(
+                Refusal(Code.IN_PROGRESS, f"Call {call} has just changed. Ask again.", "after:1", call)
+            )
+
+    async def _logged(self, tenant: str, row: Row) -> list[Logged]:
+        def read(reader: Reader) -> list[Logged]:
+            return entries(reader, self._ring, tenant, log_indexes(row)[-12:])
+
+        return await self._store.read(read)
+
+
+def _belongs(case: Case, row: Row) -> bool:
+    """Same principal and actor; foreign, finished and unknown answer alike."""
+    return row["principal"] == case.principal_key and row["actor"] == case.subject.actor.id
+
+
+def _newest(logged: list[Logged], types: tuple[RecordType, ...]) -> JsonObject | None:
+    found: list[Json] = [e.packet for e in logged if e.type in types and e.packet is not None]
+    return cast("JsonObject | None", found[-1] if found else None)
+
+
+def _what_changed(before: JsonObject, now: JsonObject) -> tuple[str, ...]:
+    """Names of the fields that differ between the records people saw and the records as they are."""
+    changed: list[str] = []
+    for fact in sorted({*before, *now}):
+        old, new = before.get(fact), now.get(fact)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += [f"{fact}.{name}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        elif old != new:
+            changed.append(fact)
+    return tuple(changed) or ("record",)

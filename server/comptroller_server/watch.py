@@ -1,0 +1,83 @@
+"""Watches the head row: switches and bundle are never staler than 50 ms, and every halt is acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import structlog
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.errors import StoreError
+from comptroller_audit.owners import Acknowledge
+from comptroller_audit.store import Reader, Store
+from comptroller_audit.unit import Head, Unit
+from comptroller_policy.switches import Switches
+from comptroller_server.dispatch import Counts
+
+__all__ = ["Watch"]
+
+FRESH_S = 0.05
+"""A snapshot of the head row older than this is read again before a decision."""
+
+_log = structlog.stdlib.get_logger()
+
+
+class Watch:
+    """The newest head row and switches of each tenant seen, and this process's acknowledgements."""
+
+    def __init__(self, store: Store, clock: Clock, owner: str, counts: Counts) -> None:
+        self._store = store
+        self._clock = clock
+        self._owner = owner
+        self._counts = counts
+        self._heads: dict[str, tuple[float, Head]] = {}
+        self._switches: dict[str, Switches] = {}
+        self._acknowledged: dict[str, int] = {}
+
+    def switches(self, tenant: str) -> Switches:
+        """The switches in force, as this process knows them now."""
+        return self._switches.get(tenant) or Switches()
+
+    async def fresh(self, tenant: str) -> Head:
+        """The head row, at most `FRESH_S` old; switches are read again when their sequence moved."""
+        known = self._heads.get(tenant)
+        if known is not None and self._clock.monotonic() - known[0] < FRESH_S:
+            return known[1]
+        return await self.look(tenant)
+
+    async def look(self, tenant: str) -> Head:
+        """Read the head row now."""
+        at = self._clock.monotonic()
+
+        def read(reader: Reader) -> tuple[Head, Switches | None]:
+            head = reader.head(tenant) or Head(0, 0, 0, "")
+            known = self._switches.get(tenant)
+            moved = known is None or known.seq != head.switch_seq
+            return head, Switches.read(reader, tenant) if moved else None
+
+        head, switches = await self._store.read(read)
+        if switches is not None:
+            self._switches[tenant] = switches
+            head.switch_seq = switches.seq
+        self._heads[tenant] = (at, head)
+        return head
+
+    async def acknowledge(self, tenant: str) -> None:
+        """Tell the store which switch sequence this process obeys, when that has changed."""
+        seq = self.switches(tenant).seq
+        if self._acknowledged.get(tenant) == seq:
+            return
+        counts = self._counts
+        part = Acknowledge(self._owner, seq, counts.waiting, counts.dispatched, counts.done)
+        await self._store.commit(tenant, Unit([part]))
+        self._acknowledged[tenant] = seq
+
+    async def run(self, tenants: list[str]) -> None:
+        """Look and acknowledge for ever, at most `FRESH_S` apart; for the life of the process."""
+        while True:
+            for tenant in tenants:
+                with contextlib.suppress(StoreError):
+                    await self.look(tenant)
+                    await self.acknowledge(tenant)
+            await asyncio.sleep(FRESH_S)

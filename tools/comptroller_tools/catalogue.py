@@ -1,0 +1,243 @@
+"""The catalogue: every offered tool, joined from its config, its source's definition and what both compile to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from comptroller_audit.vocabulary import Effect
+from comptroller_policy.errors import ExpressionError, Finding
+from comptroller_policy.expressions import (
+    Expression,
+    check_expression,
+    check_template,
+    compile_expression,
+)
+from comptroller_policy.model import ToolFacts
+from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
+from comptroller_tools.records import check_records, check_resource
+from comptroller_tools.source import Source, ToolDefinition
+from comptroller_tools.validation import Validator, compile_schema, screen, with_refs, with_why
+from comptroller_tools.verification import Expectation, compile_expectations
+
+__all__ = ["Catalogue", "CatalogueInvalid", "Tool"]
+
+ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
+
+
+class CatalogueInvalid(ToolError):
+    """Tools of the config and definitions of the sources do not fit. Carries every finding."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        self.findings = tuple(findings)
+        super().__init__("\n".join(str(finding) for finding in findings))
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One offered tool, ready to be called. Expressions and schemas are compiled once, at load."""
+
+    name: str
+    config: ToolConfig
+    source: Source
+    definition: ToolDefinition
+    arguments: Validator
+    output: Validator | None
+    derived: Mapping[str, Expression]
+    units: Mapping[str, Expression]
+    expectations: tuple[Expectation, ...]
+    advertised_input: Mapping[str, Any]
+    advertised_output: Mapping[str, Any] | None
+    description: str
+
+    @property
+    def effect(self) -> Effect:
+        return self.config.effect
+
+    @property
+    def is_read(self) -> bool:
+        return self.effect is Effect.READ
+
+    @property
+    def is_free_read(self) -> bool:
+        """A read without declared cost or units makes one commit, at the end."""
+        return self.is_read and not self.units
+
+
+class Catalogue:
+    """Tools by name. Immutable; a reload builds a new one. Raises `CatalogueInvalid` with every finding."""
+
+    def __init__(self, configs: Sequence[ToolConfig], sources: Mapping[str, Source]) -> None:
+        self._sources = sources
+        findings: list[Finding] = []
+        self._tools: dict[str, Tool] = {}
+        for config in configs:
+            where = f"tools.{config.name}"
+            try:
+                self._tools[config.name] = self._build(config, where)
+            except (ExpressionError, SourceInvalid) as error:
+                findings.append(Finding(where, str(error)))
+            except CatalogueInvalid as error:
+                findings.extend(error.findings)
+        for tool in list(self._tools.values()):
+            problems = self._tools_named(tool) or self._cross_check(tool)
+            findings.extend(problems)
+            if not problems:
+                expectations = compile_expectations(
+                    tool.config.verify, self._schemas(tool), f"tools.{tool.name}"
+                )
+                self._tools[tool.name] = replace(tool, expectations=expectations)
+        if findings:
+            raise CatalogueInvalid(findings)
+
+    def find(self, name: str) -> Tool | None:
+        return self._tools.get(name)
+
+    def __iter__(self) -> Iterator[Tool]:
+        return iter(self._tools.values())
+
+    def names(self) -> list[str]:
+        return list(self._tools)
+
+    def for_policy(self) -> list[ToolFacts]:
+        """What policy needs to know of each tool."""
+        return [
+            ToolFacts(
+                name=tool.name,
+                source=tool.source.name,
+                effect=tool.effect,
+                input_schema=tool.definition.input_schema,
+                output_schema=tool.definition.output_schema,
+                rules=tool.config,
+                resource_kind=tool.config.resource.partition(":")[0] if tool.config.resource else None,
+                fact_schemas={
+                    name: self._tools[fact.tool].definition.output_schema or ANY_OBJECT
+                    for name, fact in tool.config.facts.items()
+                },
+            )
+            for tool in self._tools.values()
+        ]
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def _build(self, config: ToolConfig, where: str) -> Tool:
+        source, definition = self._origin(config, where)
+        problems = screen(definition, config.effect)
+        title = definition.input_schema.get("title")
+        if config.schema_name is not None and config.schema_name != title:
+            problems.append(
+                f"`schema: {config.schema_name}` but the source's arguments are `{title}`; name that"
+            )
+        if problems:
+            raise CatalogueInvalid([Finding(where, problem) for problem in problems])
+        side_effect = config.effect is not Effect.READ
+        units = {name: compile_expression(text) for name, text in config.units.items()}
+        if config.cost_usd is not None:
+            units["cost_usd"] = compile_expression(config.cost_usd)
+        output = definition.output_schema
+        return Tool(
+            name=config.name,
+            config=config,
+            source=source,
+            definition=definition,
+            arguments=compile_schema(definition.input_schema),
+            output=compile_schema(output) if output is not None else None,
+            derived={name: compile_expression(text) for name, text in config.derived.items()},
+            units=units,
+            expectations=(),
+            advertised_input=(
+                with_why(definition.input_schema, required=config.why)
+                if side_effect
+                else definition.input_schema
+            ),
+            advertised_output=output if side_effect else with_refs(output),
+            description=config.description or definition.description,
+        )
+
+    def _origin(self, config: ToolConfig, where: str) -> tuple[Source, ToolDefinition]:
+        """The one source that defines the tool."""
+        if config.source is not None and config.source not in self._sources:
+            raise CatalogueInvalid([Finding(f"{where}.source", f"There is no source `{config.source}`.")])
+        candidates = [
+            (source, source.definitions()[config.name])
+            for name, source in self._sources.items()
+            if config.source in (None, name) and config.name in source.definitions()
+        ]
+        if len(candidates) != 1:
+            offers = sorted(name for source in self._sources.values() for name in source.definitions())
+            message = (
+                f"Several sources define `{config.name}`; add `source:` to say which."
+                if candidates
+                else f"No source defines `{config.name}`. The sources define: {', '.join(offers) or 'nothing'}."
+            )
+            raise CatalogueInvalid([Finding(f"{where}.name", message)])
+        return candidates[0]
+
+    def _tools_named(self, tool: Tool) -> list[Finding]:
+        """Tools that this one's facts and recovery read."""
+        config, where = tool.config, f"tools.{tool.name}"
+        named = [(f"facts.{name}.tool", fact.tool) for name, fact in config.facts.items()]
+        if config.recover is not None:
+            named.append(("recover.tool", config.recover.tool))
+        return [
+            Finding(f"{where}.{field}", f"`{name}` must be a tool of this config that is classified as read.")
+            for field, name in named
+            if (other := self._tools.get(name)) is None or not other.is_read
+        ]
+
+    def _cross_check(self, tool: Tool) -> list[Finding]:
+        """Paths and expressions against the schemas they read."""
+        config, where = tool.config, f"tools.{tool.name}"
+        after = self._schemas(tool)
+        before = {root: schema for root, schema in after.items() if root != "output"}
+        given = {root: schema for root, schema in before.items() if not root.startswith("facts.")}
+        findings = [
+            Finding(f"{where}.{field}", problem)
+            for field, problems in (
+                *(
+                    (f"facts.{n}.arguments", check_template(f.arguments, given))
+                    for n, f in config.facts.items()
+                ),
+                *((f"derived.{n}", check_expression(text, before)) for n, text in config.derived.items()),
+                *((f"units.{n}", check_expression(text, given)) for n, text in config.units.items()),
+                ("cost_usd", check_expression(config.cost_usd, given) if config.cost_usd is not None else ()),
+                (
+                    "recover.arguments",
+                    check_template(config.recover.arguments, given) if config.recover else (),
+                ),
+            )
+            for problem in problems
+        ]
+        found = check_resource(config.resource, tool.definition.input_schema, f"{where}.resource")
+        found += check_records(config.records, after, where)
+        findings += [Finding(where, problem) for problem in found]
+        try:
+            compile_expectations(config.verify, after, where)
+        except RecordPathError as error:
+            findings += [Finding(where, line) for line in str(error).splitlines()]
+        return findings
+
+    def _schemas(self, tool: Tool) -> dict[str, Mapping[str, Any]]:
+        """What each path root of a tool's expressions holds."""
+        facts = {
+            f"facts.{name}": self._tools[fact.tool].definition.output_schema or ANY_OBJECT
+            for name, fact in tool.config.facts.items()
+        }
+        return {
+            "input": tool.definition.input_schema,
+            "output": tool.definition.output_schema or ANY_OBJECT,
+            "call": _CALL_SCHEMA,
+            "task": _TASK_SCHEMA,
+            **facts,
+        }
+
+
+_STRING = {"type": "string"}
+_CALL_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"id": _STRING, "effect_key": _STRING},
+    "required": ["id", "effect_key"],
+}
+_TASK_SCHEMA: Mapping[str, Any] = {"type": "object", "properties": {"id": _STRING}, "required": ["id"]}
