@@ -54,7 +54,7 @@ def postgres_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
         if os.environ.get("COMPTROLLER_REQUIRE_POSTGRES"):
             raise
         pytestconfig.stash[_NO_POSTGRES] = str(error)
-        pytest.skip(f"no PostgreSQL: {error}")
+        pytest.skip(str(error))
 
 
 @pytest.fixture
