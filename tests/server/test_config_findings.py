@@ -183,6 +183,19 @@ def test_a_file_that_cannot_be_read_does_not_make_every_reference_an_error(tmp_p
     assert places == ["comptroller.yaml:13", "comptroller.d/a.yaml:2"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("python: ", "pyhton: "),
+        ("{python: ", "{mcp: "),
+        ("halt_wait_s: 1.5", "halt_wait_s:"),
+        ("max: 500", "max:"),
+    ],
+)
+def test_one_mistake_is_told_once(tmp_path: Path, old: str, new: str) -> None:
+    assert len(findings(tmp_path, DESK.replace(old, new))) == 1
+
+
 @pytest.mark.parametrize("path", _NOT_YET, ids=lambda path: ".".join(map(str, path)))
 def test_a_key_of_a_later_version_is_refused_and_never_passed_over(
     tmp_path: Path, path: tuple[str, ...]
