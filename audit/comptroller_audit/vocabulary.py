@@ -28,7 +28,7 @@ __all__ = [
     "Verification",
 ]
 
-Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 JsonObject: TypeAlias = dict[str, Json]
 
 MICRO = 1_000_000
@@ -176,7 +176,7 @@ class Code(StrEnum):
     VERIFICATION_FAILED = "verification_failed"
     OVERLOADED = "overloaded"
     STORE_UNAVAILABLE = "store_unavailable"
-    SECRET_IN_ARGUMENTS = "secret_in_arguments"
+    SECRET_IN_ARGUMENTS = "secret_in_arguments"  # noqa: S105 -- a refusal code
     BUNDLE_CHANGED = "bundle_changed"
     INTERNAL = "internal"
 

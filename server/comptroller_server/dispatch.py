@@ -92,7 +92,7 @@ class Dispatcher:
             return outcome
         except TimeoutError:
             return Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline")
-        except Exception as error:  # a source must not raise; whatever it did, its effect is not known
+        except Exception as error:  # noqa: BLE001 -- a source must not raise; if it does, its effect is not known
             return Outcome(EffectHappened.UNKNOWN, error=f"the source raised {type(error).__name__}")
         finally:
             self.counts.dispatched -= 1

@@ -18,7 +18,7 @@ from comptroller_audit.redaction import Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, InlineLane, Store, ThreadLane, no_fault
 from comptroller_audit.unit import Key, State, Stop
-from comptroller_audit.vocabulary import RecordType
+from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import BundleInvalid, Finding
@@ -166,7 +166,7 @@ class ActivateBundle:
 
     def apply(self, state: State) -> Stop | None:
         if state.head.bundle != self.bundle:
-            packet = {"v": 1, "bundle": self.bundle, "before": state.head.bundle, "policy": self.policy}
-            state.append(LogRecord(RecordType.BUNDLE_ACTIVATED, {**packet}))
+            packet: JsonObject = {"v": 1, "bundle": self.bundle, "before": state.head.bundle, "policy": self.policy}
+            state.append(LogRecord(RecordType.BUNDLE_ACTIVATED, packet))
             state.head.bundle = self.bundle
         return None

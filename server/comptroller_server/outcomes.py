@@ -11,7 +11,7 @@ import structlog
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
-from comptroller_audit.errors import StoreError
+from comptroller_audit.errors import CanonicalError, StoreError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.sealing import KeyRing
@@ -208,7 +208,7 @@ class Outcomes:
             return self._unusable(case, "is not of the type it declares")
         try:
             size = len(canonical_bytes(outcome.value))
-        except Exception as error:
+        except CanonicalError as error:
             return self._unusable(case, f"is no plain JSON ({type(error).__name__})")
         if size > tool.config.limits.response_kib_max * 1024:
             return self._unusable(case, f"is larger than {tool.config.limits.response_kib_max} KiB")

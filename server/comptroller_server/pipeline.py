@@ -63,7 +63,7 @@ class Pipeline:
             return await self._refuse(case, refused)
         except StoreError as error:
             return _store_unavailable(case.call, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 -- an error anywhere is a refusal with a record
             _log.exception("defect in the pipeline", call=case.call)
             text = f"Something went wrong inside Comptroller. Tell the operator. (call {case.call})"
             return await self._refuse(case, Refused(Refusal(Code.INTERNAL, text, "person")))

@@ -218,7 +218,7 @@ class Repeats:
 
 def _belongs(case: Case, row: Row) -> bool:
     """Same principal and actor; foreign, finished and unknown answer alike."""
-    return row["principal"] == case.principal_key and row["actor"] == case.subject.actor.id
+    return bool(row["principal"] == case.principal_key and row["actor"] == case.subject.actor.id)
 
 
 def _newest(logged: list[Logged], types: tuple[RecordType, ...]) -> JsonObject | None:
