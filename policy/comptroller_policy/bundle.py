@@ -10,7 +10,7 @@ from typing import Any
 
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.actions import GROUPS, Action, actions_of, in_scope, schema_json
-from comptroller_policy.cedar import Schema, entities_of
+from comptroller_policy.cedar import Schema
 from comptroller_policy.declarations import RolloutMode, ToolRules
 from comptroller_policy.engine import (
     AFTER_IMPLICIT,
@@ -26,7 +26,7 @@ from comptroller_policy.lint import lint
 from comptroller_policy.model import PolicyFile, Reads, ToolFacts
 from comptroller_policy.paths import Schemas
 from comptroller_policy.rules import compile_rules
-from comptroller_policy.slices import Prepared, may_allow, prepare
+from comptroller_policy.slices import Prepared, action_entities, may_allow, prepare
 from comptroller_policy.syntax import Policy, parse_file, parse_policy
 
 __all__ = ["CALL_SCHEMA", "TASK_SCHEMA", "compile_bundle"]
@@ -136,7 +136,7 @@ def _slice(before: Action, after: Action, policies: Sequence[Policy]) -> ToolSli
     gates = {policy.id: policy.gate for policy in here if policy.gate is not None}
     early = _early(before, here)
     reads = _reads(before.tool, prepared, prepared_after, early is not None, {g.role for g in gates.values()})
-    return ToolSlice(before.tool.name, before.tool.source, prepared, early, prepared_after, gates, reads)
+    return ToolSlice(before.tool.name, prepared, early, prepared_after, gates, reads)
 
 
 def _reads_outcome(policy: Policy) -> bool:
@@ -209,14 +209,15 @@ def _facts_of(expression: str) -> list[str]:
 
 def _gates_that_never_open(slices: Iterable[ToolSlice]) -> list[Finding]:
     """Gates of tools where even every approval leaves every call denied: asking a person would be pointless."""
-    nobody = entities_of([])
     opens: dict[str, bool] = {}
     blocked: dict[str, tuple[Policy, str]] = {}
     for slice_ in slices:
         gates = [policy for policy in slice_.before.policies if policy.id in slice_.gates]
         if not gates:
             continue
-        possible, must = may_allow(slice_.before, None, nobody, assume_approvals=True)
+        possible, must = may_allow(
+            slice_.before, None, action_entities(slice_.before.action), assume_approvals=True
+        )
         for policy in gates:
             opens[policy.id] = opens.get(policy.id, False) or possible
             blocked[policy.id] = (policy, ", ".join(sorted(must)) or DEFAULT_DENY)

@@ -6,11 +6,12 @@ policy: `visible` (listing), `decide_early` (no look-ups yet), `decide`, `decide
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from comptroller_audit.vocabulary import Principal, Subject
+from comptroller_policy.actions import Action
 from comptroller_policy.cedar import Answered, Entities
 from comptroller_policy.model import Decision, Gate, Question, Reads, Record, Verdict
 from comptroller_policy.slices import Prepared, may_allow, policy_set, principal_entities, with_record
@@ -44,7 +45,6 @@ class ToolSlice:
     """One tool's policies, prepared. `early` and `after` are None when they could not change anything."""
 
     name: str
-    source: str
     before: Prepared
     early: Prepared | None
     after: Prepared | None
@@ -72,7 +72,7 @@ class Bundle:
         self._text = text
         self._schema = schema
         self._slices = dict(slices)
-        self._principals = lru_cache(CACHE_ENTRIES_MAX)(_principal_entities)
+        self._principals = lru_cache(CACHE_ENTRIES_MAX)(principal_entities)
         self._records = lru_cache(CACHE_ENTRIES_MAX)(self._with_record)
         self._visible = lru_cache(CACHE_ENTRIES_MAX)(self._may_call)
         self._decided: dict[object, Decision] = {}
@@ -103,7 +103,7 @@ class Bundle:
             return _unknown_tool(question.tool)
         if slice_.early is None:
             return None
-        answer = self._ask(slice_, slice_.early, question, question.approvals)
+        answer = self._ask(slice_.early, question, question.approvals)
         return None if answer.allowed else _deny(slice_.early, answer)
 
     def decide(self, question: Question) -> Decision:
@@ -125,14 +125,14 @@ class Bundle:
 
     def _decide(self, slice_: ToolSlice, question: Question) -> Decision:
         prepared = slice_.before
-        answer = self._ask(slice_, prepared, question, question.approvals)
+        answer = self._ask(prepared, question, question.approvals)
         if answer.allowed:
             return Decision(Verdict.ALLOW, tuple(answer.policies), _reasons(prepared, answer.policies))
         gates = [slice_.gates[id_] for id_ in answer.policies if id_ in slice_.gates]
         if answer.errors or not gates or len(gates) != len(answer.policies):
             return _deny(prepared, answer)
         assumed = {**question.approvals, **{gate.role: APPROVALS_ASSUMED for gate in gates}}
-        approved = self._ask(slice_, prepared, question, assumed)
+        approved = self._ask(prepared, question, assumed)
         if not approved.allowed:
             return _deny(prepared, approved)
         reasons = _reasons(prepared, answer.policies)
@@ -145,7 +145,7 @@ class Bundle:
             return _unknown_tool(question.tool)
         if slice_.after is None:
             return Decision(Verdict.ALLOW, (AFTER_IMPLICIT,))
-        answer = self._ask(slice_, slice_.after, question, question.approvals)
+        answer = self._ask(slice_.after, question, question.approvals)
         if answer.allowed:
             return Decision(Verdict.ALLOW, tuple(answer.policies))
         return _deny(slice_.after, answer)
@@ -171,40 +171,34 @@ class Bundle:
     def _matches(self, slice_: ToolSlice, policy: Policy, question: Question) -> bool | None:
         # Alone and as a permit, a policy allows exactly when its conditions hold.
         alone = replace(policy, body={**policy.body, "effect": "permit"})
-        answer = self._ask(
-            slice_, replace(slice_.before, handle=policy_set([alone])), question, question.approvals
-        )
+        prepared = replace(slice_.before, handle=policy_set([alone]))
+        answer = self._ask(prepared, question, question.approvals)
         return None if answer.errors else answer.allowed
 
-    def _ask(
-        self, slice_: ToolSlice, prepared: Prepared, question: Question, approvals: Mapping[str, int]
-    ) -> Answered:
-        subject = question.subject
+    def _ask(self, prepared: Prepared, question: Question, approvals: Mapping[str, int]) -> Answered:
+        principal, roles = question.subject.principal, question.subject.roles
         try:
             if prepared.reads_record and question.record is not None:
-                entities = self._records(subject.principal, subject.roles, slice_.source, question.record)
+                entities = self._records(prepared.action, principal, roles, question.record)
             else:
-                entities = self._principals(subject.principal, subject.roles)
+                entities = self._principals(prepared.action, principal, roles)
         except ValueError as error:
-            return Answered(
-                allowed=False, policies=(), errors=(f"the principal or record has no Cedar form: {error}",)
-            )
+            fault = f"the principal or record has no Cedar form: {error}"
+            return Answered(allowed=False, policies=(), errors=(fault,))
         return prepared.ask(question, approvals, entities)
 
     def _with_record(
-        self, principal: Principal, roles: frozenset[str], source: str, record: Record
+        self, action: Action, principal: Principal, roles: frozenset[str], record: Record
     ) -> Entities:
-        return with_record(self._principals(principal, roles), source, record)
+        return with_record(self._principals(action, principal, roles), action.tool.source, record)
 
     def _may_call(self, subject: Subject, tool: str) -> bool:
+        prepared = self._slices[tool].before
         try:
-            entities = self._principals(subject.principal, subject.roles)
+            entities = self._principals(prepared.action, subject.principal, subject.roles)
         except ValueError:
             return False
-        return may_allow(self._slices[tool].before, subject, entities)[0]
-
-
-_principal_entities: Callable[[Principal, frozenset[str]], Entities] = principal_entities
+        return may_allow(prepared, subject, entities)[0]
 
 
 def _kind(record: Record | None) -> str | None:

@@ -7,9 +7,10 @@ integers `Long`. A value without an exact form raises `ValueInexact`, and the ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TypeAlias, cast
@@ -41,6 +42,8 @@ DEPTH_MAX = 8
 _DECIMAL_PLACES = Decimal("0.0001")
 _DECIMAL_MAX = Decimal("922337203685477.5807")
 _DECIMAL_MIN = Decimal("-922337203685477.5808")
+# The common case, safely inside the range: no arithmetic needed.
+_SHORT_DECIMAL = re.compile(r"-?[0-9]{1,14}(?:\.[0-9]{1,4})?")
 _LONG_MAX, _LONG_MIN = 2**63 - 1, -(2**63)
 # Cedar's JSON forms give these keys a meaning of their own; as attribute names they could forge an entity.
 _RESERVED = frozenset({"__entity", "__extn", "__expr", "__cedar"})
@@ -217,7 +220,7 @@ def _set(node: Mapping[str, Any], place: _Place) -> CedarType | Absent:
 def _record(node: Mapping[str, Any], place: _Place) -> RecordOf:
     properties: Any = node.get("properties")
     required: Any = node.get("required")
-    needed: set[str] = set(required) if is_list(required) else set()
+    needed = {name for name in required if isinstance(name, str)} if is_list(required) else set[str]()
     fields: dict[str, Field] = {}
     absent: dict[str, str] = {}
     for name, schema in cast(
@@ -303,61 +306,101 @@ def cedar_value(value: Any, type_: CedarType, where: str = "value") -> Any:
     Raises ValueInexact, naming the place, for another type, a missing required field, an integer beyond 64 bits
     or a number that four decimal places cannot hold exactly.
     """
+    try:
+        return _converted(value, type_)
+    except _Fault as fault:
+        raise ValueInexact(f"{where}{fault}") from None
+
+
+class _Fault(Exception):
+    """What is wrong below the root; the path is put together only on the way out, because it is rarely needed."""
+
+
+def _converted(value: Any, type_: CedarType) -> Any:
+    if isinstance(type_, Scalar):
+        return _CONVERTERS[type_.kind](value)
     if isinstance(type_, RecordOf):
-        return _record_value(value, type_, where)
-    if isinstance(type_, SetOf):
-        if not isinstance(value, (list, tuple, set, frozenset)):
-            raise ValueInexact(f"{where} is not a list.")
-        items = cast("Iterable[Any]", value)
-        return [cedar_value(item, type_.item, f"{where}[{at}]") for at, item in enumerate(items)]
-    return _scalar_value(value, type_.kind, where)
-
-
-def _record_value(value: Any, type_: RecordOf, where: str) -> dict[str, Any]:
-    if not is_object(value):
-        raise ValueInexact(f"{where} is not an object.")
-    result: dict[str, Any] = {}
-    for name, kept in type_.fields.items():
-        item = value.get(name)
-        if item is not None:
-            result[name] = cedar_value(item, kept.type, f"{where}.{name}")
-        elif kept.required:
-            raise ValueInexact(f"{where}.{name} is missing.")
+        return _record_value(value, type_)
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise _Fault(" is not a list.")
+    result: list[Any] = []
+    for at, item in enumerate(cast("Iterable[Any]", value)):
+        try:
+            result.append(_converted(item, type_.item))
+        except _Fault as fault:
+            raise _Fault(f"[{at}]{fault}") from None
     return result
 
 
-def _scalar_value(value: Any, kind: Kind, where: str) -> Any:
-    if kind is Kind.DECIMAL:
-        return _decimal_value(value, where)
-    if kind is Kind.LONG:
-        return _long_value(value, where)
-    if not isinstance(value, bool if kind is Kind.BOOL else str):
-        raise ValueInexact(f"{where} is not a {kind.value}.")
-    if kind in (Kind.TENANT, Kind.ACTOR):
-        return {"type": f"{NAMESPACE}::{kind.value}", "id": value}
+def _record_value(value: Any, type_: RecordOf) -> dict[str, Any]:
+    if not is_object(value):
+        raise _Fault(" is not an object.")
+    result: dict[str, Any] = {}
+    for name, kept in type_.fields.items():
+        item = value.get(name)
+        if item is None:
+            if kept.required:
+                raise _Fault(f".{name} is missing.")
+            continue
+        try:
+            result[name] = _converted(item, kept.type)
+        except _Fault as fault:
+            raise _Fault(f".{name}{fault}") from None
+    return result
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Fault(" is not text.")
+    if not value.isascii() and not _encodable(value):
+        raise _Fault(" is not valid Unicode text.")
     return value
 
 
-def _long_value(value: Any, where: str) -> int:
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Fault(" is not a boolean.")
+    return value
+
+
+def _long(value: Any) -> int:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueInexact(f"{where} is not a whole number.")
+        raise _Fault(" is not a whole number.")
     if not _LONG_MIN <= value <= _LONG_MAX:
-        raise ValueInexact(f"{where} does not fit in 64 bits.")
+        raise _Fault(" does not fit in 64 bits.")
     return value
 
 
-def _decimal_value(value: Any, where: str) -> str:
+def _decimal(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        raise ValueInexact(f"{where} is not a number.")
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+        raise _Fault(" is not a number.")
+    if isinstance(value, int) and not _DECIMAL_MIN <= value <= _DECIMAL_MAX:
+        # Asked first: Python refuses to write an integer of thousands of digits.
+        raise _Fault(" is outside the range policies can compare.")
+    written = repr(value) if isinstance(value, float) else str(value)
+    if _SHORT_DECIMAL.fullmatch(written) is not None:
+        return written if "." in written else f"{written}.0"
+    number = Decimal(written)
     if not number.is_finite() or not _DECIMAL_MIN <= number <= _DECIMAL_MAX:
-        raise ValueInexact(f"{where} is outside the range policies can compare.")
-    try:
-        rounded = number.quantize(_DECIMAL_PLACES)
-    except InvalidOperation as error:
-        raise ValueInexact(f"{where} has too many digits.") from error
+        raise _Fault(" is outside the range policies can compare.")
+    rounded = number.quantize(_DECIMAL_PLACES)
     if rounded != number:
-        raise ValueInexact(f"{where} has more than four decimal places, so policy cannot compare it exactly.")
+        raise _Fault(" has more than four decimal places, so policy cannot compare it exactly.")
     return f"{rounded:f}"
+
+
+def _entity(kind: Kind) -> Callable[[Any], dict[str, str]]:
+    return lambda value: {"type": f"{NAMESPACE}::{kind.value}", "id": _string(value)}
+
+
+_CONVERTERS: Mapping[Kind, Callable[[Any], Any]] = {
+    Kind.STRING: _string,
+    Kind.DATETIME: _string,
+    Kind.BOOL: _bool,
+    Kind.LONG: _long,
+    Kind.DECIMAL: _decimal,
+    Kind.TENANT: _entity(Kind.TENANT),
+    Kind.ACTOR: _entity(Kind.ACTOR),
+}

@@ -30,6 +30,7 @@ from comptroller_policy.syntax import APPROVALS_ASSUMED, Policy, quoted
 
 __all__ = [
     "Prepared",
+    "action_entities",
     "may_allow",
     "prepare",
     "principal_entities",
@@ -164,14 +165,24 @@ def _datetime(now_ms: int) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%S}.{ms:03d}Z"
 
 
-def principal_entities(principal: Principal, roles: Iterable[str]) -> Entities:
-    """The principal with its roles as parents and its attributes."""
+def action_entities(action: Action) -> Entities:
+    """The action as a child of its groups.
+
+    Cedar takes the action hierarchy from the entities, not from the schema of the request: without this entity
+    `action in Comptroller::Action::"create"` is false, and a forbid on a group would silently not apply.
+    """
+    parents = [uid("Action", group) for group in sorted(action.groups)]
+    return entities_of([{"uid": uid("Action", action.name), "attrs": {}, "parents": parents}])
+
+
+def principal_entities(action: Action, principal: Principal, roles: Iterable[str]) -> Entities:
+    """The action, and the principal with its roles as parents and its attributes."""
     entity = {
         "uid": uid("Principal", principal.id),
         "attrs": {"tenant": {"__entity": uid("Tenant", principal.tenant)}, "kind": principal.kind.value},
         "parents": [uid("Role", role) for role in sorted(roles)],
     }
-    return entities_of([entity])
+    return entities_of([entity], action_entities(action))
 
 
 def with_record(entities: Entities, source: str, record: Record) -> Entities:
