@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -91,19 +92,17 @@ def bundle(
 def refund(
     amount: Any = 10, *, subject: Subject = AGENT, approvals: Mapping[str, int] | None = None, **more: Any
 ) -> Question:
-    """A refund on invoice 7, of which 80 USD are left."""
+    """A refund on invoice 7, of which 80 USD are left. `more` replaces fields; `input` adds arguments."""
     arguments = {"invoice_id": "7", "amount_usd": amount, "reason_code": "late", **more.pop("input", {})}
-    return Question(
-        **{
-            "tool": "issue_refund",
-            "subject": subject,
-            "input": arguments,
-            "now_ms": 1_763_800_000_123,
-            "record": Record("invoice", "7"),
-            "facts": {"invoice": {"invoice_id": "7", "paid_usd": 100, "refunded_usd": 20.0}},
-            "derived": {"remaining_usd": Decimal(80)},
-            "history": {"principal.refunds_today": 1},
-            "approvals": approvals or {},
-            **more,
-        }
+    question = Question(
+        tool="issue_refund",
+        subject=subject,
+        input=arguments,
+        now_ms=1_763_800_000_123,
+        record=Record("invoice", "7"),
+        facts={"invoice": {"invoice_id": "7", "paid_usd": 100, "refunded_usd": 20.0}},
+        derived={"remaining_usd": Decimal(80)},
+        history={"principal.refunds_today": 1},
+        approvals=approvals or {},
     )
+    return replace(question, **more)
