@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import quote
 
 from cryptography.exceptions import InvalidSignature
@@ -241,41 +242,45 @@ class CheckpointFile:
         """Everything in the file; an absent file is an empty one. Raises CheckpointError if it cannot be read."""
         notes: list[str] = []
         torn: list[int] = []
-        try:
-            for offset, note in self._pieces():
-                if note is None:
-                    torn.append(offset)
-                else:
-                    notes.append(note)
-        except FileNotFoundError:
-            return CheckpointHistory((), ())
-        except OSError as error:
-            raise CheckpointError(
-                f"the checkpoint file {self.path} cannot be read: {error.strerror}"
-            ) from error
+        for offset, note in self._pieces():
+            if note is None:
+                torn.append(offset)
+            else:
+                notes.append(note)
         return CheckpointHistory(tuple(notes), tuple(torn))
 
     def newest(self, origin: str | None = None) -> str | None:
-        """The note written last, of that origin if one is named; None if there is none. Reads all of the file."""
+        """The note written last, of that origin if one is named; None if there is none. Reads through the file."""
         found: str | None = None
-        for note in self.read().notes:
-            if origin is None or note.startswith(origin + "\n"):
+        for _, note in self._pieces():
+            if note is not None and (origin is None or note.startswith(origin + "\n")):
                 found = note
         return found
 
     def _pieces(self) -> Iterator[tuple[int, str | None]]:
-        """(offset, note) for each piece; None for a piece that is no whole note."""
-        with self.path.open("rb") as file:
-            start, piece = 0, list[bytes]()
-            while line := file.readline(NOTE_BYTES_MAX + 1):
-                if line not in (_END, _TORN):
-                    piece.append(line)
-                    continue
-                if piece:
-                    yield start, _as_note(b"".join(piece)) if line == _END else None
-                start, piece = file.tell(), []
-            if piece:
-                yield start, None
+        try:
+            with self.path.open("rb") as file:
+                yield from _split(file)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise CheckpointError(
+                f"the checkpoint file {self.path} cannot be read: {error.strerror}"
+            ) from error
+
+
+def _split(file: BinaryIO) -> Iterator[tuple[int, str | None]]:
+    """(offset, note) for each piece; None for a piece that is no whole note."""
+    start, piece = 0, list[bytes]()
+    while line := file.readline(NOTE_BYTES_MAX + 1):
+        if line not in (_END, _TORN):
+            piece.append(line)
+            continue
+        if piece:
+            yield start, _as_note(b"".join(piece)) if line == _END else None
+        start, piece = file.tell(), []
+    if piece:
+        yield start, None
 
 
 def _as_note(data: bytes) -> str | None:

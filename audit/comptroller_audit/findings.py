@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+
+from comptroller_audit.vocabulary import Json, JsonObject
 
 __all__ = ["Finding", "FindingKind", "Report", "TenantReport"]
 
@@ -89,6 +91,18 @@ class Report:
     @property
     def ok(self) -> bool:
         return not self.findings and all(tenant.ok for tenant in self.tenants)
+
+    def as_json(self) -> JsonObject:
+        """The report for a program: `{ok, torn, findings, tenants: [{tenant, ok, first_bad, entries, …}]}`."""
+        tenants: list[Json] = [
+            {**asdict(one), "ok": one.ok, "first_bad": one.first_bad} for one in self.tenants
+        ]
+        return {
+            "ok": self.ok,
+            "torn": self.torn,
+            "findings": [asdict(f) for f in self.findings],
+            "tenants": tenants,
+        }
 
     def lines(self) -> Iterator[str]:
         """The report for a person, one line each."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 from pathlib import Path
 from threading import Thread
@@ -65,6 +66,15 @@ def test_no_bit_of_a_checkpoint_can_change_unseen(at: int, bit: int) -> None:
     raw[at % len(raw)] ^= 1 << bit
     with pytest.raises(CheckpointError):
         open_checkpoint(raw.decode(errors="replace"), VKEY)
+
+
+def test_a_second_spelling_of_a_signature_is_refused() -> None:
+    text = sign_checkpoint(ORIGIN, 42, ROOT, SIGNER)
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+    last = text[-3]
+    other = alphabet[alphabet.index(last) ^ 1]  # changes only bits that base64 leaves unused
+    with pytest.raises(CheckpointError, match="not canonical base64"):
+        open_checkpoint(f"{text[:-3]}{other}=\n", VKEY)
 
 
 def test_a_signature_by_another_key_counts_for_nothing() -> None:
@@ -243,3 +253,16 @@ def test_writers_that_append_together_keep_every_note_whole(tmp_path: Path) -> N
     assert kept.torn == ()
     sizes = sorted(open_checkpoint(text, VKEY).size for text in kept.notes)
     assert sizes == [100 * n + k for n in range(3) for k in range(20)]
+
+
+def test_an_append_waits_for_the_one_before_it(tmp_path: Path) -> None:
+    file = CheckpointFile(tmp_path / "checkpoints")
+    file.append(note(1))
+    with file.path.open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        writer = Thread(target=file.append, args=(note(2),))
+        writer.start()
+        writer.join(timeout=0.2)
+        assert writer.is_alive() and file.read().notes == (note(1),)
+    writer.join()
+    assert file.read().notes == (note(1), note(2))
