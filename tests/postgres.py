@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -59,10 +59,11 @@ class PostgresUnavailableError(Exception):
 
 @dataclass(slots=True)
 class Cluster:
-    """A running cluster. `fresh_database` is the only thing a test needs."""
+    """A running cluster. Most tests need `fresh_database` only; one that stops the server makes its own cluster."""
 
     directory: Path
     version: int
+    _servers: ExitStack
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def url(self, database: str) -> str:
@@ -78,6 +79,19 @@ class Cluster:
     def drop_database(self, name: str) -> None:
         """Drop `name` and end whatever is still connected to it."""
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    @contextmanager
+    def stopped(self) -> Generator[None]:
+        """The server is down inside the block, by a fast shutdown, and up again after it, on the same data."""
+        _signal_server(self.directory, signal.SIGINT)
+        until = time.monotonic() + STOP_S_MAX
+        while (self.directory / "data" / "postmaster.pid").exists():
+            assert time.monotonic() < until, f"the server did not stop within {STOP_S_MAX:.0f} s"
+            time.sleep(READY_POLL_S)
+        try:
+            yield
+        finally:
+            self._servers.enter_context(_running(find_programs(), self.directory, _account()))
 
     def execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(
@@ -159,8 +173,9 @@ def cluster() -> Generator[Cluster]:
         if account is not None:
             os.chown(directory, account.pw_uid, account.pw_gid)
         _initialise(programs, directory, account)
-        with _running(programs, directory, account):
-            yield Cluster(directory, _version(programs))
+        with ExitStack() as servers:
+            servers.enter_context(_running(programs, directory, account))
+            yield Cluster(directory, _version(programs), servers)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -209,7 +224,7 @@ def _running(programs: Path, directory: Path, account: pwd.struct_passwd | None)
             try:
                 process.wait(STOP_S_MAX)
             except subprocess.TimeoutExpired:
-                _kill_server(directory)
+                _signal_server(directory, signal.SIGQUIT)  # the last resort
                 process.wait(STOP_S_MAX)
 
 
@@ -225,8 +240,8 @@ def _wait_until_ready(programs: Path, directory: Path, process: subprocess.Popen
         time.sleep(READY_POLL_S)
 
 
-def _kill_server(directory: Path) -> None:
-    """The last resort: SIGQUIT to the pid that the server itself wrote into its data directory."""
+def _signal_server(directory: Path, number: signal.Signals) -> None:
+    """Signal the pid that the server itself wrote into its data directory; nothing if it has ended."""
     pid_file = directory / "data" / "postmaster.pid"
     if pid_file.exists():
-        os.kill(int(pid_file.read_text().splitlines()[0]), signal.SIGQUIT)
+        os.kill(int(pid_file.read_text().splitlines()[0]), number)

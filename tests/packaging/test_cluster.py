@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.postgres import Cluster, PostgresUnavailableError, find_programs
+from tests.postgres import Cluster, PostgresUnavailableError, cluster, find_programs
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE_S_MAX = 20.0
@@ -78,6 +78,19 @@ def test_a_suite_that_is_killed_leaves_no_server_behind(postgres_cluster: Cluste
     while directory.exists() and time.monotonic() < until:
         time.sleep(POLL_S)
     assert not directory.exists()
+
+
+def test_a_stopped_server_comes_back_with_its_data(postgres_cluster: Cluster) -> None:
+    del postgres_cluster  # skips where there is no Postgres
+    with cluster() as own:
+        database = conninfo(own.url(own.fresh_database()))
+        with psycopg.connect(database) as connection:
+            connection.execute("CREATE TABLE kept (number int)")
+        with own.stopped(), pytest.raises(psycopg.OperationalError):
+            psycopg.connect(database)
+        with psycopg.connect(database) as connection:
+            assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
+    assert not own.directory.exists()
 
 
 def test_a_machine_without_postgres_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
