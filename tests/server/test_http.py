@@ -20,7 +20,7 @@ from comptroller_audit.vocabulary import Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.http import build_app, serve_http, subject_of
 from comptroller_server.identity import LocalIdentity
-from comptroller_server.protocol import GovernedServer, RequestContext, build_server
+from comptroller_server.protocol import GovernedServer, RequestContext, SubjectOf, build_server
 from tests.server.small_governor import SECRET, SmallGovernor
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +40,7 @@ class Running:
     server: GovernedServer
     identity: LocalIdentity
     stop: asyncio.Event
+    serving: asyncio.Task[None]
 
     @property
     def authority(self) -> str:
@@ -50,16 +51,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path, roles: tuple[str, ...] = (), **options: Any) -> AsyncGenerator[Running]:
+async def running(
+    folder: Path, roles: tuple[str, ...] = (), *, who: SubjectOf = subject_of, **options: Any
+) -> AsyncGenerator[Running]:
     """A real uvicorn on a free loopback port, with clients `bot` and `desk`."""
     governor = SmallGovernor()
     identity = LocalIdentity("test", "ana", roles, ["bot", "desk"], folder / "tokens")
-    server = build_server(governor, subject_of=subject_of, version="1")
+    server = build_server(governor, subject_of=who, version="1")
     stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
     app = build_app(server, identity, **options)
     serving = asyncio.create_task(serve_http(app, "127.0.0.1", 0, ready=url.set_result, stop=stop, drain_s=2))
     try:
-        yield Running(await url, governor, server, identity, stop)
+        yield Running(await url, governor, server, identity, stop, serving)
     finally:
         governor.release.set()
         stop.set()
@@ -194,24 +197,10 @@ async def test_the_token_never_reaches_a_handler(tmp_path: Path) -> None:
         kept.append(repr(scope) + str(scope["user"].access_token.token))
         return subject_of(ctx)
 
-    identity = LocalIdentity("test", "ana", (), ["bot"], tmp_path / "tokens")
-    app = build_app(build_server(SmallGovernor(), subject_of=remember, version="1"), identity)
-    stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve_http(app, "127.0.0.1", 0, ready=url.set_result, stop=stop))
-    on = Running(
-        await url,
-        SmallGovernor(),
-        build_server(SmallGovernor(), subject_of=remember, version="1"),
-        identity,
-        stop,
-    )
-    try:
+    async with running(tmp_path, who=remember) as on:
         assert (await send(on, **modern("tools/list"))).status_code == 200
-    finally:
-        stop.set()
-        await serving
     assert len(kept) == 1
-    assert identity.token_file("bot").read_text().strip() not in kept[0]
+    assert on.identity.token_file("bot").read_text().strip() not in kept[0]
 
 
 async def test_a_request_under_another_host_name_is_refused(tmp_path: Path) -> None:
@@ -415,6 +404,21 @@ async def test_the_end_waits_for_a_call_in_flight_and_takes_no_new_one(tmp_path:
         assert not asking.done()
         on.governor.release.set()
         assert "hold done" in (await asking).text
+
+
+async def test_the_end_waits_for_a_call_whose_client_has_gone(tmp_path: Path) -> None:
+    async with running(tmp_path, drain_s=10) as on:
+        request = modern("tools/call", {"name": "hold"}, "hold")
+        streamed = request["content"].replace(b'"_meta": {', b'"_meta": {"progressToken": 1, ')
+        asking = asyncio.create_task(send(on, **{**request, "content": streamed}))
+        await on.governor.held.wait()
+        asking.cancel()
+        on.stop.set()
+        await asyncio.wait({on.serving}, timeout=0.5)
+        assert not on.serving.done()
+        on.governor.release.set()
+        await on.serving
+        assert on.governor.ended == ["hold"]
 
 
 async def _accepts(on: Running) -> bool:
