@@ -80,6 +80,7 @@ class Case:
     history: dict[str, int] = field(default_factory=dict[str, int])
     derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     # 7 decide, 8 approve
+    decided_ms: int = 0
     decision: Decision = field(default=UNDECIDED)
     approvals: dict[str, int] = field(default_factory=dict[str, int])
     gates: tuple[Gate, ...] = ()

@@ -34,6 +34,7 @@ class Decisions:
         refusal = refusal or self._quotas.check(case.principal_key)
         if refusal is not None:
             raise Refused(refusal)
+        case.decided_ms = self._clock.now_ms()
         decision = self._bundle.decide_early(self._question(case))
         if decision is not None and decision.verdict is Verdict.DENY:
             case.decision = decision
@@ -69,7 +70,7 @@ class Decisions:
             tool=case.tool_in_hand.name,
             subject=case.subject,
             input=case.arguments,
-            now_ms=self._clock.now_ms(),
+            now_ms=case.decided_ms,
             environment=self._environment,
             task=case.task.id,
             step=case.task.step,
@@ -85,10 +86,7 @@ class Decisions:
 
 def _denied(case: Case, decision: Decision) -> Refusal:
     """A deny in words: the rule's own reason, its id, and the next step."""
-    if decision.errors:
-        reason = "The policy could not be evaluated for this call, which counts as a no."
-    else:
-        reason = " ".join(decision.reasons) or "No policy permits this call."
+    reason = " ".join(decision.reasons) or "No policy permits this call."
     rule = f" (rule {', '.join(decision.policies)})" if decision.policies else ""
     return Refusal(
         Code.DENIED,
