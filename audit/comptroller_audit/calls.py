@@ -272,6 +272,10 @@ class ReleaseClaims:
         return None
 
 
+NOTES_LISTED_MAX = 100
+"""Records a call's row lists before further notes stand in the log only. Moves of the call are always listed."""
+
+
 @dataclass(frozen=True, slots=True)
 class NoteOnCall:
     """Part: append a record that belongs to a call without moving it (late evidence, a replay)."""
@@ -285,7 +289,7 @@ class NoteOnCall:
     def apply(self, state: State) -> Stop | None:
         index = state.append(self.record)
         row = state.get(CALLS, self.call)
-        if row is not None:
+        if row is not None and row["records"].count(",") < NOTES_LISTED_MAX:
             state.put(CALLS, self.call, {**row, "records": f"{row['records']},{index}"})
         return None
 

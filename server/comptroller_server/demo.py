@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ class _Story:
             sys.stdout.flush()
 
     @contextlib.contextmanager
-    def _scene(self, title: str) -> Iterator[None]:
+    def _scene(self, title: str) -> Generator[None]:
         self._say(f"\n{title}")
         yield
 
@@ -189,8 +189,8 @@ class _Story:
             tool="issue_refund",
             kind=FaultKind.HANG,
             point=Point.AFTER_WRITE,
-            reached=str(reached),
-            until=str(stage.folder / "never"),
+            reached=reached,
+            until=stage.folder / "never",
         )
         with contextlib.ExitStack() as stack:
             if pause is None:

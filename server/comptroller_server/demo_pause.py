@@ -33,12 +33,16 @@ def main(words: list[str]) -> None:
                 PAUSE_S_MAX
             )  # the whole process stands still: nothing may run between here and the kill
 
+    def tell(url: str) -> None:
+        sys.stderr.write(f"{url}\n")
+        sys.stderr.flush()
+
     async def serve() -> None:
         installation = Installation(load_config(Path(config), data_dir=Path(data)), Ambient(fault=pause))
         async with running(installation) as service:
             server = build_server(service.pipeline, subject_of=subject_of, version=__version__)
             app = build_app(server, installation.identity)
-            await serve_http(app, "127.0.0.1", 0, ready=lambda url: sys.stderr.write(f"{url}\n"))
+            await serve_http(app, "127.0.0.1", 0, ready=tell)
 
     asyncio.run(serve())
 

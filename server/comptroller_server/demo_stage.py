@@ -241,8 +241,8 @@ class Server:
     async def until_reached(self, file: Path | None = None) -> None:
         """Wait until the server says it stands at its point."""
         with anyio.fail_after(PROCESS_WAIT_S):
-            while not (file or self.reached).exists():
-                await anyio.sleep(0.01)  # noqa: ASYNC110 -- another process makes the file
+            while not (file or self.reached).exists():  # noqa: ASYNC110 -- another process makes the file
+                await anyio.sleep(0.01)
 
     async def kill(self) -> None:
         """SIGKILL: no clean-up, no last word."""

@@ -217,11 +217,19 @@ class Outcomes:
         return None
 
     def _unusable(self, case: Case, how: str) -> Refusal:
-        done = "" if case.tool_in_hand.is_read else " The change itself was made; a person has been told."
+        done = "" if case.tool_in_hand.is_read else " The change itself was made; a person must look at it."
         text = f"What `{case.tool_in_hand.name}` returned {how}, so it is withheld.{done}"
         return Refusal(Code.OUTPUT_INVALID, text, "person", case.call)
 
     # -- 13 release -----------------------------------------------------------------------------------------------
+
+    def lose(self, case: Case) -> None:
+        """A defect of ours after the commit: whatever happened, its outcome is not known."""
+        case.outcome = Outcome(EffectHappened.UNKNOWN, error="a defect in Comptroller")
+        case.problem = _in_doubt(case.call, "a defect in Comptroller")
+        case.state, case.released, case.refs = CallState.IN_DOUBT, None, ()
+        if case.tool_in_hand.is_read:
+            case.state = CallState.FAILED_BEFORE_EFFECT
 
     def release(self, case: Case) -> None:
         """Decide the call's end, and what of its output may be seen. Only released records become refs."""

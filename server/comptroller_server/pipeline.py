@@ -97,15 +97,22 @@ class Pipeline:
                 if answer is not None:
                     return answer
             else:
+                await self._watch.look(case.tenant)
                 await self._intake.look_again(case, stop)
         raise Refused(_MOVING)
 
     async def _act(self, case: Case) -> None:
         """From dispatch to what may be released. A side effect that was committed always comes out with a state."""
-        case.outcome = await self._dispatcher.run(case)  # 10 run
-        await self._outcomes.verify(case, self._look_ups)  # 11 verify
-        self._decisions.after(case)  # 12 decide
-        self._outcomes.release(case)  # 13 release
+        try:
+            case.outcome = await self._dispatcher.run(case)  # 10 run
+            await self._outcomes.verify(case, self._look_ups)  # 11 verify
+            self._decisions.after(case)  # 12 decide
+            self._outcomes.release(case)  # 13 release
+        except Exception:
+            if not case.committed:
+                raise
+            _log.exception("defect after a commit", call=case.call)
+            self._outcomes.lose(case)
 
     async def _refuse(self, case: Case, refused: Refused) -> Answer:
         """Record a refusal, unless the commit that refused has, or a flood is being counted instead."""

@@ -211,7 +211,7 @@ class Repeats:
 
     async def _logged(self, tenant: str, row: Row) -> list[Logged]:
         def read(reader: Reader) -> list[Logged]:
-            return entries(reader, self._ring, tenant, log_indexes(row)[-12:])
+            return entries(reader, self._ring, tenant, log_indexes(row))
 
         return await self._store.read(read)
 
