@@ -106,9 +106,9 @@ class Stage:
         """Paid invoices somebody wrote a ticket about, shuffled by the seed."""
         with contextlib.closing(sqlite3.connect(f"file:{self.desk}?mode=ro", uri=True)) as connection:
             rows = connection.execute(
-                "SELECT i.invoice_id, t.ticket_id, i.paid_cents - i.refunded_cents FROM invoices i "
-                "JOIN tickets t ON t.invoice_id = i.invoice_id "
-                "WHERE i.paid_cents - i.refunded_cents >= ? GROUP BY i.invoice_id ORDER BY i.invoice_id",
+                "SELECT i.id, t.id, i.paid_cents - i.refunded_cents FROM invoices i "
+                "JOIN tickets t ON t.invoice_id = i.id "
+                "WHERE i.paid_cents - i.refunded_cents >= ? GROUP BY i.id ORDER BY i.id",
                 (at_least_cents,),
             ).fetchall()
         found = [Invoice(*row) for row in rows]
