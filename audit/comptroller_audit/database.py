@@ -188,11 +188,11 @@ class Database:
     # -- the write lock ---------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def write_lock(self, wait_s_max: float = LOCK_WAIT_S_MAX) -> Generator[None]:
+    def write_lock(self, wait_s_max: float | None = None) -> Generator[None]:
         """On SQLite, the OS file lock that every write and every WAL checkpoint takes.
 
         SQLite before 3.51.3 can corrupt a WAL when two connections write and checkpoint together. Raises
-        `StoreUnavailable` when another process keeps the lock longer than `wait_s_max` seconds.
+        `StoreUnavailable` when another process keeps the lock longer than `wait_s_max` (`LOCK_WAIT_S_MAX`) seconds.
         """
         if not self.is_sqlite:
             yield
@@ -200,7 +200,7 @@ class Database:
         try:
             if self._lock_fd is None:
                 self._lock_fd = os.open(f"{self.path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _lock(self._lock_fd, wait_s_max)
+            _lock(self._lock_fd, LOCK_WAIT_S_MAX if wait_s_max is None else wait_s_max)
         except OSError as error:
             raise StoreUnavailable(
                 f"The store's lock file {self.path}.lock cannot be used ({error.strerror}). Check its folder."

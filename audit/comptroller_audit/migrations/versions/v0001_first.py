@@ -68,32 +68,32 @@ def upgrade() -> None:
 def _log() -> None:
     op.create_table(
         "log_head",
-        sa.Column("tenant", _TEXT, primary_key=True),
+        sa.Column("tenant", sa.Text(), primary_key=True),
         sa.Column("size", _BIG, nullable=False),
-        sa.Column("frontier", _TEXT, nullable=False),
+        sa.Column("frontier", sa.Text(), nullable=False),
         sa.Column("record_ms", _BIG, nullable=False),
-        sa.Column("switch_seq", _INT, nullable=False),
-        sa.Column("bundle", _TEXT, nullable=False),
+        sa.Column("switch_seq", _BIG, nullable=False),
+        sa.Column("bundle", sa.Text(), nullable=False),
     )
     op.create_table(
         "log_entry",
-        sa.Column("tenant", _TEXT, primary_key=True),
+        sa.Column("tenant", sa.Text(), primary_key=True),
         sa.Column("idx", _BIG, primary_key=True),
         sa.Column("envelope", sa.Text(), nullable=False),
         sa.Column("leaf", _BLOB, nullable=False),
     )
     op.create_table(
         "log_node",
-        sa.Column("tenant", _TEXT, primary_key=True),
-        sa.Column("level", _INT, primary_key=True),
+        sa.Column("tenant", sa.Text(), primary_key=True),
+        sa.Column("level", _BIG, primary_key=True),
         sa.Column("idx", _BIG, primary_key=True),
         sa.Column("hash", _BLOB, nullable=False),
     )
     op.create_table(
         "log_payload",
-        sa.Column("tenant", _TEXT, primary_key=True),
+        sa.Column("tenant", sa.Text(), primary_key=True),
         sa.Column("idx", _BIG, primary_key=True),
-        sa.Column("key_id", _TEXT, nullable=False),
+        sa.Column("key_id", sa.Text(), nullable=False),
         sa.Column("wrapped", _BLOB, nullable=False),
         sa.Column("sealed", _BLOB, nullable=False),
     )
