@@ -67,7 +67,7 @@ def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Serv
     quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
     evidence = Evidence(release, i.bundle_digest)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
-    commits = Commits(evidence, config.budgets, terms, i.catalogue, owner)
+    commits = Commits(evidence, config.budgets, terms, i.catalogue, owner, i.bundle_digest)
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     intake = Intake(
         i.catalogue,

@@ -38,11 +38,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Basis:
-    """What a decision read that could move: history revisions, the switch sequence, the bundle."""
+    """What a decision read that could move: history revisions and the switch sequence."""
 
     history: Mapping[str, int] = field(default_factory=dict[str, int])
     switch_seq: int = 0
-    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

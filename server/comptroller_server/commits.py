@@ -43,7 +43,7 @@ class ApprovalTerms:
 
 
 class Commits:
-    """Composes units from a case."""
+    """Composes units from a case. `bundle` is what this process decides by; on another one nothing commits."""
 
     def __init__(
         self,
@@ -52,11 +52,13 @@ class Commits:
         terms: ApprovalTerms,
         catalogue: Catalogue,
         owner: str,
+        bundle: str,
     ) -> None:
         self._evidence = evidence
         self._budgets = budgets
         self._terms = terms
         self._owner = owner
+        self._bundle = bundle
         self._counted = _counted_windows(catalogue)
 
     def refused(self, case: Case, refusal: Refusal) -> Unit:
@@ -80,7 +82,7 @@ class Commits:
         )
         fields = self._fields(case) | {"approval": approval}
         parts: list[Part] = [
-            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
             self._enter(case, flight=0),
             AwaitPerson(case.task.id, 1, self._budgets),
             TakeClaims(case.call, case.claims),
@@ -94,7 +96,7 @@ class Commits:
         assert case.resumed is not None
         record = self._evidence.pending(case, approval, roles, shown)
         parts: list[Part] = [
-            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
             CloseApproval(case.resumed.row["approval"], ApprovalState.VOID),
             RequestApproval(
                 approval,
@@ -142,7 +144,7 @@ class Commits:
         votes = votes_in_packet(case.resumed.approval) if case.resumed else []
         record = self._evidence.action(case, votes, self._history_of(case))
         parts: list[Part] = [
-            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=1),
             TakeClaims(case.call, case.claims),
@@ -207,7 +209,7 @@ class Commits:
     def read(self, case: Case, record: LogRecord) -> Unit:
         """The one commit of a read, with the same checks; if any refuses, nothing of the result is released."""
         parts: list[Part] = [
-            HeadUnmoved(case.basis.switch_seq, case.basis.bundle),
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=0),
             Spend(case.call, case.charges),

@@ -65,18 +65,18 @@ class LookUps:
         self._clock = clock
         self._environment = environment
 
-    async def gather(self, case: Case, switch_seq: int, bundle: str) -> None:
+    async def gather(self, case: Case, switch_seq: int) -> None:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
         tool = case.tool_in_hand
         reads = self._bundle.reads(tool.name)
         rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.received_ms)
         watched = [rows[name] for name in reads.history]
         guard = record_row(case)
-        case.basis = Basis({}, switch_seq, bundle)
+        case.basis = Basis({}, switch_seq)
         if watched or guard:
             counts, revisions = await self._quiet(case, [*watched, *([guard] if guard else [])], guard)
             case.history = {name: counts[rows[name]] for name in reads.history}
-            case.basis = Basis(revisions, switch_seq, bundle)
+            case.basis = Basis(revisions, switch_seq)
         wanted = self._facts_wanted(tool, reads.facts, reads.derived)
         case.facts = await self._facts(case, tool, wanted)
         try:

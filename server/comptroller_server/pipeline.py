@@ -78,7 +78,7 @@ class Pipeline:
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
             self._decisions.early(case, head)  # 5 pre-decide
-            await self._look_ups.gather(case, head.switch_seq, head.bundle)  # 6 look up
+            await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide
             self._outcomes.bind(case)
             await self._repeats.recheck(case)

@@ -1,0 +1,326 @@
+"""A whole service in process, on a desk of its own: what the scenarios propose to, and where they look afterwards.
+
+The oracle of every scenario is the desk's own ledger (`Shop.moved`), never a table of the product.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import pytest
+from ruamel.yaml import YAML
+
+from comptroller_audit.ambient import RandomIds
+from comptroller_audit.calls import CALLS
+from comptroller_audit.database import Relation, Row
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.query import Logged, calls_in_state, entries, newest_calls
+from comptroller_audit.store import Reader, Store
+from comptroller_audit.unit import Committed, Stopped, Unit
+from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordType, Subject
+from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
+from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
+from comptroller_server.app import Service, running
+from comptroller_server.commits import ApprovalTerms, Commits
+from comptroller_server.config import load_config
+from comptroller_server.evidence import Evidence
+from comptroller_server.installation import TENANT, Ambient, Installation
+from comptroller_server.proposal import Answer, Proposal
+from comptroller_tools.desk import __file__ as desk_package
+from comptroller_tools.desk.database import close_all, ensure
+from comptroller_tools.desk.faults import Fault, clear_faults, set_faults
+from comptroller_tools.desk.ledger import DeskEffect, effects
+
+__all__ = [
+    "DESK_CONFIG", "BEFORE", "Changes", "Clock", "Faults", "Shop", "WHY", "call_of", "code_of", "details_of", "finish_now", "opened", "placed",
+    "structured", "until",
+]  # fmt: skip
+
+DESK_CONFIG = Path(desk_package).with_name("comptroller.yaml")
+BEFORE = "before-"
+"""The effect keys of refunds that the desk was generated with begin so."""
+WHY: JsonObject = {"reason": "The customer was charged twice."}
+WAIT_S_MAX = 20.0
+NOON = 1_795_003_200_000
+"""2026-11-18T12:00:00Z, milliseconds: no window of the tests ends by chance."""
+
+Changes = Callable[[dict[str, Any]], None]
+"""Edits the desk's configuration before it is loaded."""
+T = TypeVar("T")
+
+
+class Clock:
+    """Time as it goes by, from noon of a fixed day, plus whatever a test lets pass."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._passed = 0.0
+        self._jumped_ms = 0
+
+    def monotonic(self) -> float:
+        return time.monotonic() - self._began + self._passed
+
+    def now_ms(self) -> int:
+        return NOON + self._jumped_ms + int(self.monotonic() * 1000)
+
+    def pass_s(self, seconds: float) -> None:
+        self._passed += seconds
+
+    def jump_s(self, seconds: float) -> None:
+        """Set the wall clock; no time passes."""
+        self._jumped_ms += int(seconds * 1000)
+
+
+@dataclass
+class Faults:
+    """What happens at the named points of store and dispatch: a test sets `at[point]`."""
+
+    at: dict[str, Callable[[], None]] = field(default_factory=dict[str, Callable[[], None]])
+
+    def __call__(self, point: str) -> None:
+        if (act := self.at.get(point)) is not None:
+            act()
+
+
+@dataclass
+class Shop:
+    """A running service and the desk it works on."""
+
+    service: Service
+    desk: Path
+    clock: Clock
+    faults: Faults
+    subject: Subject
+
+    # -- proposing ------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        tool: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        subject: Subject | None = None,
+        meta: Mapping[str, Any] | None = None,
+        **named: Any,
+    ) -> Answer:
+        """Propose one call, as the transport would."""
+        proposal = Proposal(subject or self.subject, tool, {**(arguments or {}), **named}, meta or {})
+        return await self.service.pipeline.call(proposal)
+
+    async def refund(
+        self,
+        invoice: str,
+        usd: float,
+        *,
+        reason: str = "goodwill",
+        why: Any = WHY,
+        subject: Subject | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        arguments = {"invoice_id": invoice, "amount_usd": usd, "reason_code": reason}
+        if why is not None:
+            arguments["why"] = why
+        return await self.call("issue_refund", arguments, subject=subject, meta=meta)
+
+    async def resume(self, call: str, *, subject: Subject | None = None) -> Answer:
+        return await self.call("resume_call", {"call": call}, subject=subject)
+
+    async def pending(self, invoice: str, usd: float = 30) -> str:
+        """Propose a refund that needs a person; its call id."""
+        answer = await self.refund(invoice, usd)
+        assert code_of(answer) == "approval_pending", answer.text
+        return call_of(answer)
+
+    def other(self, *, actor: str | None = None, subject: str | None = None) -> Subject:
+        """The same person with another client, or another person of the tenant."""
+        mine = self.subject
+        who = replace(mine.principal, subject=subject) if subject else mine.principal
+        return replace(mine, principal=who, actor=Actor(actor) if actor else mine.actor)
+
+    # -- people ---------------------------------------------------------------------------------------------------
+
+    async def vote(
+        self,
+        call: str,
+        yes: bool = True,
+        *,
+        by: str = "ann",
+        roles: Sequence[str] = ("approver",),
+        assurance: Assurance = Assurance.CREDENTIAL,
+    ) -> Committed | Stopped:
+        """One person's decision, as the approver's command commits it."""
+        row = self.row(call)
+        approval = self.rows(APPROVALS, row["approval"])[row["approval"]]
+        vote = Vote(by, tuple(roles), assurance, yes)
+        parts: list[Any] = [VoteOnApproval(row["approval"], vote, approval["requested_digest"])]
+        if not yes:
+            packet: JsonObject = {"v": 1, "call": call, "state": "denied", "why": "a person said no"}
+            closed = LogRecord(RecordType.CALL_CLOSED, packet, call, task=row["task"])
+            parts += self._commits().close_pending(
+                call, row["approval"], row["task"], CallState.DENIED, row["epoch"], closed
+            ).parts  # fmt: skip
+        return await self.store.commit(TENANT, Unit(parts))
+
+    async def halt(self, scope: SwitchScope, name: str = "") -> None:
+        """Set a switch and wait until this process obeys it."""
+        await self.store.commit(TENANT, Unit([SetSwitch(switch_id(scope, name), "stop", "a person")]))
+        await self.service.watch.look(TENANT)
+
+    async def lift(self, scope: SwitchScope, name: str = "") -> None:
+        await self.store.commit(TENANT, Unit([ClearSwitch(switch_id(scope, name), "go on", "a person")]))
+        await self.service.watch.look(TENANT)
+
+    def _commits(self) -> Commits:
+        i = self.service.installation
+        terms = ApprovalTerms(1, 1)
+        return Commits(Evidence(i.release, ""), i.config.budgets, terms, i.catalogue, self.service.owner, "")
+
+    # -- the desk -------------------------------------------------------------------------------------------------
+
+    def misbehave(self, *faults: Fault) -> None:
+        set_faults(self.desk, faults)
+
+    def behave(self) -> None:
+        clear_faults(self.desk)
+
+    def moved(self, invoice: str | None = None) -> list[DeskEffect]:
+        """The oracle: money that moved since the desk was made."""
+        found = [effect for effect in effects(self.desk) if not effect.effect_key.startswith(BEFORE)]
+        return [effect for effect in found if invoice in (None, effect.invoice_id)]
+
+    def paid(self, cents: int = 10_000) -> list[str]:
+        """Invoices with at least `cents` left to refund, always in the same order."""
+        return [
+            str(row[0])
+            for row in self.sql(
+                "SELECT id FROM invoices WHERE paid_cents - refunded_cents >= ? ORDER BY id", cents
+            )
+        ]
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Look at the desk, or change it behind the service's back."""
+        with contextlib.closing(sqlite3.connect(self.desk, timeout=10)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+    # -- the record -----------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        return self.service.installation.store
+
+    def rows(self, relation: Relation, *ids: str) -> dict[str, Row]:
+        return self.store.read_now(lambda reader: reader.rows(TENANT, relation, ids))
+
+    def row(self, call: str) -> Row:
+        return self.rows(CALLS, call)[call]
+
+    def state(self, call: str) -> str:
+        return str(self.row(call)["state"])
+
+    def calls(self, *states: CallState) -> list[tuple[str, Row]]:
+        def read(reader: Reader) -> list[tuple[str, Row]]:
+            return calls_in_state(reader, TENANT, states) if states else newest_calls(reader, TENANT, 10_000)
+
+        return self.store.read_now(read)
+
+    def log(self, *types: RecordType) -> list[Logged]:
+        """Every record, or those of `types`, oldest first."""
+
+        def read(reader: Reader) -> list[Logged]:
+            head = reader.head(TENANT)
+            return entries(reader, self.store.ring, TENANT, range(head.size if head else 0))
+
+        return [entry for entry in self.store.read_now(read) if not types or entry.type in types]
+
+    def packets(self, *types: RecordType) -> list[dict[str, Any]]:
+        return [cast("dict[str, Any]", entry.packet) for entry in self.log(*types)]
+
+
+def call_of(answer: Answer) -> str:
+    return str(answer.meta["comptroller/call"])
+
+
+def code_of(answer: Answer) -> str | None:
+    """The refusal code, or None for a call that was done."""
+    details = cast("dict[str, Any] | None", answer.meta.get("comptroller/refusal"))
+    assert (details is not None) == answer.is_error, answer
+    return str(details["code"]) if details is not None else None
+
+
+def details_of(answer: Answer) -> dict[str, Any]:
+    return cast("dict[str, Any]", answer.meta["comptroller/refusal"])
+
+
+def structured(answer: Answer) -> dict[str, Any]:
+    assert not answer.is_error, answer.text
+    assert answer.structured is not None, answer.text
+    return cast("dict[str, Any]", answer.structured)
+
+
+async def until(happened: Callable[[], object], what: str = "it") -> None:
+    """Wait for something that another task or thread brings about."""
+    async with asyncio.timeout(WAIT_S_MAX):
+        while not happened():
+            await asyncio.sleep(0.005)
+    assert happened(), what
+
+
+def finish_now(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine that never really waits (SQLite reads do not), from inside a plain function."""
+    try:
+        work.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    work.close()
+    raise AssertionError("it had to wait")
+
+
+def placed(folder: Path, changes: Changes | None = None, *, url: str | None = None, cedar: str = "") -> Path:
+    """Write the desk's configuration, changed, into `folder`; its path."""
+    tree = cast("dict[str, Any]", YAML(typ="safe", pure=True).load(DESK_CONFIG.read_text()))
+    if url is not None:
+        tree["store"]["url"] = url
+    if changes is not None:
+        changes(tree)
+    policies = folder / "policies"
+    policies.mkdir(parents=True, exist_ok=True)
+    (policies / "refunds.cedar").write_text((DESK_CONFIG.parent / "policies" / "refunds.cedar").read_text())
+    (policies / "more.cedar").write_text(cedar or "// nothing more\n")
+    path = folder / "comptroller.yaml"
+    path.write_text(json.dumps(tree, default=str))
+    return path
+
+
+@contextlib.asynccontextmanager
+async def opened(
+    folder: Path,
+    changes: Changes | None = None,
+    *,
+    url: str | None = None,
+    cedar: str = "",
+    clock: Clock | None = None,
+    faults: Faults | None = None,
+    secrets: tuple[str, ...] = (),
+    seed: int = 1,
+) -> AsyncGenerator[Shop]:
+    """A service on the desk in `folder`; a second one on the same folder works on the same store and desk."""
+    desk, clock, faults = folder / "desk.db", clock or Clock(), faults or Faults()
+    ensure(desk, seed)
+    config = load_config(placed(folder, changes, url=url, cedar=cedar), data_dir=folder)
+    config = replace(config, secrets=(*config.secrets, *secrets))
+    ambient = Ambient(clock, RandomIds(clock), faults)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("COMPTROLLER_DESK", str(desk))
+        installation = Installation(config, ambient)
+        async with running(installation) as service:
+            subject = installation.identity.stdio_subject(next(iter(config.identity.local.clients)))
+            yield Shop(service, desk, clock, faults, subject)
+        close_all()
