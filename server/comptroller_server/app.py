@@ -81,7 +81,7 @@ def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Serv
         ids,
         IntakeTerms(limits.replay_window_s * 1000),
     )
-    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment)
+    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment, watch.switches)
     dispatcher = Dispatcher(
         clock, owner_lock, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
     )
@@ -89,7 +89,7 @@ def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Serv
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
     repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock)
-    decisions = Decisions(i.policy, watch, quotas, clock, environment)
+    decisions = Decisions(i.policy, watch, clock, environment)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
     sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]

@@ -92,7 +92,10 @@ class Commits:
         return Unit(parts, self._on_refusal(case))
 
     def ask_again(self, case: Case, approval: str, roles: dict[str, int], shown: dict[str, Json]) -> Unit:
-        """The record changed, or another gate asks: the call stays pending under a new approval row."""
+        """The record changed, or another gate asks: the call stays pending under a new approval row.
+
+        Votes stand as long as the action is the one they were given for.
+        """
         assert case.resumed is not None
         record = self._evidence.pending(case, approval, roles, shown)
         parts: list[Part] = [
@@ -109,6 +112,7 @@ class Commits:
                 case.tool_in_hand.name,
                 self._terms.lives_ms,
                 self._terms.pending_max,
+                "[]" if case.changed else case.resumed.approval["votes"],
             ),
             MoveCall(
                 case.call,

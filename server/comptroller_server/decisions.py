@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.unit import Head
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_server.case import Case, Refused
-from comptroller_server.quotas import Quotas
 from comptroller_server.watch import Watch
 from comptroller_tools.source import EffectHappened
 
@@ -20,18 +18,16 @@ __all__ = ["Decisions"]
 class Decisions:
     """Asks the bundle, and turns a deny into a refusal that says what to do next."""
 
-    def __init__(self, bundle: Bundle, watch: Watch, quotas: Quotas, clock: Clock, environment: str) -> None:
+    def __init__(self, bundle: Bundle, watch: Watch, clock: Clock, environment: str) -> None:
         self._bundle = bundle
         self._watch = watch
-        self._quotas = quotas
         self._clock = clock
         self._environment = environment
 
-    def early(self, case: Case, head: Head) -> None:
-        """5: switches, attempt quota, the task's time, and every rule that needs no facts."""
+    def early(self, case: Case) -> None:
+        """5: switches and every rule that needs no facts."""
         tool = case.tool_in_hand
         refusal = self._watch.switches(case.tenant).stops(tool.name, case.principal_key, case.task.id)
-        refusal = refusal or self._quotas.check(case.principal_key)
         if refusal is not None:
             raise Refused(refusal)
         case.decided_ms = self._clock.now_ms()
@@ -63,7 +59,8 @@ class Decisions:
         after = case.read_back
         case.decision_after = self._bundle.decide_after(self._question(case, outcome.value, after))
         if case.decision_after.verdict is not Verdict.ALLOW and case.problem is None:
-            case.problem = _denied(case, case.decision_after)
+            denied = _denied if case.tool_in_hand.is_read else _denied_after
+            case.problem = denied(case, case.decision_after)
 
     def _question(self, case: Case, output: Any = None, after: dict[str, Any] | None = None) -> Question:
         return Question(
@@ -84,13 +81,29 @@ class Decisions:
         )
 
 
+def _because(decision: Decision) -> str:
+    """The rule's own reason and its id."""
+    reason = " ".join(decision.reasons) or "No policy permits this call."
+    return f"{reason} (rule {', '.join(decision.policies)})" if decision.policies else reason
+
+
+def _denied_after(case: Case, decision: Decision) -> Refusal:
+    """The change is made, so neither other arguments nor another try are a next step."""
+    return Refusal(
+        Code.VERIFICATION_FAILED,
+        f"The change was made, but a rule about its result says no: {_because(decision)} It has been handed to a "
+        "person; do not repeat it and do not try to repair it.",
+        retry="person",
+        call=case.call,
+        policies=decision.policies,
+    )
+
+
 def _denied(case: Case, decision: Decision) -> Refusal:
     """A deny in words: the rule's own reason, its id, and the next step."""
-    reason = " ".join(decision.reasons) or "No policy permits this call."
-    rule = f" (rule {', '.join(decision.policies)})" if decision.policies else ""
     return Refusal(
         Code.DENIED,
-        f"{reason}{rule} Change the arguments to fit, or hand the task to a person.",
+        f"{_because(decision)} Change the arguments to fit, or hand the task to a person.",
         retry="other_arguments",
         call=case.call,
         policies=decision.policies,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -11,7 +11,7 @@ from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Claim
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
 from comptroller_audit.errors import CanonicalError
-from comptroller_audit.redaction import Release
+from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Moved
@@ -25,6 +25,7 @@ from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.refs import REFS, cited, ref_row_id
+from comptroller_tools.source import Progress
 from comptroller_tools.validation import check_why, split_why
 
 __all__ = ["RESUME", "Intake", "IntakeTerms"]
@@ -81,6 +82,7 @@ class Intake:
     async def receive(self, proposal: Proposal) -> Case:
         """1 and 2: an attempt id, the principal's key, the task and its step."""
         subject = proposal.subject
+        proposal = replace(proposal, progress=self._released(proposal.progress))
         principal_key = self._key_of(subject.tenant, subject.principal.id)
         return Case(
             proposal=proposal,
@@ -106,7 +108,12 @@ class Intake:
         self._taskbook.entered(case.tenant, case.task)
 
     def find(self, case: Case) -> None:
-        """3: the tool, as this principal may see it. Hidden and missing answer alike."""
+        """3: the tool, as this principal may see it. Hidden and missing answer alike.
+
+        Here, before anything is read for them, those stop whose fruitless attempts of the minute are used up.
+        """
+        if (refusal := self.quotas.check(case.principal_key)) is not None:
+            raise Refused(refusal)
         name = case.proposal.tool
         if name == RESUME:
             return
@@ -159,6 +166,15 @@ class Intake:
 
     def _principal_key(self, tenant: str, principal: str) -> str:
         return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]
+
+    def _released(self, progress: Progress) -> Progress:
+        """What a tool says on the way goes through the one road too."""
+
+        async def relay(done: float, total: float | None, message: str | None) -> None:
+            text = self._release.text(message, Audience.MODEL) if message is not None else None
+            await progress(done, total, text)
+
+        return relay
 
     def _split_why(self, case: Case, tool: Tool) -> None:
         if tool.is_read or case.resumed is not None:

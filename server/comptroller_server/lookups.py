@@ -7,7 +7,7 @@ A look-up is a child read: found, validated, decided, bounded, checked and relea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
@@ -25,10 +25,13 @@ from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
 from comptroller_policy.model import Question, Verdict
+from comptroller_policy.switches import Switches, SwitchScope, switch_id
 from comptroller_server.case import Basis, Case, Refused
+from comptroller_server.dispatch import SOURCE_GRACE_S
 from comptroller_tools.catalogue import Catalogue, Tool
+from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
-from comptroller_tools.source import Action
+from comptroller_tools.source import Action, Outcome
 
 __all__ = ["LookUpFailed", "LookUps", "history_rows", "record_row"]
 
@@ -57,6 +60,7 @@ class LookUps:
         release: Release,
         clock: Clock,
         environment: str,
+        switches: Callable[[str], Switches],
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -64,6 +68,7 @@ class LookUps:
         self._release = release
         self._clock = clock
         self._environment = environment
+        self._switches = switches
 
     async def gather(self, case: Case, switch_seq: int) -> None:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
@@ -119,8 +124,7 @@ class LookUps:
         if problems := tool.arguments.check(rendered):
             raise LookUpFailed(f"`{name}` refuses the arguments: {problems[0]}")
         self._decide(tenant, tool, rendered)
-        until = min(deadline, self._clock.monotonic() + tool.config.limits.timeout_s)
-        outcome = await tool.source.call(Action(name, rendered, effect_key), until)
+        outcome = await self._run(tool, Action(name, rendered, effect_key), deadline)
         if outcome.error is not None or outcome.value is None:
             raise LookUpFailed(outcome.error or f"`{name}` returned nothing")
         value = self._release.release(outcome.value, Audience.RECORD).value
@@ -129,8 +133,25 @@ class LookUps:
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
+    async def _run(self, tool: Tool, action: Action, deadline: float) -> Outcome:
+        now = self._clock.monotonic()
+        until = min(deadline, now + tool.config.limits.timeout_s)
+        try:
+            async with asyncio.timeout(max(0.0, until - now) + SOURCE_GRACE_S):
+                return await tool.source.call(action, until)
+        except TimeoutError as error:
+            raise LookUpFailed(f"`{tool.name}` gave no answer by its deadline") from error
+        except Exception as error:  # a source must not raise
+            raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error
+
     def _decide(self, tenant: str, tool: Tool, arguments: dict[str, Any]) -> None:
         """The child read is decided like a call; `service:comptroller` has the roles the tool names."""
+        if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:
+            raise LookUpFailed(f"a person has halted `{tool.name}`")
+        try:
+            record = resource_of(tool.config.resource, arguments)
+        except RecordPathError as error:
+            raise LookUpFailed(str(error)) from error
         service = Subject(
             Principal(tenant, "comptroller", "service:comptroller", PrincipalKind.SERVICE),
             Actor("comptroller"),
@@ -142,7 +163,7 @@ class LookUps:
             arguments,
             self._clock.now_ms(),
             self._environment,
-            record=resource_of(tool.config.resource, arguments),
+            record=record,
         )
         if self._bundle.decide(question).verdict is not Verdict.ALLOW:
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")

@@ -88,16 +88,16 @@ class Outcomes:
         """Store the whole proposal and stop. Ends in `Refused` (approval_pending), which is on record."""
         approval = f"apr-{self._ids.short()}"
         roles: dict[str, int] = {}
-        if case.changed and case.resumed is not None:
+        if case.resumed is not None:
             roles.update(json.loads(case.resumed.approval["roles"]))
         for gate in case.decision.gates:
             roles[gate.role] = max(gate.count, roles.get(gate.role, 0))
         shown: dict[str, Json] = {"arguments": case.arguments, "facts": case.facts}
         compose = self._commits.ask if case.resumed is None else self._commits.ask_again
         outcome = await self._store.commit(case.tenant, compose(case, approval, roles, shown))
-        self._intake.entered(case)
         if isinstance(outcome, Stopped):
-            return _stop(outcome)
+            return _stop(case, outcome)
+        self._intake.entered(case)
         pending = pending_refusal(case.call, roles, case.decision.reasons, case.decision.policies)
         if case.changed:
             pending = _record_changed(case)
@@ -144,7 +144,7 @@ class Outcomes:
             raise
         if isinstance(outcome, Stopped):
             self._dispatcher.counts.waiting -= 1
-            return _stop(outcome)
+            return _stop(case, outcome)
         case.committed = True
         case.state = CallState.COMMITTED
         case.action_receipt = outcome.receipts[-1]
@@ -196,7 +196,8 @@ class Outcomes:
         if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
             return _in_doubt(case.call, outcome.error or "the source does not know")
         if outcome.told_model is not None:
-            text = f"`{tool.name}` did nothing, and says: {self._release.text(outcome.told_model, Audience.MODEL)}"
+            told = json.dumps(self._release.text(outcome.told_model, Audience.MODEL), ensure_ascii=False)
+            text = f"`{tool.name}` did nothing, and says: {told}"
             return Refusal(Code.TOOL_FAILED, text, "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
             late = outcome.error == "no answer by the deadline" or self._clock.monotonic() >= case.deadline
@@ -270,7 +271,7 @@ class Outcomes:
         unit = self._commits.read(case, self._evidence.ended(case, RecordType.READ))
         outcome = await self._store.commit(case.tenant, unit)
         if isinstance(outcome, Stopped):
-            return _stop(outcome)
+            return _stop(case, outcome)
         self._intake.entered(case)
         case.receipt = outcome.receipts[-1]
         return None
@@ -329,10 +330,13 @@ _NO_RECEIPT = Receipt("", -1, "")
 """Marks a refusal whose record is not written yet; the answer carries no receipt."""
 
 
-def _stop(outcome: Stopped) -> Moved | Existing | Lost:
-    if isinstance(outcome.stop, Refusal):
-        raise Refused(outcome.stop, outcome.receipts[-1] if outcome.receipts else None)
-    return outcome.stop
+def _stop(case: Case, outcome: Stopped) -> Moved | Existing | Lost:
+    stop: Moved | Existing | Lost | Refusal = outcome.stop
+    if isinstance(stop, Refusal):
+        raise Refused(stop, outcome.receipts[-1] if outcome.receipts else None)
+    if isinstance(stop, Moved) and stop.what == "approval" and case.resumed is not None:
+        return Lost(case.call, None)  # used, closed or expired meanwhile: the call's state is the answer
+    return stop
 
 
 def _state_after(case: Case, outcome: Outcome) -> CallState:

@@ -77,7 +77,7 @@ class Pipeline:
         await self._intake.validate(case)  # 4 validate
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
-            self._decisions.early(case, head)  # 5 pre-decide
+            self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide
             self._outcomes.bind(case)
@@ -118,13 +118,20 @@ class Pipeline:
         """Record a refusal, unless the commit that refused has, or a flood is being counted instead."""
         refusal, receipt = refused.refusal, refused.receipt
         self._intake.quotas.spend(case.principal_key)
-        if case.resumed is not None and not case.committed and refusal.code is Code.DENIED:
-            await self._repeats.void(case, refusal.text)
+        try:
+            if case.resumed is not None and not case.committed and refusal.code is Code.DENIED:
+                await self._repeats.void(case, refusal.text)
+        except Refused as overtaken:
+            refusal = overtaken.refusal
+        except StoreError as error:
+            return _store_unavailable(case.call, error)
         if receipt is None and self._intake.quotas.records_singly(case.principal_key):
             try:
                 receipt = await self._outcomes.record_refusal(case, refusal)
             except StoreError as error:
                 return _store_unavailable(case.call, error)
+            except Exception:  # noqa: BLE001 -- the refusal stands, recorded or not
+                _log.exception("a refusal could not be recorded", call=case.call)
         return refusal_answer(refusal, case.call, receipt)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:

@@ -126,12 +126,22 @@ class Repeats:
                 f"{problem.get('text')} (This is the recorded result of call {call}; nothing was done again.)"
             )
             raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
+        if not self._is_an_answer(row["tool"], packet):
+            text = f"This was done before (call {call}), but its answer was lost. It was not done again."
+            raise Refused(Refusal(Code.KEY_CONFLICT, text, "never", call))
         self._quotas.spend(case.principal_key)
         output = self._release.release(packet.get("output"), Audience.MODEL).value
         outcome = await self._store.commit(
             case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
         )
         return replay_answer(call, output, outcome.receipts[-1])
+
+    def _is_an_answer(self, name: str, packet: JsonObject) -> bool:
+        """Whether a record's output is the tool's own: what a look-up found instead has another shape."""
+        tool = self._catalogue.find(name)
+        if "outcome" in packet or tool is None or tool.output is None:
+            return True
+        return not tool.output.check(packet.get("output"))
 
     # -- pending calls --------------------------------------------------------------------------------------------
 

@@ -40,9 +40,23 @@ from comptroller_tools.desk.faults import Fault, clear_faults, set_faults
 from comptroller_tools.desk.ledger import DeskEffect, effects
 
 __all__ = [
-    "DESK_CONFIG", "BEFORE", "Changes", "Clock", "Faults", "Shop", "WHY", "call_of", "code_of", "details_of", "finish_now", "opened", "placed",
-    "structured", "until",
-]  # fmt: skip
+    "BEFORE",
+    "DESK_CONFIG",
+    "WHY",
+    "Changes",
+    "Clock",
+    "Faults",
+    "Shop",
+    "call_of",
+    "code_of",
+    "details_of",
+    "finish_now",
+    "opened",
+    "placed",
+    "structured",
+    "tool_of",
+    "until",
+]
 
 DESK_CONFIG = Path(desk_package).with_name("comptroller.yaml")
 BEFORE = "before-"
@@ -265,12 +279,11 @@ def structured(answer: Answer) -> dict[str, Any]:
     return cast("dict[str, Any]", answer.structured)
 
 
-async def until(happened: Callable[[], object], what: str = "it") -> None:
+async def until(happened: Callable[[], object]) -> None:
     """Wait for something that another task or thread brings about."""
     async with asyncio.timeout(WAIT_S_MAX):
-        while not happened():
+        while not happened():  # noqa: ASYNC110 -- threads and other processes set no event of this loop
             await asyncio.sleep(0.005)
-    assert happened(), what
 
 
 def finish_now(work: Coroutine[Any, Any, T]) -> T:
@@ -285,7 +298,8 @@ def finish_now(work: Coroutine[Any, Any, T]) -> T:
 
 def placed(folder: Path, changes: Changes | None = None, *, url: str | None = None, cedar: str = "") -> Path:
     """Write the desk's configuration, changed, into `folder`; its path."""
-    tree = cast("dict[str, Any]", YAML(typ="safe", pure=True).load(DESK_CONFIG.read_text()))
+    yaml: Any = YAML(typ="safe", pure=True)
+    tree: dict[str, Any] = yaml.load(DESK_CONFIG.read_text())
     if url is not None:
         tree["store"]["url"] = url
     if changes is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
-from tests.scenarios.kit import WHY, call_of, code_of, details_of, opened, structured
+from tests.scenarios.kit import WHY, call_of, code_of, details_of, opened, structured, tool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -106,7 +107,7 @@ async def test_a_ref_of_another_task_or_of_nobody_is_stale(tmp_path: Path) -> No
     ],
 )
 async def test_arguments_that_do_not_fit_are_refused_before_anything_is_looked_up(
-    tmp_path: Path, arguments: dict[str, object]
+    tmp_path: Path, arguments: dict[str, Any]
 ) -> None:
     async with opened(tmp_path) as shop:
         answer = await shop.call("issue_refund", {**arguments, "why": WHY})
@@ -118,10 +119,8 @@ async def test_arguments_that_do_not_fit_are_refused_before_anything_is_looked_u
 
 
 async def test_a_hidden_tool_and_a_missing_one_answer_alike(tmp_path: Path) -> None:
-    def for_admins(config: dict[str, object]) -> None:
-        tools = config["tools"]
-        assert isinstance(tools, list)
-        next(t for t in tools if t["name"] == "cancel_refund")["roles"] = ["admin"]
+    def for_admins(config: dict[str, Any]) -> None:
+        tool_of(config, "cancel_refund")["roles"] = ["admin"]
 
     async with opened(tmp_path, for_admins) as shop:
         hidden = await shop.call("cancel_refund", refund_id="ref_x", why=WHY)
@@ -134,13 +133,11 @@ async def test_a_hidden_tool_and_a_missing_one_answer_alike(tmp_path: Path) -> N
 
 
 async def test_what_is_listed_may_be_called_and_what_is_not_is_unknown(tmp_path: Path) -> None:
-    def closed(config: dict[str, object]) -> None:
-        tools = config["tools"]
-        assert isinstance(tools, list)
-        for tool in tools:
-            tool["roles"] = {"get_ticket": [], "cancel_refund": ["admin"]}.get(
-                tool["name"], tool.get("roles", ["support_agent"])
-            )
+    def closed(config: dict[str, Any]) -> None:
+        for tool in config["tools"]:
+            tool["roles"] = ["support_agent"]
+        tool_of(config, "get_ticket")["roles"] = []
+        tool_of(config, "cancel_refund")["roles"] = ["admin"]
 
     arguments = {
         "search_tickets": {},
