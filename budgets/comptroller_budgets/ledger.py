@@ -196,8 +196,8 @@ def _close(state: State, call: str, to: HoldState, actual: Mapping[str, int] | N
 
 def amount_text(micro: int) -> str:
     """`1_500_000` as `1.5`, exactly."""
-    whole, rest = divmod(micro, MICRO)
-    return f"{whole}.{rest:06d}".rstrip("0").rstrip(".")
+    whole, rest = divmod(abs(micro), MICRO)
+    return f"{'-' if micro < 0 else ''}{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def holds_in_packet(charges: Iterable[Charge]) -> list[Json]:
