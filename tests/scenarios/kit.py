@@ -296,6 +296,11 @@ def finish_now(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it had to wait")
 
 
+def tool_of(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """One entry of `tools:`, to be changed."""
+    return next(tool for tool in config["tools"] if tool["name"] == name)
+
+
 def placed(folder: Path, changes: Changes | None = None, *, url: str | None = None, cedar: str = "") -> Path:
     """Write the desk's configuration, changed, into `folder`; its path."""
     yaml: Any = YAML(typ="safe", pure=True)
