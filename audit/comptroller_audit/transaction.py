@@ -326,7 +326,7 @@ def _outcome(
     if isinstance(result, Exception):
         return result
     stop, first, count = result
-    receipts = tuple(Receipt(tenant, size + i, composed[i].leaf.hex()) for i in range(first, first + count))
+    receipts = tuple([Receipt(tenant, size + i, composed[i].leaf.hex()) for i in range(first, first + count)])
     return Committed(at_ms, receipts) if stop is None else Stopped(stop, at_ms, receipts)
 
 

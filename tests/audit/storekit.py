@@ -22,8 +22,10 @@ from comptroller_audit.transaction import read_head
 from comptroller_audit.unit import Committed, Head, Key, Part, State, Stop, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, RecordType, Refusal
 from comptroller_budgets.ledger import COUNTERS
+from comptroller_budgets.limits import Charge, Limit, Scope, Window
 
 __all__ = [
+    "BUDGET_OF_10",
     "NOON",
     "TENANT",
     "Clock",
@@ -48,6 +50,7 @@ TENANT = "local"
 NOON = 1_795_003_200_000
 """2026-11-18T12:00:00Z, milliseconds."""
 Lane = Callable[[Any], Any]
+BUDGET_OF_10 = Charge(Limit("calls", Scope.TASK, None, "calls", Window.TASK, 10), "budget", 1, None)
 
 
 @dataclass

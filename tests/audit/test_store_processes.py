@@ -12,12 +12,9 @@ import pytest
 from comptroller_audit.calls import CALLS
 from comptroller_audit.unit import Committed
 from comptroller_budgets.ledger import COUNTERS
-from comptroller_budgets.limits import Charge, Limit, Scope, Window
 from tests.audit.storekit import check_log, commit, count_up, key_ring, open_store, rows_of
 
 pytestmark = pytest.mark.anyio
-
-BUDGET = Charge(Limit("calls", Scope.TASK, None, "calls", Window.TASK, 10), "budget", 1, None)
 
 # Each worker waits for its standard input to close, so that all begin together.
 PREAMBLE = """
@@ -26,8 +23,7 @@ from pathlib import Path
 from comptroller_audit.ambient import RandomIds, SystemClock
 from comptroller_audit.unit import Committed, Stopped
 from comptroller_budgets.ledger import TakeHold
-from tests.audit.storekit import commit, count_up, open_call, open_store
-from tests.audit.test_store_processes import BUDGET
+from tests.audit.storekit import BUDGET_OF_10, commit, count_up, open_call, open_store
 url, folder, name = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 """
 
@@ -39,7 +35,7 @@ async def main():
     async with open_store(url, folder, SystemClock()) as store:
         async def one(at):
             call = f"{name}-{at}"
-            return await commit(store, TakeHold(call, (BUDGET,)), open_call(call))
+            return await commit(store, TakeHold(call, (BUDGET_OF_10,)), open_call(call))
         outcomes = await asyncio.gather(*(one(at) for at in range(32)))
         print(sum(isinstance(outcome, Committed) for outcome in outcomes))
 asyncio.run(main())
@@ -52,7 +48,7 @@ WRITERS = (
 async def main():
     sys.stdin.read()
     async with open_store(url, folder, SystemClock()) as store:
-        for _ in range(40):
+        for _ in range(15):
             await asyncio.gather(*(commit(store, count_up()) for _ in range(3)))
     print("written")
 asyncio.run(main())
@@ -116,8 +112,8 @@ async def test_three_processes_write_one_log_without_a_gap(store_url: str, tmp_p
         pass
     assert run_together(WRITERS, store_url, tmp_path, 3) == ["written"] * 3
     async with open_store(store_url, tmp_path) as store:
-        assert rows_of(store, COUNTERS, "n")["n"]["used"] == 360
-        assert len(check_log(store)) == 360
+        assert rows_of(store, COUNTERS, "n")["n"]["used"] == 135
+        assert len(check_log(store)) == 135
 
 
 @pytest.mark.parametrize("point", ["commit.begin", "commit.before", "commit.after"])

