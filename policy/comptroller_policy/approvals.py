@@ -18,6 +18,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, Text
 from sqlmodel import Field, SQLModel
 
+from comptroller_audit.calls import NoteOnCall
 from comptroller_audit.canonical import canonical_bytes, digest
 from comptroller_audit.database import Relation, Row
 from comptroller_audit.errors import TransitionError
@@ -238,15 +239,13 @@ class VoteOnApproval:
         state.put(APPROVALS, self.approval, row)
         if row["state"] == ApprovalState.DENIED:
             _no_longer_waiting(state, row["principal"])
-        state.append(
-            LogRecord(
-                RecordType.APPROVAL_DECIDED,
-                {"v": 1, "approval": self.approval, "call": row["call"], "vote": vote, "state": row["state"]},
-                call=row["call"],
-                task=row["task"],
-            )
+        record = LogRecord(
+            RecordType.APPROVAL_DECIDED,
+            {"v": 1, "approval": self.approval, "call": row["call"], "vote": vote, "state": row["state"]},
+            call=row["call"],
+            task=row["task"],
         )
-        return None
+        return NoteOnCall(row["call"], record).apply(state)
 
 
 @dataclass(frozen=True, slots=True)
