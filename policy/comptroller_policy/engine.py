@@ -85,6 +85,13 @@ class Bundle:
         """The full schema in Cedar syntax: what policies can read."""
         return self._schema
 
+    def text_of(self, tool: str) -> str:
+        """The policies that decide calls of `tool`, before and after, as Cedar. KeyError for an unknown tool."""
+        slice_ = self._slices[tool]
+        policies = [*slice_.before.policies, *(slice_.after.policies if slice_.after else ())]
+        parts = {p.id: f"// {p.where}\n{p.text}\n" for p in policies if p.id != AFTER_IMPLICIT}
+        return "\n".join(parts.values())
+
     def tools(self) -> Sequence[str]:
         return tuple(self._slices)
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, ReleaseClaims, TakeClaims
+from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, TakeClaims
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part, Unit
 from comptroller_audit.vocabulary import CallState, Json, Refusal
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
-from comptroller_budgets.ledger import Release, Settle, Spend, TakeHold
+from comptroller_budgets.ledger import Spend, TakeHold
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
-from comptroller_budgets.tasks import AwaitPerson, EnterTask, LeaveTask
+from comptroller_budgets.tasks import AwaitPerson, EnterTask
 from comptroller_policy.approvals import (
     ApprovalState,
     CloseApproval,
@@ -24,14 +24,13 @@ from comptroller_policy.approvals import (
 )
 from comptroller_policy.switches import HeadUnmoved
 from comptroller_server.case import Case
+from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
 from comptroller_server.lookups import record_row
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.refs import GiveRefs
 
 __all__ = ["ApprovalTerms", "Commits"]
-
-_CLAIM_FREED = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,19 +128,7 @@ class Commits:
         self, call: str, approval: str, task: str, to: CallState, epoch: int | None, record: LogRecord
     ) -> Unit:
         """A pending call ends without an effect: denied, expired or void. Its claims are free again."""
-        ends_as = {
-            CallState.EXPIRED: ApprovalState.EXPIRED,
-            CallState.VOID: ApprovalState.VOID,
-        }.get(to)
-        close: list[Part] = [CloseApproval(approval, ends_as)] if ends_as is not None else []
-        return Unit(
-            [
-                *close,
-                MoveCall(call, CallState.PENDING, to, epoch, record),
-                ReleaseClaims(call),
-                AwaitPerson(task, -1, self._budgets),
-            ]
-        )
+        return Unit(pending_ended(call, approval, task, to, epoch, record, self._budgets))
 
     def begin(self, case: Case) -> Unit:
         """Step 9: basis unchanged, claims, approval, holds, action packet; all or nothing."""
@@ -196,19 +183,8 @@ class Commits:
     def aftermath(
         self, call: str, task: str | None, state: CallState, guard: str | None, counted: Sequence[str]
     ) -> list[Part]:
-        """What every end of a committed call brings: holds closed, claims freed or kept, counters moved.
-
-        `task` is None for a call in doubt, which has left its task already. `counted` is without the guard.
-        """
-        nothing_happened = state in _CLAIM_FREED
-        parts: list[Part] = [LeaveTask(task, self._budgets)] if task is not None else []
-        if nothing_happened:
-            parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
-        elif state is not CallState.IN_DOUBT:
-            parts.append(Settle(call))
-        if guard is not None:
-            parts.append(BumpHistory((guard,), -1))
-        return parts
+        """`effect_ended` with this installation's budgets."""
+        return effect_ended(call, task, state, guard, counted, self._budgets)
 
     def read(self, case: Case, record: LogRecord) -> Unit:
         """The one commit of a read, with the same checks; if any refuses, nothing of the result is released."""

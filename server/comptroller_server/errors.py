@@ -4,7 +4,8 @@ ComptrollerError
 └── ServerError
     ├── ConfigInvalid     the configuration does not load; carries every finding (config.py)
     ├── IdentityError     no subject can be proved, or a token file is not safe to use (identity.py)
-    └── TransportError    a transport cannot be opened as asked (stdio.py, http.py)
+    ├── TransportError    a transport cannot be opened as asked (stdio.py, http.py)
+    └── CommandError      a command cannot be done as asked: no such id, no such file, a credential unknown (commands/)
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from comptroller_audit.vocabulary import ComptrollerError
 from comptroller_policy.errors import Finding
 
-__all__ = ["ConfigInvalid", "IdentityError", "ServerError", "TransportError"]
+__all__ = ["CommandError", "ConfigInvalid", "IdentityError", "ServerError", "TransportError"]
 
 
 class ServerError(ComptrollerError):
@@ -35,3 +36,7 @@ class IdentityError(ServerError):
 
 class TransportError(ServerError):
     """A transport cannot be opened as asked. The command line ends with exit code 2."""
+
+
+class CommandError(ServerError):
+    """A command cannot be done as asked. Nothing was changed; the command line ends with exit code 2."""

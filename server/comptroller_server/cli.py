@@ -1,0 +1,116 @@
+"""`comptroller`: the command line. A command's module is loaded when it is used, so a start costs what it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem
+
+from comptroller_audit.vocabulary import ComptrollerError
+from comptroller_server import __version__
+from comptroller_server.commands.invocation import invocation_of, options
+
+__all__ = ["EXIT_FAILED", "cli", "main"]
+
+EXIT_FAILED = 2
+"""Usage, configuration, or something broke. 1 is for findings: the command worked and the answer is no."""
+
+_COMMANDS = {
+    "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
+    "serve": ("serve:serve", "Serve the governed tools to MCP clients, over stdio or HTTP."),
+    "demo": ("demo:demo", "Play the main job on the embedded support desk."),
+    "approver": ("approvers:approver", "Enrol the people who may approve."),
+    "approvals": ("approvals:approvals", "Look at what waits for a person, and decide it."),
+    "calls": ("calls:calls", "List and show calls; settle one that is in doubt."),
+    "why": ("why:why", "Everything about one call, on one screen."),
+    "policy": ("policy:policy", "Show the policies, and explain a decision."),
+    "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),
+    "resume": ("switches:resume", "Lift what `halt` set."),
+    "audit": ("audit:audit", "Verify the log, and follow it."),
+}
+
+
+class _Commands(click.Group):
+    """Finds commands by name without loading the others, and turns errors into exit codes."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        found: Any = getattr(import_module(f"comptroller_server.commands.{module}"), name)
+        assert isinstance(found, click.Command)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        named = [(name, text) for name, (_, text) in _COMMANDS.items() if name.startswith(incomplete)]
+        return [
+            *(CompletionItem(name, help=text) for name, text in named),
+            *_of_options(self, ctx, incomplete),
+        ]
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from comptroller_server.commands.logs import log_to_stderr
+
+        invocation = invocation_of(ctx)
+        log_to_stderr()
+        try:
+            return super().invoke(ctx)
+        except ComptrollerError as error:
+            invocation.failed(error)
+        except BrokenPipeError:  # the reader of our output had enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            ctx.exit(0)
+        except (click.Abort, KeyboardInterrupt, EOFError):
+            click.echo("Stopped.", err=True)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:  # noqa: BLE001 -- whatever broke, the exit code must not read as findings
+            invocation.broken(error)
+        return ctx.exit(EXIT_FAILED)
+
+
+def _of_options(group: click.Group, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+    return click.Command.shell_complete(group, ctx, incomplete)
+
+
+_EPILOG = (
+    "Exit codes: 0 fine, 1 findings (the answer is no), 2 usage, configuration or an internal error. Results go to "
+    'standard output, logs to standard error. Completion: add eval "$(_COMPTROLLER_COMPLETE=bash_source comptroller)" '
+    "to ~/.bashrc (zsh_source and fish_source likewise)."
+)
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name="comptroller")
+@options(as_json=False)
+def cli() -> None:
+    """Comptroller: governed tools for any MCP client.
+
+    Policy, budgets, approvals, verification and a tamper-evident log around every call. Options of this level may
+    also stand after the command.
+    """
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="comptroller")
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

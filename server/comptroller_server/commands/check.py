@@ -1,0 +1,212 @@
+"""`comptroller check`: everything that would keep the server from starting, all at once, and what is unwise."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy.engine import make_url
+
+from comptroller_audit.database import Database
+from comptroller_audit.errors import AuditError, StoreError
+from comptroller_audit.migrate import schema_is_current
+from comptroller_audit.store import Reader
+from comptroller_policy.approvers import approver_names
+from comptroller_policy.errors import Finding
+from comptroller_server.commands.invocation import findings, invocation_of, options
+from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
+from comptroller_server.commands.showing import Card, emit, say
+from comptroller_server.config_model import Config
+from comptroller_server.errors import ConfigInvalid, IdentityError
+from comptroller_server.installation import TENANT, Installation
+
+__all__ = ["check"]
+
+SQLITE_SAFE = (3, 51, 3)
+"""From here on two connections cannot corrupt a WAL by writing and checkpointing together; before, our lock does it."""
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check found. `findings` keep the server from starting; `warnings` do not."""
+
+    installation: Installation | None = None
+    findings: list[Finding] = field(default_factory=list[Finding])
+    warnings: list[Finding] = field(default_factory=list[Finding])
+
+    def warn(self, where: str | Path, message: str) -> None:
+        self.warnings.append(Finding(str(where), message))
+
+
+@click.command()
+@options()
+@click.pass_context
+def check(ctx: click.Context) -> None:
+    """Check configuration, sources, policies, keys and store, and change nothing.
+
+    Exit code 1 with findings, each with its file and line; warnings alone leave it 0.
+    """
+    invocation = invocation_of(ctx)
+    checked = Checked()
+    try:
+        checked.installation = installation_of(invocation)
+    except ConfigInvalid as error:
+        checked.findings.extend(error.findings)
+    if checked.installation is not None:
+        _check(checked, checked.installation)
+    if invocation.as_json:
+        emit(_as_json(checked))
+    else:
+        _show(checked)
+    if checked.findings:
+        findings()
+
+
+def _check(checked: Checked, installation: Installation) -> None:
+    config = installation.config
+    with quiet_stdout():
+        _try(checked, config, "sources", installation.check)
+    keys = config.store.keys_file
+    if keys.exists():
+        _try(checked, config, "store.keys", lambda: installation.ring)
+        _try(checked, config, "identity.local", lambda: installation.identity)
+    _check_store(checked, config)
+    for path, message in _exposed(config):
+        checked.warn(path, message)
+    if not config.store.checkpoint_files:
+        checked.warn(
+            config.path, "no checkpoints are kept: entries cut off the end of the log would not be noticed"
+        )
+    else:
+        checked.warn(
+            config.store.checkpoint_files[0],
+            "every checkpoint file is within the server's own reach; copy them elsewhere regularly (with the key of "
+            "`comptroller audit vkey`), or whoever takes over this account can rewrite log and checkpoints together",
+        )
+    if config.approvals.allow_same_uid_file:
+        checked.warn(
+            config.path,
+            "`approvals.allow_same_uid_file` is on: whatever runs as this user can read such a credential and approve",
+        )
+
+
+def _try(checked: Checked, config: Config, where: str, step: Callable[[], object]) -> None:
+    try:
+        step()
+    except ConfigInvalid as error:
+        checked.findings.extend(error.findings)
+    except (AuditError, IdentityError) as error:
+        checked.findings.extend(config.placed([Finding(where, str(error))]))
+
+
+def _check_store(checked: Checked, config: Config) -> None:
+    """Whether the store can keep its promises. Nothing is made that is not there yet."""
+    path = store_path(config)
+    if path is not None and sqlite3.sqlite_version_info < SQLITE_SAFE:
+        checked.warn(
+            path,
+            f"SQLite {sqlite3.sqlite_version} can corrupt a file that another program writes to as well (fixed in "
+            "3.51.3); our own processes are safe behind a lock, so let nothing else open it for writing",
+        )
+    if path is not None and not path.exists():
+        if not any(os.access(parent, os.W_OK) for parent in path.parents if parent.exists()):
+            where = config.placed(
+                [Finding("store.url", f"{path} cannot be made here; its folder is not writable")]
+            )
+            checked.findings.extend(where)
+        return
+    try:
+        _check_database(checked, config)
+    except StoreError as error:
+        checked.findings.extend(config.placed([Finding("store.url", str(error))]))
+
+
+def _check_database(checked: Checked, config: Config) -> None:
+    database = Database(config.store.url.get_secret_value())
+    if not schema_is_current(database):
+        checked.warn(config.path, "the store has an older schema; the next `serve` brings it up to date")
+        return
+    reader = Reader(database)
+    try:
+        held = {role for person in approver_names(reader, TENANT) for role in person.roles}
+    finally:
+        reader.close()
+    for tool in config.tools:
+        for gate in tool.approval:
+            if gate.role not in held:
+                checked.warnings += config.placed(
+                    [
+                        Finding(
+                            f"tools.{tool.name}.approval",
+                            f"nobody is enrolled who may approve as `{gate.role}`; see `comptroller approver add`",
+                        )
+                    ]
+                )
+
+
+def _exposed(config: Config) -> Iterator[tuple[Path, str]]:
+    """Files that others can read though they hold what is private, or change though they decide what runs."""
+    private = [config.data_dir, config.data_dir / "tokens", *config.store.checkpoint_files]
+    if (path := store_path(config)) is not None:
+        private.append(path)
+    for place in private:
+        if (mode := _mode(place)) is not None and mode & 0o077:
+            yield place, f"can be read by other users (mode {mode:04o}); run `chmod go-rwx {place}`"
+    deciding = [*config.files, *(config.base_dir / file.name for file in config.policies)]
+    deciding += [
+        config.base_dir / s.python.partition(":")[0] for s in config.sources.values() if ".py" in s.python
+    ]
+    for place in deciding:
+        if (mode := _mode(place)) is not None and mode & 0o022:
+            yield place, f"can be changed by other users (mode {mode:04o}); run `chmod go-w {place}`"
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+
+
+def _places(config: Config) -> dict[str, str]:
+    """Everything this configuration uses, as absolute paths; passwords hidden."""
+    return {
+        "config": ", ".join(str(file) for file in config.files),
+        "data": str(config.data_dir),
+        "store": make_url(config.store.url.get_secret_value()).render_as_string(hide_password=True),
+        "keys": str(config.store.keys_file),
+        "checkpoints": ", ".join(str(file) for file in config.store.checkpoint_files),
+        "tokens": str(config.data_dir / "tokens"),
+    }
+
+
+def _as_json(checked: Checked) -> dict[str, Any]:
+    return {
+        "ok": not checked.findings,
+        "findings": [{"where": one.where, "message": one.message} for one in checked.findings],
+        "warnings": [{"where": one.where, "message": one.message} for one in checked.warnings],
+        "places": _places(checked.installation.config) if checked.installation else None,
+    }
+
+
+def _show(checked: Checked) -> None:
+    for finding in checked.findings:
+        say(str(finding))
+    for warning in checked.warnings:
+        say(f"{warning.where}: warning: {warning.message}")
+    if checked.installation is not None:
+        card = Card("Uses")
+        for label, place in _places(checked.installation.config).items():
+            card.line(label, place or "none")
+    count = len(checked.findings)
+    say(
+        f"{count} finding{'s' if count != 1 else ''}, {len(checked.warnings)} warnings."
+        if count
+        else "Nothing wrong."
+    )

@@ -1,0 +1,133 @@
+"""Opening what lies on disk for a command: the configuration that is meant, and the store it names.
+
+Nothing here activates a bundle, and only commands that ask for policy load the sources, which is a user's code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Coroutine, Generator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from platformdirs import user_config_path
+from sqlalchemy.engine import make_url
+
+from comptroller_audit.calls import CALLS
+from comptroller_audit.database import Row
+from comptroller_audit.query import calls_matching
+from comptroller_audit.store import Reader
+from comptroller_server.commands.invocation import Invocation
+from comptroller_server.config import load_config
+from comptroller_server.config_model import Config
+from comptroller_server.errors import CommandError
+from comptroller_server.installation import TENANT, Installation
+
+__all__ = [
+    "account",
+    "call_named",
+    "config_file",
+    "installation_of",
+    "on_store",
+    "quiet_stdout",
+    "store_path",
+]
+
+T = TypeVar("T")
+ID_CHARS_MIN = 6
+CONFIG_NAME = "comptroller.yaml"
+CONFIG_VARIABLE = "COMPTROLLER_CONFIG"
+
+
+def config_file(given: Path | None) -> Path:
+    """The configuration that is meant. Raises `CommandError` naming every place that was looked at."""
+    named = given or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
+    if named is not None:
+        if not named.is_file():
+            raise CommandError(f"there is no configuration at {named}; name another with --config")
+        return named
+    places = [Path(CONFIG_NAME), user_config_path("comptroller", appauthor=False) / CONFIG_NAME]
+    for place in places:
+        if place.is_file():
+            return place
+    looked = " and ".join(str(place.absolute()) for place in places)
+    raise CommandError(f"no configuration was found (looked at {looked}); name one with --config")
+
+
+def installation_of(invocation: Invocation) -> Installation:
+    """The installation the command works on; only its configuration is read yet. Raises `ConfigInvalid`."""
+    return Installation(load_config(config_file(invocation.config), data_dir=invocation.data_dir))
+
+
+def store_path(config: Config) -> Path | None:
+    """The SQLite file, or None for a server elsewhere."""
+    url = make_url(config.store.url.get_secret_value())
+    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+
+
+def on_store(
+    invocation: Invocation,
+    work: Callable[[Installation], Coroutine[Any, Any, T]],
+    *,
+    may_create: bool = False,
+) -> T:
+    """Run `work` with the store open, and close it. A missing store is an error unless `may_create`."""
+    installation = installation_of(invocation)
+    path = store_path(installation.config)
+    if not may_create and path is not None and not path.exists():
+        raise CommandError(
+            f"there is no store at {path} yet; `comptroller serve` makes it, or name another --data-dir"
+        )
+
+    async def run() -> T:
+        store = installation.store
+        try:
+            return await work(installation)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def call_named(reader: Reader, wanted: str) -> tuple[str, Row]:
+    """The call whose id is, or begins with, `wanted`. Raises `CommandError` for none and for several."""
+    row = reader.row(TENANT, CALLS, wanted)
+    if row is not None:
+        return wanted, row
+    if len(wanted) < ID_CHARS_MIN or not all(c in "0123456789abcdef-" for c in wanted):
+        raise CommandError(
+            f"{wanted!r} is no call id; give one of `comptroller calls list`, or its beginning"
+        )
+    found = calls_matching(reader, TENANT, wanted)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CommandError(f"no call has an id that begins with {wanted!r}; see `comptroller calls list`")
+    listed = ", ".join(call for call, _ in found[:5])
+    raise CommandError(f"several calls begin with {wanted!r} ({listed}…); give more of the id")
+
+
+def account() -> str:
+    """The operating system's account behind this command: the weakest name a person can have in the record."""
+    return f"uid:{os.geteuid()}"
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Generator[None]:
+    """What a user's module prints while it is loaded goes to standard error, also from below Python."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)

@@ -1,0 +1,115 @@
+"""Where a call's entries stand in the log, and whether the newest signed checkpoint holds them (RFC 9162 §2.1.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import bindparam, select
+
+from comptroller_audit.checkpoint import Checkpoint, CheckpointFile, log_origin, open_checkpoint, vkey_of
+from comptroller_audit.database import table_of
+from comptroller_audit.errors import CheckpointError
+from comptroller_audit.log import LogEntry, LogNode, inclusion_proof, verify_inclusion
+from comptroller_audit.query import Logged
+from comptroller_audit.store import Reader
+from comptroller_server.commands.showing import at
+from comptroller_server.installation import TENANT, Installation
+
+__all__ = ["Proof", "prove"]
+
+_NODE, _ENTRY = table_of(LogNode), table_of(LogEntry)
+_NODE_AT = select(_NODE.c.hash).where(
+    _NODE.c.tenant == bindparam("tenant"),
+    _NODE.c.level == bindparam("level"),
+    _NODE.c.idx == bindparam("idx"),
+)
+_LEAF_AT = select(_ENTRY.c.leaf).where(
+    _ENTRY.c.tenant == bindparam("tenant"), _ENTRY.c.idx == bindparam("idx")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The entries, the newest checkpoint (None without one), and which entries it is proved to hold."""
+
+    logged: Sequence[Logged]
+    checkpoint: Checkpoint | None
+    included: frozenset[int]
+    problem: str = ""
+
+    def standing(self, index: int) -> str:
+        if self.checkpoint is None:
+            return "in no checkpoint yet"
+        if index >= self.checkpoint.size:
+            return f"after the newest checkpoint (of {self.checkpoint.size} entries)"
+        if index in self.included:
+            return f"proved by the signed checkpoint of {self.checkpoint.size} entries"
+        return (
+            f"NOT in the signed checkpoint of {self.checkpoint.size} entries; run `comptroller audit verify`"
+        )
+
+    def lines(self) -> list[str]:
+        told = [
+            f"entry {e.index} {e.type.value} {at(e.at_ms)} leaf {e.leaf[:16]}…, {self.standing(e.index)}"
+            for e in self.logged
+        ]
+        return [*told, *([self.problem] if self.problem else [])]
+
+    def as_json(self) -> dict[str, Any]:
+        newest = self.checkpoint
+        return {
+            "checkpoint": {"origin": newest.origin, "size": newest.size, "root": newest.root.hex()}
+            if newest
+            else None,
+            "entries": [
+                {"index": e.index, "leaf": e.leaf, "included": e.index in self.included} for e in self.logged
+            ],
+            "problem": self.problem or None,
+        }
+
+
+async def prove(installation: Installation, logged: Sequence[Logged]) -> Proof:
+    """Check each entry's inclusion in the newest checkpoint of the configured files, with this key ring's key."""
+    checkpoint, problem = _newest(installation)
+    if checkpoint is None:
+        return Proof(logged, None, frozenset(), problem)
+    newest = checkpoint
+    included = await installation.store.read(
+        lambda reader: frozenset(e.index for e in logged if _is_included(reader, e, newest))
+    )
+    return Proof(logged, checkpoint, included, problem)
+
+
+def _newest(installation: Installation) -> tuple[Checkpoint | None, str]:
+    origin = log_origin(installation.log_name, TENANT)
+    vkey = vkey_of(installation.ring.signer)
+    best: Checkpoint | None = None
+    problem = ""
+    for path in installation.config.store.checkpoint_files:
+        try:
+            note = CheckpointFile(path).newest(origin)
+            found = open_checkpoint(note, vkey) if note is not None else None
+        except CheckpointError as error:
+            problem = str(error)
+            continue
+        if found is not None and (best is None or found.size > best.size):
+            best = found
+    return best, problem
+
+
+def _is_included(reader: Reader, entry: Logged, checkpoint: Checkpoint) -> bool:
+    if entry.index >= checkpoint.size:
+        return False
+
+    def node(level: int, index: int) -> bytes:
+        if level == 0:
+            rows = reader.query(_LEAF_AT, tenant=TENANT, idx=index)
+        else:
+            rows = reader.query(_NODE_AT, tenant=TENANT, level=level, idx=index)
+        return bytes(rows[0][0]) if rows else b""
+
+    proof = inclusion_proof(node, entry.index, checkpoint.size)
+    leaf = bytes.fromhex(entry.leaf)
+    return verify_inclusion(leaf, entry.index, checkpoint.size, proof, checkpoint.root)

@@ -1,0 +1,106 @@
+"""`comptroller serve`: the governed tools for one MCP client on stdio, or for many on loopback HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import click
+
+from comptroller_audit.vocabulary import Subject
+from comptroller_server import __version__
+from comptroller_server.app import Service, running
+from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.opening import installation_of
+from comptroller_server.commands.showing import plain
+from comptroller_server.config_model import Config
+from comptroller_server.errors import CommandError
+from comptroller_server.http import build_app, serve_http, subject_of
+from comptroller_server.installation import Installation
+from comptroller_server.protocol import build_server
+from comptroller_server.signals import stop_on_signals
+from comptroller_server.stdio import Wire, claim_stdio, serve_stdio
+
+__all__ = ["serve"]
+
+_HTTP = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})")
+
+
+@click.command()
+@click.option("--client", help="On stdio, which configured client this is. [default: the only one]")
+@click.option(
+    "--http", "address", metavar="HOST:PORT", help="Serve streamable HTTP on a loopback address instead."
+)
+@options(as_json=False)
+@click.pass_context
+def serve(ctx: click.Context, client: str | None, address: str | None) -> None:
+    """Serve the governed tools to MCP clients.
+
+    On stdio standard output belongs to the protocol. SIGTERM and SIGINT end it in order: nothing new is accepted,
+    calls in flight end, the log is signed once more.
+    """
+    invocation = invocation_of(ctx)
+    if address is not None and client is not None:
+        raise click.UsageError("--client is for stdio; over HTTP the token says which client it is")
+    where = _address(address) if address is not None else None
+    # Before the configuration, and so before any of a user's code, is loaded.
+    wire = claim_stdio() if where is None else None
+    installation = installation_of(invocation)
+    asyncio.run(_serve(installation, wire, client, where))
+
+
+def _address(text: str) -> tuple[str, int]:
+    found = _HTTP.fullmatch(text)
+    if found is None or int(found["port"]) > 65535:
+        raise click.UsageError("--http needs HOST:PORT, such as 127.0.0.1:8400 (port 0 takes a free one)")
+    return found["host"], int(found["port"])
+
+
+async def _serve(
+    installation: Installation, wire: Wire | None, client: str | None, where: tuple[str, int] | None
+) -> None:
+    subject = installation.identity.stdio_subject(_client(installation.config, client)) if wire else None
+    # Signals are watched from before the start to after the last checkpoint: neither is ever cut short.
+    with stop_on_signals(None) as stop:
+        async with running(installation) as service:
+            _tell(f"store {installation.store.database.url.render_as_string(hide_password=True)}")
+            _tell_recovered(service)
+            if subject is not None:
+                await _over_stdio(service, wire, subject, stop)
+            elif where is not None:
+                await _over_http(service, where, stop)
+        _tell("stopped; outcomes and a last checkpoint are written")
+
+
+async def _over_stdio(service: Service, wire: Wire | None, subject: Subject, stop: asyncio.Event) -> None:
+    server = build_server(service.pipeline, subject_of=lambda _: subject, version=__version__)
+    _tell(f"serving {subject.actor.id} over stdio")
+    await serve_stdio(server, wire=wire, stop=stop)
+
+
+async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Event) -> None:
+    identity = service.installation.identity
+    server = build_server(service.pipeline, subject_of=subject_of, version=__version__)
+    app = build_app(server, identity)
+    for name, file in identity.load_tokens().items():
+        _tell(f"token of {name}: {file}")
+    await serve_http(app, *where, ready=lambda url: _tell(f"serving at {url}"), stop=stop)
+
+
+def _client(config: Config, named: str | None) -> str:
+    """The client that acts: the one that was named, or the only one there is. Raises `CommandError`."""
+    clients = list(config.identity.local.clients)
+    if named is not None:
+        return named
+    if len(clients) == 1:
+        return clients[0]
+    raise CommandError(f"several clients are configured; say which with --client ({', '.join(clients)})")
+
+
+def _tell_recovered(service: Service) -> None:
+    for one in service.recovered:
+        _tell(f"recovered call {one.call} ({one.tool}): {one.state.value}, {one.why}")
+
+
+def _tell(text: str) -> None:
+    click.echo(f"comptroller: {plain(text)}", err=True)

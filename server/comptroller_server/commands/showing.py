@@ -1,0 +1,99 @@
+"""How commands show things: every line escaped, tables, times, and one JSON document.
+
+What agents, tools and upstreams said ends up on a person's terminal, so nothing is written there unescaped: no
+control characters, no terminal sequences, nothing that turns the direction of text around.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+__all__ = ["Card", "at", "compact", "cut", "emit", "plain", "say", "table"]
+
+_LABEL_CHARS = 11
+
+
+def plain(text: str) -> str:
+    """One line that is safe on a terminal: what is not printable (controls, bidi, line ends) becomes `\\uXXXX`."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+
+
+def _escaped(code: int) -> str:
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def compact(value: Any) -> str:
+    """A JSON value on one line, safe on a terminal."""
+    return plain(json.dumps(value, ensure_ascii=False, separators=(", ", ": "), default=str))
+
+
+def cut(text: str, most: int = 300) -> str:
+    """At most `most` characters, saying how many were left out."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text) - most} characters more; see --json)"
+
+
+def at(ms: int) -> str:
+    """A record time (milliseconds since the epoch) in UTC, to the second."""
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def say(line: str = "", *, bold: bool = False) -> None:
+    """One line to standard output, escaped."""
+    click.echo(click.style(plain(line), bold=True) if bold else plain(line), color=_color())
+
+
+def emit(document: Any) -> None:
+    """The JSON document of a command. ASCII only, so nothing in it acts on a terminal."""
+    click.echo(json.dumps(document, indent=2, default=str).replace("\x7f", "\\u007f"))
+
+
+def _color() -> bool | None:
+    return False if os.environ.get("NO_COLOR") else None
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows under headers: pretty on a terminal, plain aligned columns elsewhere. Nothing is cut off."""
+    cells = [[plain(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _pretty(headers, cells)
+        return
+    widths = [max(len(row[at_]) for row in [list(headers), *cells]) for at_ in range(len(headers))]
+    for row in [list(headers), *cells]:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo(line.rstrip())
+
+
+def _pretty(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(box=SIMPLE, pad_edge=False)
+    for header in headers:
+        shown.add_column(header, overflow="fold")
+    for row in cells:
+        shown.add_row(*(Text(cell) for cell in row))
+    Console(file=sys.stdout, highlight=False).print(shown)
+
+
+class Card:
+    """Labelled lines: a title, then `label  text`; a label is written once for several lines."""
+
+    def __init__(self, title: str) -> None:
+        say(title, bold=True)
+        self._last = ""
+
+    def line(self, label: str, text: str) -> None:
+        shown = "" if label == self._last else label
+        self._last = label
+        say(f"  {shown.ljust(_LABEL_CHARS)} {text}")

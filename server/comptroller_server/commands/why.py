@@ -1,0 +1,211 @@
+"""`comptroller why CALL`: who authorised it, what it read, what it changed, where that is proved, how to stop it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+import click
+
+from comptroller_audit.vocabulary import CallState, Json, JsonObject, RecordType
+from comptroller_budgets.ledger import amount_text
+from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.opening import on_store
+from comptroller_server.commands.proof import Proof, prove
+from comptroller_server.commands.record import CallRecord, read_call, section
+from comptroller_server.commands.showing import Card, at, compact, cut, emit
+from comptroller_server.installation import Installation
+
+__all__ = ["why"]
+
+_VERDICTS = {"allow": "allowed", "deny": "denied", "needs_approval": "asked for a person"}
+
+
+@click.command()
+@click.argument("call")
+@options()
+@click.pass_context
+def why(ctx: click.Context, call: str) -> None:
+    """Everything about CALL on one screen. An id may be shortened to a beginning that is its alone."""
+    invocation = invocation_of(ctx)
+
+    async def read(installation: Installation) -> tuple[CallRecord, Proof]:
+        found = await installation.store.read(lambda reader: read_call(reader, installation.ring, call))
+        return found, await prove(installation, found.logged)
+
+    record, proof = on_store(invocation, read)
+    if invocation.as_json:
+        emit(
+            {
+                **record.as_json(),
+                "approvals": _votes(record),
+                "proof": proof.as_json(),
+                "stop": _stops(record),
+            }
+        )
+        return
+    card = Card(f"call {record.call}  {record.row['state']}  {at(record.row['created_ms'])}")
+    _proposed(card, record)
+    _considered(card, record)
+    _approved(card, record)
+    _cost(card, record)
+    _happened(card, record)
+    for line in proof.lines():
+        card.line("log", line)
+    for line in _stops(record):
+        card.line("stop it", line)
+
+
+def _proposed(card: Card, record: CallRecord) -> None:
+    row, packet = record.row, record.proposal
+    if not packet:
+        card.line("erased", "what was proposed is no longer readable; the envelopes remain in the log")
+    principal = section(packet, "principal")
+    who = (
+        f"{principal.get('issuer')}|{principal.get('subject')} ({principal.get('kind')})"
+        if principal
+        else "?"
+    )
+    card.line("who", f"{who}, through {row['actor']}")
+    card.line("task", f"{row['task']}, step {row['step']}")
+    named = packet.get("tool") or row["tool"] or "?"
+    known = (
+        f" ({packet.get('effect')}), source {packet.get('source')}"
+        if packet.get("effect")
+        else " (no such tool)"
+    )
+    card.line("what", f"{named}{known}")
+    if packet:
+        card.line("what", cut(compact(packet.get("arguments"))))
+    if target := section(packet, "record"):
+        card.line("what", f"on {target.get('kind')} {target.get('key')}")
+    if claim := section(packet, "why"):
+        card.line(
+            "claimed", cut(json.dumps(claim.get("reason"), ensure_ascii=False)) + " (the agent's words)"
+        )
+    for cited in cast("list[JsonObject]", packet.get("citations") or []):
+        card.line(
+            "cited",
+            f"{cited.get('kind')} {cited.get('key')}, version {cited.get('version')}, ref {cited.get('ref')}",
+        )
+
+
+def _considered(card: Card, record: CallRecord) -> None:
+    packet = record.proposal
+    for name, value in section(packet, "facts").items():
+        card.line("looked up", cut(f"{name} = {compact(value)}"))
+    for name, value in section(packet, "history").items():
+        card.line("counted", f"{name} = {value}")
+    for name, value in section(packet, "derived").items():
+        card.line("derived", f"{name} = {value}")
+    decision = section(packet, "decision")
+    if decision.get("errors") == ["not decided"] or not decision:
+        card.line("decided", "policy was not asked: it was refused before")
+    else:
+        verdict = _VERDICTS.get(str(decision.get("verdict")), str(decision.get("verdict")))
+        card.line("decided", f"{verdict} by {_joined(decision.get('policies')) or 'no policy'}")
+        for reason in cast("list[Json]", decision.get("reasons") or []):
+            card.line("decided", cut(str(reason)))
+        for error in cast("list[Json]", decision.get("errors") or []):
+            card.line("decided", cut(f"error: {error}"))
+    if bundle := str(packet.get("bundle", "")):
+        card.line("decided", f"under policy bundle {bundle[:16]}")
+
+
+def _votes(record: CallRecord) -> list[dict[str, Any]]:
+    """Every yes and no, from the log."""
+    return [
+        {"approval": entry.packet.get("approval"), **section(entry.packet, "vote")}
+        for entry in record.logged
+        if entry.type is RecordType.APPROVAL_DECIDED and entry.packet is not None
+    ]
+
+
+def _approved(card: Card, record: CallRecord) -> None:
+    row = record.row
+    asked = record.newest(RecordType.PENDING)
+    for gate in cast("list[Json]", section((asked and asked.packet) or {}, "decision").get("reasons") or []):
+        card.line("approval", f"asked because {gate}")
+    for vote in _votes(record):
+        said = "agreed" if vote.get("yes") else "said no"
+        own = ", self-approved" if vote.get("self_approved") else ""
+        reason = f': "{vote["reason"]}"' if vote.get("reason") else ""
+        card.line(
+            "approved",
+            f"{vote.get('approver')} {said} at {at(vote['at_ms'])} ({vote.get('assurance')}{own}){reason}",
+        )
+    if row["state"] == CallState.PENDING and record.approval is not None:
+        roles = ", ".join(f"{n} {role}" for role, n in json.loads(record.approval["roles"]).items())
+        card.line(
+            "approved", f"waits for {roles} until {at(record.approval['expires_ms'])}: {row['approval']}"
+        )
+    elif not _votes(record):
+        card.line("approval", "nobody was asked" if not row["approval"] else "nobody decided")
+
+
+def _cost(card: Card, record: CallRecord) -> None:
+    holds = cast("list[JsonObject]", record.proposal.get("holds") or [])
+    state = record.hold["state"] if record.hold is not None else "nothing held"
+    if not holds:
+        card.line("cost", state)
+    for hold in holds:
+        amount = amount_text(cast("int", hold.get("amount_micro") or 0))
+        card.line("cost", f"{amount} {hold.get('unit')} of `{hold.get('limit')}`, {state}")
+
+
+def _happened(card: Card, record: CallRecord) -> None:
+    end = record.end
+    if end is None:
+        pending = record.row["state"] == CallState.PENDING
+        told = (
+            "nothing yet; it waits for a person"
+            if pending
+            else "not known yet: it was committed and has not ended"
+        )
+        card.line("happened", told)
+    elif end.packet is None:
+        card.line("happened", f"{end.type.value} at {at(end.at_ms)}; what it says was erased")
+    else:
+        for line in _outcome(end.packet):
+            card.line("happened", cut(line, 500))
+    for entry in record.again[-3:]:
+        refusal = section(entry.packet or {}, "refusal")
+        told = f"refused with {refusal.get('code')}" if refusal else "answered from the record"
+        card.line("again", f"{at(entry.at_ms)}: tried again, {told}")
+    if len(record.again) > 3:
+        card.line("again", f"and {len(record.again) - 3} times before")
+
+
+def _outcome(packet: JsonObject) -> Iterable[str]:
+    """What an ending packet says happened: an audit, a read, a recovery, a person's word, a closing, a refusal."""
+    outcome = section(packet, "outcome")
+    if outcome:
+        error = f" ({outcome['error']})" if outcome.get("error") else ""
+        yield f"{packet.get('state')}: the source says its effect is {outcome.get('effect')}{error}"
+    elif packet.get("state"):
+        by = f" by {packet['by']}" if packet.get("by") else ""
+        yield f"{packet['state']}{by}: {packet.get('why') or packet.get('reason')}"
+    if packet.get("output") is not None:
+        yield f"answered {compact(packet['output'])}"
+    verification = section(packet, "verification")
+    if verification and verification.get("result") != "not_declared":
+        yield f"read back: {verification.get('result')}"
+    for check in cast("list[JsonObject]", verification.get("checks") or []):
+        expected, found = compact(check.get("expected")), compact(check.get("found"))
+        yield f"  {check.get('fact')}.{check.get('path')} should be {expected} and is {found}"
+    problem = section(packet, "problem") or section(packet, "refusal")
+    if problem:
+        yield f"refused with {problem.get('code')}: {problem.get('text')}"
+
+
+def _stops(record: CallRecord) -> list[str]:
+    """The commands that stop what this call is part of."""
+    row, subject = record.row, section(record.proposal, "principal").get("subject")
+    stops = [f"comptroller halt --tool {row['tool']} --reason …"] if row["tool"] else []
+    stops.append(f"comptroller halt --task {row['task']} --reason …")
+    return [*stops, f"comptroller halt --principal {subject} --reason …"] if subject else stops
+
+
+def _joined(names: object) -> str:
+    return ", ".join(str(name) for name in cast("list[Json]", names)) if isinstance(names, list) else ""

@@ -1,0 +1,65 @@
+"""What every end of a call brings, whoever ends it: the pipeline, recovery, or a person at the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comptroller_audit.calls import MoveCall, ReleaseClaims
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.unit import Part
+from comptroller_audit.vocabulary import CallState
+from comptroller_budgets.history import BumpHistory
+from comptroller_budgets.ledger import Release, Settle
+from comptroller_budgets.limits import BudgetsConfig
+from comptroller_budgets.tasks import AwaitPerson, LeaveTask
+from comptroller_policy.approvals import ApprovalState, CloseApproval
+
+__all__ = ["effect_ended", "pending_ended"]
+
+_CLAIM_FREED = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
+_CLOSES_APPROVAL = {CallState.EXPIRED: ApprovalState.EXPIRED, CallState.VOID: ApprovalState.VOID}
+
+
+def pending_ended(
+    call: str,
+    approval: str,
+    task: str,
+    to: CallState,
+    epoch: int | None,
+    record: LogRecord,
+    budgets: BudgetsConfig,
+) -> list[Part]:
+    """A pending call ends without an effect: denied, expired or void. Its claims are free again.
+
+    A denied one's approval is closed by the vote that denied it, in the same unit.
+    """
+    ends_as = _CLOSES_APPROVAL.get(to)
+    close: list[Part] = [CloseApproval(approval, ends_as)] if ends_as is not None else []
+    return [
+        *close,
+        MoveCall(call, CallState.PENDING, to, epoch, record),
+        ReleaseClaims(call),
+        AwaitPerson(task, -1, budgets),
+    ]
+
+
+def effect_ended(
+    call: str,
+    task: str | None,
+    state: CallState,
+    guard: str | None,
+    counted: Sequence[str],
+    budgets: BudgetsConfig,
+) -> list[Part]:
+    """What every end of a committed call brings: holds closed, claims freed or kept, counters moved.
+
+    `task` is None for a call in doubt, which has left its task already. `counted` is without the guard.
+    """
+    parts: list[Part] = [LeaveTask(task, budgets)] if task is not None else []
+    if state in _CLAIM_FREED:
+        parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
+    elif state is not CallState.IN_DOUBT:
+        parts.append(Settle(call))
+    if guard is not None:
+        parts.append(BumpHistory((guard,), -1))
+    return parts
