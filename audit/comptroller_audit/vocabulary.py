@@ -164,6 +164,7 @@ class Code(StrEnum):
     APPROVALS_FULL = "approvals_full"
     KEY_CONFLICT = "key_conflict"
     IN_PROGRESS = "in_progress"
+    ALREADY_DONE = "already_done"
     IN_DOUBT = "in_doubt"
     BUDGET_EXHAUSTED = "budget_exhausted"
     TIME_EXHAUSTED = "time_exhausted"
@@ -201,6 +202,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.BUDGET_EXHAUSTED: RefusalClass.BUDGET,
     Code.TIME_EXHAUSTED: RefusalClass.BUDGET,
     Code.IN_PROGRESS: RefusalClass.NONE,
+    Code.ALREADY_DONE: RefusalClass.NONE,
     Code.IN_DOUBT: RefusalClass.IN_DOUBT,
     Code.LOOKUP_FAILED: RefusalClass.UPSTREAM,
     Code.TIMEOUT: RefusalClass.UPSTREAM,

@@ -23,6 +23,17 @@ META_REFUSAL = "comptroller/refusal"
 META_CALL = "comptroller/call"
 
 
+_LEADS = {
+    Code.APPROVAL_PENDING: "Waiting for approval",
+    Code.RECORD_CHANGED: "Waiting for approval",
+    Code.ALREADY_DONE: "Already done",
+    Code.IN_DOUBT: "Failed",
+    Code.VERIFICATION_FAILED: "Failed",
+    Code.OUTPUT_INVALID: "Failed",
+}
+"""The first words of a refusal; every other code is `Not done`."""
+
+
 def receipt_json(receipt: Receipt) -> JsonObject:
     """Where the record of this answer stands; check it with `comptroller audit verify --receipts`."""
     return {"log": receipt.log, "index": receipt.index, "leaf": receipt.leaf}
@@ -41,11 +52,8 @@ def refusal_answer(refusal: Refusal, call: str, receipt: Receipt | None) -> Answ
     meta: JsonObject = {META_REFUSAL: details, META_CALL: call}
     if receipt is not None and receipt.index >= 0:
         meta[META_RECEIPT] = receipt_json(receipt)
-    lead = "Waiting for approval" if refusal.code is Code.APPROVAL_PENDING else "Not done"
-    if refusal.code in (Code.IN_DOUBT, Code.VERIFICATION_FAILED, Code.OUTPUT_INVALID):
-        lead = "Failed"
     return Answer(
-        f"{lead} ({refusal.code.value}): {refusal.text}",
+        f"{_LEADS.get(refusal.code, 'Not done')} ({refusal.code.value}): {refusal.text}",
         is_error=True,
         meta=meta,
         unknown_tool=refusal.code is Code.UNKNOWN_TOOL,
@@ -57,10 +65,10 @@ def pending_refusal(
 ) -> Refusal:
     """The answer when a person must agree first."""
     people = " and ".join(f"{count} with role {role}" for role, count in sorted(roles.items()))
-    because = " ".join(reasons)
+    because = " ".join((*reasons, "Nothing has been done yet."))
     return Refusal(
         Code.APPROVAL_PENDING,
-        f"A person must agree first ({people}). {because} Nothing has been done yet. When it is approved, call "
+        f"A person must agree first ({people}). {because} When it is approved, call "
         f'`resume_call` with {{"call": "{call}"}}; do not repeat the arguments, and do not wait in a loop.',
         retry="person",
         call=call,

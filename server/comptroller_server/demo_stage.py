@@ -102,14 +102,14 @@ class Stage:
         generate(self.desk, self._seed)
         self.cli("approver", "add", "olga", "--role", "approver", "--credential-out", str(self.credential))
 
-    def invoices(self, at_least_cents: int) -> list[Invoice]:
-        """Paid invoices somebody wrote a ticket about, shuffled by the seed."""
+    def invoices(self, at_least_cents: int, below_cents: int = 1 << 40) -> list[Invoice]:
+        """Invoices with that much left to refund and a ticket about them, shuffled by the seed."""
         with contextlib.closing(sqlite3.connect(f"file:{self.desk}?mode=ro", uri=True)) as connection:
             rows = connection.execute(
                 "SELECT i.id, t.id, i.paid_cents - i.refunded_cents FROM invoices i "
                 "JOIN tickets t ON t.invoice_id = i.id "
-                "WHERE i.paid_cents - i.refunded_cents >= ? GROUP BY i.id ORDER BY i.id",
-                (at_least_cents,),
+                "WHERE i.paid_cents - i.refunded_cents >= ? AND i.paid_cents - i.refunded_cents < ? GROUP BY i.id ORDER BY i.id",
+                (at_least_cents, below_cents),
             ).fetchall()
         found = [Invoice(*row) for row in rows]
         self.random.shuffle(found)

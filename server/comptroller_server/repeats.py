@@ -28,6 +28,9 @@ from comptroller_tools.catalogue import Catalogue
 
 __all__ = ["Repeats"]
 
+FOUND_CHARS_MAX = 600
+"""How much of a looked-up record a repeat is shown in place of a lost answer."""
+
 _NO_SUCH_CALL = "There is no such call to resume in this task."
 
 
@@ -118,8 +121,8 @@ class Repeats:
             logged, (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED, RecordType.READ)
         )
         if packet is None:
-            text = f"This was done before (call {call}), but its record was erased. It was not done again."
-            raise Refused(Refusal(Code.KEY_CONFLICT, text, "never", call))
+            text = f"This was done before, by call {call}, whose record was erased. It was not done again."
+            raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         problem = packet.get("problem")
         if isinstance(problem, dict):
             text = (
@@ -127,8 +130,12 @@ class Repeats:
             )
             raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
         if not self._is_an_answer(row["tool"], packet):
-            text = f"This was done before (call {call}), but its answer was lost. It was not done again."
-            raise Refused(Refusal(Code.KEY_CONFLICT, text, "never", call))
+            found = self._release.text(json.dumps(packet.get("output"))[:FOUND_CHARS_MAX], Audience.MODEL)
+            text = (
+                f"This was done before, by call {call}; it was not done again. Its own answer was lost when the server "
+                f"stopped; looking it up found: {found}"
+            )
+            raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         self._quotas.spend(case.principal_key)
         output = self._release.release(packet.get("output"), Audience.MODEL).value
         outcome = await self._store.commit(
