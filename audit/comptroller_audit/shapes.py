@@ -187,7 +187,7 @@ class _Proposed(_Open):
     step: int
     principal: PrincipalView
     actor: str
-    roles: list[str] = []
+    principal_roles: list[str] = []
     tool: str
     bundle: str
     arguments: Any

@@ -135,7 +135,7 @@ def _question(installation: Installation, record: CallRecord, packet: JsonObject
     who = section(packet, "principal")
     kind = PrincipalKind(str(who["kind"]))
     principal = Principal(str(who["tenant"]), str(who["issuer"]), str(who["subject"]), kind)
-    roles = packet.get("roles", list[Json](installation.config.identity.local.roles))
+    roles = packet.get("principal_roles", list[Json](installation.config.identity.local.roles))
     subject = Subject(
         principal, Actor(str(packet["actor"])), frozenset(str(r) for r in cast("list[Json]", roles))
     )
