@@ -68,7 +68,7 @@ class KeyRingError(AuditError):
 
 
 class TransitionError(AuditError):
-    """A move between call states that DESIGN §3 does not allow. A programming error, never an outcome."""
+    """A move between call states that `calls.TRANSITIONS` does not allow. A programming error, never an outcome."""
 
 
 class SealBroken(AuditError):

@@ -254,7 +254,7 @@ def _index() -> Column[int]:
 
 
 class LogHead(SQLModel, table=True):
-    """One row per tenant. Its lock orders every write of the tenant (DESIGN §9)."""
+    """One row per tenant. Its lock orders every write of the tenant."""
 
     __tablename__ = "log_head"  # pyright: ignore[reportAssignmentType]  # SQLModel documents a plain string
 

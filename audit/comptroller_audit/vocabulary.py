@@ -94,7 +94,7 @@ class Subject:
 
 
 class CallState(StrEnum):
-    """States of a call (DESIGN §3). `calls.TRANSITIONS` holds the allowed moves."""
+    """States of a call (docs/architecture.md). `calls.TRANSITIONS` holds the allowed moves."""
 
     PROPOSED = "proposed"
     REFUSED = "refused"

@@ -95,7 +95,7 @@ _OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
 
 
 def approval_digest(action: JsonObject) -> bytes:
-    """SHA-256 over the versioned, domain-separated canonical structure of DESIGN §6.
+    """SHA-256 over the versioned, domain-separated canonical structure of one exact action.
 
     `action` holds: definition, source, environment, tenant, principal, actor, tool, arguments (final, without
     `why`), record (kind, key) and `shown` (version or digest of each record the approver sees).

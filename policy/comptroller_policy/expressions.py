@@ -209,7 +209,7 @@ _OPERATIONS: Mapping[type[ast.operator], Callable[[Decimal, Decimal], Decimal]] 
 def compile_expression(text: str, roots: Collection[str] = ROOTS) -> Expression:
     """Parse paths, literals, `+ - *`, unary minus and parentheses; `roots` are the first names a path may have.
 
-    Raises ExpressionError for anything else. Grammar: DECISIONS in docs/decisions, "config grammar".
+    Raises ExpressionError for anything else.
     """
     source = text.strip()
     if not source or len(source) > EXPRESSION_CHARS_MAX:

@@ -166,7 +166,12 @@ class ActivateBundle:
 
     def apply(self, state: State) -> Stop | None:
         if state.head.bundle != self.bundle:
-            packet: JsonObject = {"v": 1, "bundle": self.bundle, "before": state.head.bundle, "policy": self.policy}
+            packet: JsonObject = {
+                "v": 1,
+                "bundle": self.bundle,
+                "before": state.head.bundle,
+                "policy": self.policy,
+            }
             state.append(LogRecord(RecordType.BUNDLE_ACTIVATED, packet))
             state.head.bundle = self.bundle
         return None

@@ -104,7 +104,7 @@ class Outcomes:
         raise Refused(pending, outcome.receipts[-1])
 
     def bind(self, case: Case) -> None:
-        """The exact action an approval is for, and its keyed digest (DESIGN §6)."""
+        """The exact action an approval is for, and its keyed digest."""
         tool = case.tool_in_hand
         case.bound = {
             "definition": tool.definition.digest,
@@ -288,7 +288,7 @@ class Outcomes:
         raise Refused(_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
 
     def _keep_trying(self, case: Case, unit: Unit) -> None:
-        """The owner keeps the outcome and writes it as soon as the store takes it (DECISIONS 12)."""
+        """The owner keeps the outcome and writes it as soon as the store takes it."""
 
         async def keep() -> None:
             while True:

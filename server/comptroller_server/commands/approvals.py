@@ -40,7 +40,7 @@ EXPIRED = "expired"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An approval with the proposal it is for. `digest` is the plain SHA-256 of the exact action (DESIGN §6)."""
+    """An approval with the proposal it is for. `digest` is the plain SHA-256 of the exact action."""
 
     approval: str
     row: Row

@@ -1,7 +1,7 @@
 """`comptroller halt` and `resume`: kill switches, and the wait until every server has said that it obeys.
 
 When `halt` ends with 0, no call that was not dispatched will be: the switch is committed under the lock that every
-commit takes, and each live server has acknowledged its sequence after looking at it (DECISIONS 7).
+commit takes, and each live server has acknowledged its sequence after looking at it.
 """
 
 from __future__ import annotations
