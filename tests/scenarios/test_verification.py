@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_tools.desk.faults import Fault, FaultKind, Point
-from tests.scenarios.kit import WHY, Shop, call_of, code_of, details_of, opened, tool_of
+from tests.scenarios.kit import WHY, Shop, call_of, code_of, details_of, opened, tool_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -84,14 +83,12 @@ async def test_a_tool_that_hangs_is_given_up_and_what_it_does_later_is_not_lost(
         assert code_of(answer) == "in_doubt"
         assert shop.moved() == []
         go.touch()
-        async with asyncio.timeout(10):
-            while not shop.moved():
-                await asyncio.sleep(0.01)
+        await until(shop.moved)
         (found,) = await shop.service.recovery.round("local")
         assert (found.call, found.state) == (call_of(answer), CallState.DONE)
         again = await shop.refund(shop.paid()[0], 5)
         assert len(shop.moved()) == 1
-        assert code_of(again) == "key_conflict"
+        assert code_of(again) == "already_done"
         assert "done before" in again.text
 
 
