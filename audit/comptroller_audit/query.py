@@ -31,24 +31,27 @@ class Logged:
     packet: JsonObject | None
 
 
+_E, _P, _C = table_of(LogEntry), table_of(LogPayload), table_of(CallRow)
+_ENTRY = select(_E.c.envelope, _E.c.leaf).where(
+    _E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx")
+)
+_PAYLOAD = select(_P.c.key_id, _P.c.wrapped, _P.c.sealed).where(
+    _P.c.tenant == bindparam("tenant"), _P.c.idx == bindparam("idx")
+)
+_IN_STATE = (
+    select(_C.c.id, *(c for c in _C.columns if c.name not in ("tenant", "id")))
+    .where(_C.c.tenant == bindparam("tenant"), _C.c.state == bindparam("state"))
+    .order_by(_C.c.id)
+)
+"""Constants: a statement made anew each time is compiled each time."""
+
+
 def entries(reader: Reader, ring: KeyRing, tenant: str, indexes: Sequence[int]) -> list[Logged]:
     """The entries at `indexes`, in that order; missing ones are left out. Raises `KeyRingError` without the key."""
-    entry, payload = table_of(LogEntry), table_of(LogPayload)
     logged: list[Logged] = []
     for index in indexes:
-        where = {"tenant": tenant, "idx": index}
-        found = reader.query(
-            select(entry.c.envelope, entry.c.leaf).where(
-                entry.c.tenant == bindparam("tenant"), entry.c.idx == bindparam("idx")
-            ),
-            **where,
-        )
-        sealed = reader.query(
-            select(payload.c.key_id, payload.c.wrapped, payload.c.sealed).where(
-                payload.c.tenant == bindparam("tenant"), payload.c.idx == bindparam("idx")
-            ),
-            **where,
-        )
+        found = reader.query(_ENTRY, tenant=tenant, idx=index)
+        sealed = reader.query(_PAYLOAD, tenant=tenant, idx=index)
         if found:
             logged.append(_logged(ring, tenant, index, found[0], sealed[0] if sealed else None))
     return logged
@@ -80,16 +83,9 @@ def _columns() -> list[Any]:
 
 def calls_in_state(reader: Reader, tenant: str, states: Sequence[CallState]) -> list[tuple[str, Row]]:
     """Every call in one of `states`, oldest first."""
-    table = table_of(CallRow)
     found: list[tuple[Any, ...]] = []
     for state in states:
-        found += reader.query(
-            select(*_columns())
-            .where(table.c.tenant == bindparam("tenant"), table.c.state == bindparam("state"))
-            .order_by(table.c.id),
-            tenant=tenant,
-            state=state.value,
-        )
+        found += reader.query(_IN_STATE, tenant=tenant, state=state.value)
     return _as_rows(found)
 
 
