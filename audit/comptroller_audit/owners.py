@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from sqlalchemy import BigInteger
 from sqlmodel import Field, SQLModel
 
-from comptroller_audit.ambient import Clock
+from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.database import Database, Relation
 from comptroller_audit.errors import StoreUnavailable
 from comptroller_audit.unit import Key, State, Stop
 
-__all__ = ["OWNERS", "Acknowledge", "OwnerLock", "OwnerLocks", "OwnerRow", "owner_locks"]
+__all__ = ["OWNERS", "Acknowledge", "Owner", "OwnerLock", "OwnerLocks", "OwnerRow", "owner_locks"]
 
 PING_S = 1.0
 """How often a Postgres owner proves that its lock's connection lives."""
@@ -94,6 +94,38 @@ class OwnerLocks(Protocol):
     def is_free(self, owner: str) -> bool:
         """Whether nobody holds the lock of `owner`: its process is gone."""
         ...
+
+
+class Owner:
+    """This process as the owner of calls. After a lost lock (Postgres restarted) it goes on under a new id.
+
+    Raises `StoreUnavailable` when no lock can be taken.
+    """
+
+    def __init__(self, locks: OwnerLocks, ids: Ids) -> None:
+        self._locks = locks
+        self._ids = ids
+        self.id = ids.uuid7()
+        self._lock = locks.take(self.id)
+        self._former: set[str] = set()
+
+    def held(self) -> bool:
+        return self._lock.held()
+
+    def is_me(self, owner: str) -> bool:
+        """Whether `owner` is this process, now or before a renewal: its calls are not for recovery to take."""
+        return owner == self.id or owner in self._former
+
+    def renew(self) -> None:
+        """Take a new lock under a new id; call it when the old one is lost and no call is in flight."""
+        fresh = self._ids.uuid7()
+        lock = self._locks.take(fresh)
+        self._lock.release()
+        self._former.add(self.id)
+        self.id, self._lock = fresh, lock
+
+    def release(self) -> None:
+        self._lock.release()
 
 
 def owner_locks(database: Database, clock: Clock) -> OwnerLocks:

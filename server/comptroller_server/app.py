@@ -12,7 +12,7 @@ import structlog
 
 from comptroller_audit.checkpoint import CheckpointFile
 from comptroller_audit.errors import StoreError
-from comptroller_audit.owners import OwnerLock, owner_locks
+from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
@@ -47,7 +47,7 @@ class Service:
     """A serving process's parts. `recovered` is what the first recovery round found."""
 
     installation: Installation
-    owner: str
+    owner: Owner
     pipeline: Pipeline
     watch: Watch
     outcomes: Outcomes
@@ -57,7 +57,7 @@ class Service:
     recovered: list[Recovered]
 
 
-def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Service:
+def build(installation: Installation, owner: Owner) -> Service:
     """Wire everything. Pure construction: no file is touched and nothing runs yet."""
     i, config, ambient = installation, installation.config, installation.ambient
     store, ring, release, clock, ids = i.store, i.ring, i.release, ambient.clock, ambient.ids
@@ -83,7 +83,7 @@ def build(installation: Installation, owner: str, owner_lock: OwnerLock) -> Serv
     )
     look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment, watch.switches)
     dispatcher = Dispatcher(
-        clock, owner_lock, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
+        clock, owner, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
     )
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
@@ -106,9 +106,8 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     """
     installation.check()
     store, ambient = installation.store, installation.ambient
-    owner = ambient.ids.uuid7()
-    lock = await asyncio.to_thread(owner_locks(store.database, ambient.clock).take, owner)
-    service = build(installation, owner, lock)
+    locks = owner_locks(store.database, ambient.clock)
+    service = build(installation, await asyncio.to_thread(Owner, locks, ambient.ids))
     background: list[asyncio.Task[None]] = []
     try:
         activate = ActivateBundle(installation.bundle_digest, installation.policy.text())
@@ -128,14 +127,14 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
-        await _end(service, lock)
+        await _end(service)
 
 
 def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(work, name=name)
 
 
-async def _end(service: Service, lock: OwnerLock) -> None:
+async def _end(service: Service) -> None:
     """Unwritten outcomes, a last checkpoint, then the lock: what is left then is for the next start."""
     left = await service.outcomes.drain(DRAIN_S)
     if left:
@@ -148,7 +147,7 @@ async def _end(service: Service, lock: OwnerLock) -> None:
     for source in service.installation.sources.values():
         await source.close()
     await service.installation.store.close()
-    lock.release()
+    service.owner.release()
 
 
 async def _recover(service: Service, interval_s: float) -> None:
@@ -172,7 +171,7 @@ async def flush_counted(service: Service) -> None:
     counted = list(service.quotas.take_counted())
     if not counted:
         return
-    packet: dict[str, Any] = {"v": 1, "refusals": dict(counted), "owner": service.owner}
+    packet: dict[str, Any] = {"v": 1, "refusals": dict(counted), "owner": service.owner.id}
     try:
         await service.installation.store.commit(
             TENANT, Unit([WriteRecord(LogRecord(RecordType.REFUSALS_COUNTED, packet))])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, TakeClaims
+from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part, Unit
 from comptroller_audit.vocabulary import CallState, Json, Refusal
@@ -50,7 +51,7 @@ class Commits:
         budgets: BudgetsConfig,
         terms: ApprovalTerms,
         catalogue: Catalogue,
-        owner: str,
+        owner: Owner,
         bundle: str,
     ) -> None:
         self._evidence = evidence
@@ -154,7 +155,7 @@ class Commits:
                     CallState.COMMITTED,
                     case.resumed.row["epoch"],
                     record,
-                    {"owner": self._owner, "step": case.task.step},
+                    {"owner": self._owner.id, "step": case.task.step},
                 ),
             ]
         parts.append(BumpHistory(self._history_of(case)))
@@ -218,7 +219,7 @@ class Commits:
     def _fields(self, case: Case) -> dict[str, Any]:
         tool = case.tool
         return {
-            "owner": self._owner,
+            "owner": self._owner.id,
             "principal": case.principal_key,
             "actor": case.subject.actor.id,
             "task": case.task.id,

@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.owners import OwnerLock
+from comptroller_audit.owners import Owner
 from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
@@ -41,7 +41,7 @@ class Dispatcher:
     def __init__(
         self,
         clock: Clock,
-        owner_lock: OwnerLock,
+        owner: Owner,
         switches: Callable[[str], Switches],
         in_flight_max: int,
         queue_max: int,
@@ -49,7 +49,7 @@ class Dispatcher:
         fault: FaultPoint,
     ) -> None:
         self._clock = clock
-        self._owner_lock = owner_lock
+        self._owner = owner
         self._switches = switches
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
@@ -105,7 +105,7 @@ class Dispatcher:
         refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, case.principal_key, case.task.id)
         if not case.committed:
             return refusal
-        if refusal is None and not self._owner_lock.held():
+        if refusal is None and not self._owner.held():
             refusal = Refusal(
                 Code.STORE_UNAVAILABLE, "This server lost its lease and did not act.", "after:5"
             )

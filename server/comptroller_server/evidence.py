@@ -58,7 +58,7 @@ class Evidence:
             "step": case.task.step,
             "principal": _principal(case.subject.principal),
             "actor": case.subject.actor.id,
-            "principal_roles": sorted(case.subject.roles),
+            "principal_roles": [*sorted(case.subject.roles)],
             "tool": self._clean(case.proposal.tool[:128]),
             "bundle": self._bundle,
             "arguments": self._clean(case.arguments),

@@ -126,6 +126,10 @@ class Intake:
     async def validate(self, case: Case) -> None:
         """4: `why`, arguments, canonical bytes, outgoing secrets, citations, and which call this is."""
         tool = case.tool_in_hand
+        if self._release.finds_secret([case.proposal.arguments, case.proposal.meta.get(META_WHY)]):
+            # First of all: the sentences below name what was wrong, and unknown keys are part of that.
+            text = "The arguments contain a secret of this installation, so they are not sent anywhere."
+            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
         self._split_why(case, tool)
         problems = tool.arguments.check(case.arguments)
         if problems:
@@ -137,9 +141,6 @@ class Intake:
             case.record = resource_of(tool.config.resource, case.arguments)
         except (CanonicalError, RecordPathError) as error:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
-        if self._release.finds_secret(case.arguments) or self._release.finds_secret(case.why):
-            text = "The arguments contain a secret of this installation, so they are not sent anywhere."
-            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
         await self._read_citations(case)
         if case.resumed is None and not tool.is_read:
             case.claims = self._claims(case, tool)

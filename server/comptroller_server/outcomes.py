@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
-from comptroller_audit.errors import CanonicalError, StoreError
+from comptroller_audit.errors import CanonicalError, CommitUnknown, StoreError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.sealing import KeyRing
@@ -139,6 +140,10 @@ class Outcomes:
         self._dispatcher.counts.waiting += 1
         try:
             outcome = await self._store.commit(case.tenant, self._commits.begin(case))
+        except CommitUnknown:
+            self._dispatcher.counts.waiting -= 1
+            self._take_back(case)
+            raise
         except BaseException:
             self._dispatcher.counts.waiting -= 1
             raise
@@ -245,7 +250,11 @@ class Outcomes:
             shown = records_in(case.tool_in_hand.config.records, case.released, case.arguments)
         except RecordPathError:
             return  # what was withheld cannot be cited
-        case.refs = tuple(NewRef(self._ids.short(), r.kind, r.key, r.version, r.listed) for r in shown)
+        case.refs = tuple(
+            NewRef(self._ids.short(), r.kind, r.key, r.version, r.listed)
+            for r in shown
+            if r.key.isprintable() and r.version.isprintable()  # no database keeps every control character
+        )
 
     # -- 14 commit ------------------------------------------------------------------------------------------------
 
@@ -287,21 +296,34 @@ class Outcomes:
         text = "this server was taken for dead, and another one has taken the call over"
         raise Refused(_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
 
+    def _take_back(self, case: Case) -> None:
+        """Whether the first commit landed is not known, so nothing was dispatched: end the call if it is there."""
+        case.outcome = Outcome(EffectHappened.NONE, error="its first commit was never confirmed")
+        case.state = CallState.FAILED_BEFORE_EFFECT
+        unit = self._commits.end(case, self._evidence.ended(case))
+
+        async def end_if_there() -> None:
+            await self._store.commit(case.tenant, unit)  # stopped as lost when it never landed
+
+        self._until_written(case.call, end_if_there)
+
     def _keep_trying(self, case: Case, unit: Unit) -> None:
         """The owner keeps the outcome and writes it as soon as the store takes it."""
+        self._until_written(case.call, lambda: self._write_outcome(case, unit))
 
+    def _until_written(self, call: str, write: Callable[[], Awaitable[None]]) -> None:
         async def keep() -> None:
             while True:
                 await asyncio.sleep(OUTCOME_RETRY_S)
                 try:
-                    await self._write_outcome(case, unit)
+                    await write()
                 except StoreError:
                     continue
                 except Refused:
                     return
                 return
 
-        task = asyncio.get_running_loop().create_task(keep(), name=f"outcome-{case.call}")
+        task = asyncio.get_running_loop().create_task(keep(), name=f"outcome-{call}")
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
 

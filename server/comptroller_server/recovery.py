@@ -15,7 +15,7 @@ from comptroller_audit.ambient import Clock
 from comptroller_audit.calls import MoveCall, log_indexes
 from comptroller_audit.database import Row
 from comptroller_audit.errors import StoreError
-from comptroller_audit.owners import OwnerLocks
+from comptroller_audit.owners import Owner, OwnerLocks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, calls_in_state, entries
 from comptroller_audit.sealing import KeyRing
@@ -52,7 +52,7 @@ class Recovery:
         store: Store,
         ring: KeyRing,
         locks: OwnerLocks,
-        owner: str,
+        owner: Owner,
         catalogue: Catalogue,
         look_ups: LookUps,
         commits: Commits,
@@ -74,7 +74,7 @@ class Recovery:
         found: list[Recovered] = []
         states = (CallState.COMMITTED, CallState.IN_DOUBT)
         for call, row in await self._store.read(lambda reader: calls_in_state(reader, tenant, states)):
-            own = row["owner"] == self._owner
+            own = self._owner.is_me(row["owner"])
             if own and row["state"] == CallState.COMMITTED:
                 continue
             gone = not own and self._locks.is_free(row["owner"])
@@ -105,7 +105,7 @@ class Recovery:
             "why": why,
             "output": output,
             "owner": row["owner"],
-            "recovered_by": self._owner,
+            "recovered_by": self._owner.id,
             "problem": None,
         }
         record = LogRecord(RecordType.RECOVERED, packet, call=call, task=row["task"])

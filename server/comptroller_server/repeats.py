@@ -130,11 +130,12 @@ class Repeats:
             )
             raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
         if not self._is_an_answer(row["tool"], packet):
-            found = self._release.text(json.dumps(packet.get("output"))[:FOUND_CHARS_MAX], Audience.MODEL)
-            text = (
-                f"This was done before, by call {call}; it was not done again. Its own answer was lost when the server "
-                f"stopped; looking it up found: {found}"
-            )
+            text = f"This was done before, by call {call}; it was not done again. Its own answer was lost; "
+            if "by" in packet:
+                text += "a person looked, and says that it was done."
+            else:
+                found = json.dumps(packet.get("output"))[:FOUND_CHARS_MAX]
+                text += f"looking it up found: {self._release.text(found, Audience.MODEL)}"
             raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         self._quotas.spend(case.principal_key)
         output = self._release.release(packet.get("output"), Audience.MODEL).value

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comptroller_audit.ambient import Clock, Ids
+from comptroller_audit.owners import Owner
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.vocabulary import Subject
 from comptroller_budgets.limits import BudgetsConfig
@@ -41,7 +42,7 @@ class _Open:
 class TaskBook:
     """Implied tasks per (principal, actor). `begin` at each call received, `answered` at each answer."""
 
-    def __init__(self, store: Store, owner: str, clock: Clock, ids: Ids, config: BudgetsConfig) -> None:
+    def __init__(self, store: Store, owner: Owner, clock: Clock, ids: Ids, config: BudgetsConfig) -> None:
         self._store = store
         self._owner = owner
         self._clock = clock
@@ -66,7 +67,7 @@ class TaskBook:
             opened.task,
             pointer,
             opened.step,
-            f"{self._owner}:{opened.step}",
+            f"{self._owner.id}:{opened.step}",
             opened.is_new,
             opened.remaining_ms,
         )
@@ -93,7 +94,7 @@ class TaskBook:
             opened.task,
             view.pointer,
             opened.step,
-            f"{self._owner}:{opened.step}",
+            f"{self._owner.id}:{opened.step}",
             opened.is_new,
             opened.remaining_ms,
         )

@@ -9,7 +9,7 @@ import structlog
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.errors import StoreError
-from comptroller_audit.owners import Acknowledge
+from comptroller_audit.owners import Acknowledge, Owner
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Head, Unit
 from comptroller_policy.switches import Switches
@@ -26,14 +26,14 @@ _log = structlog.stdlib.get_logger()
 class Watch:
     """The newest head row and switches of each tenant seen, and this process's acknowledgements."""
 
-    def __init__(self, store: Store, clock: Clock, owner: str, counts: Counts) -> None:
+    def __init__(self, store: Store, clock: Clock, owner: Owner, counts: Counts) -> None:
         self._store = store
         self._clock = clock
         self._owner = owner
         self._counts = counts
         self._heads: dict[str, tuple[float, Head]] = {}
         self._switches: dict[str, Switches] = {}
-        self._acknowledged: dict[str, int] = {}
+        self._acknowledged: dict[str, tuple[str, int]] = {}
 
     def switches(self, tenant: str) -> Switches:
         """The switches in force, as this process knows them now."""
@@ -66,16 +66,28 @@ class Watch:
     async def acknowledge(self, tenant: str) -> None:
         """Tell the store which switch sequence this process obeys, when that has changed."""
         seq = self.switches(tenant).seq
-        if self._acknowledged.get(tenant) == seq:
+        if self._acknowledged.get(tenant) == (self._owner.id, seq):
             return
         counts = self._counts
-        part = Acknowledge(self._owner, seq, counts.waiting, counts.dispatched, counts.done)
+        part = Acknowledge(self._owner.id, seq, counts.waiting, counts.dispatched, counts.done)
         await self._store.commit(tenant, Unit([part]))
-        self._acknowledged[tenant] = seq
+        self._acknowledged[tenant] = (part.owner, seq)
+
+    async def renew(self) -> None:
+        """After a lost owner lock, and once nothing is in flight: go on as a new owner. Until then nothing runs."""
+        counts = self._counts
+        if not self._owner.held() and counts.waiting == 0 and counts.dispatched == 0:
+            former = self._owner.id
+            await asyncio.to_thread(self._owner.renew)
+            _log.warning(
+                "the owner lock was lost; going on as a new owner", former=former, owner=self._owner.id
+            )
 
     async def run(self, tenants: list[str]) -> None:
         """Look and acknowledge for ever, at most `FRESH_S` apart; for the life of the process."""
         while True:
+            with contextlib.suppress(StoreError):
+                await self.renew()
             for tenant in tenants:
                 with contextlib.suppress(StoreError):
                     await self.look(tenant)
