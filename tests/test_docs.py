@@ -21,10 +21,13 @@ from mcp_types import TextContent
 
 from comptroller_audit.calls import TRANSITIONS
 from comptroller_audit.shapes import check_packet, published_schemas
-from comptroller_audit.vocabulary import CallState, Code, RecordType, Refusal, RefusalClass
+from comptroller_audit.vocabulary import CallState, Code, Json, JsonObject, RecordType, Refusal, RefusalClass
+from comptroller_server.app import running
 from comptroller_server.cli import cli
 from comptroller_server.config import load_config
 from comptroller_server.http import PATH
+from comptroller_server.installation import Installation
+from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.validation import compile_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +109,62 @@ async def test_the_quick_start_of_the_readme_governs_a_call_over_stdio(quick_sta
     assert told.text == blocks(README, "text")[1][1].strip()
     verified = run(quick_start, "audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+# -- the meeting rooms of tools.md and policies.md ----------------------------------------------------------------
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Path:
+    """The example source of the two pages, with its policies."""
+    page = ROOT / "docs" / "tools.md"
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "rooms.py").write_text(blocks(page, "python")[0][1])
+    (tmp_path / "comptroller.yaml").write_text(blocks(page, "yaml")[0][1])
+    (tmp_path / "policies" / "rooms.cedar").write_text(blocks(ROOT / "docs" / "policies.md", "cedar")[0][1])
+    return tmp_path
+
+
+@pytest.mark.anyio
+async def test_the_meeting_rooms_decide_as_their_pages_say(rooms: Path) -> None:
+    installation = Installation(load_config(rooms / "comptroller.yaml", data_dir=rooms / "data"))
+    subject = installation.identity.stdio_subject("booker")
+    why: JsonObject = {"reason": "The team meets.", "citations": []}
+
+    async with running(installation) as service:
+
+        async def book(room: str, seats: int) -> Answer:
+            arguments: JsonObject = {"room": room, "day": "2026-12-01", "seats": seats, "why": why}
+            return await service.pipeline.call(Proposal(subject, "book_room", arguments))
+
+        assert (await book("attic", 8)).structured == {"room": "attic", "day": "2026-12-01", "seats": 8}
+        full = await book("attic", 5)
+        assert "The room has 12 seats. (rule room-capacity)" in full.text
+        assert "the cellar is not let" in (await book("cellar", 1)).text
+        assert not (await book("attic", 4)).is_error
+        third = await book("hall", 1)
+    assert code_of(third) == "approval_pending" and "After two bookings in a day" in third.text
+
+
+@pytest.mark.anyio
+async def test_a_booking_of_another_room_is_stopped_by_the_rule_after_the_call(rooms: Path) -> None:
+    source = rooms / "rooms.py"
+    wrong = 'return request.model_copy(update={"room": "attic"})'
+    assert source.read_text().count("return request") == 1
+    source.write_text(source.read_text().replace("return request", wrong))
+    installation = Installation(load_config(rooms / "comptroller.yaml", data_dir=rooms / "data"))
+    subject = installation.identity.stdio_subject("booker")
+    why: JsonObject = {"reason": "The team meets.", "citations": []}
+    async with running(installation) as service:
+        arguments: JsonObject = {"room": "hall", "day": "2026-12-01", "seats": 2, "why": why}
+        answer = await service.pipeline.call(Proposal(subject, "book_room", arguments))
+    assert answer.is_error and "rule right-room" in answer.text
+
+
+def code_of(answer: Answer) -> Json:
+    refusal = answer.meta["comptroller/refusal"]
+    assert isinstance(refusal, dict)
+    return refusal["code"]
 
 
 # -- client snippets ----------------------------------------------------------------------------------------------
