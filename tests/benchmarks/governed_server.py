@@ -1,0 +1,59 @@
+"""The same tools governed, as the command line serves them, over HTTP or stdio: `… governed_server http|stdio FOLDER`.
+
+The store, its keys and the checkpoints lie in FOLDER. Commits are counted where the store says it is durable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from comptroller_server.app import running
+from comptroller_server.config import load_config
+from comptroller_server.http import build_app, serve_http, subject_of
+from comptroller_server.installation import Ambient, Installation
+from comptroller_server.protocol import build_server
+from comptroller_server.stdio import claim_stdio, serve_stdio
+from tests.benchmarks.wire import Counts, answer_counts
+
+__all__ = ["CONFIG"]
+
+CONFIG = Path(__file__).with_name("warehouse.yaml")
+
+
+class _Durable:
+    """The store's fault point, used to count what became durable."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+
+    def __call__(self, point: str) -> None:
+        self.commits += point == "commit.after"
+
+
+async def _http(folder: Path) -> None:
+    durable = _Durable()
+    installation = Installation(load_config(CONFIG, data_dir=folder), Ambient(fault=durable))
+    async with running(installation) as service:
+        server = build_server(service.pipeline, subject_of=subject_of, version="1")
+
+        def ready(url: str) -> None:
+            token = installation.identity.token_file("bench").read_text().strip()
+            port = int(url.rsplit(":", 1)[1].split("/")[0])
+            answer_counts({"port": port, "token": token}, lambda: Counts(durable.commits))
+
+        await serve_http(build_app(server, installation.identity), "127.0.0.1", 0, ready=ready)
+
+
+async def _stdio(folder: Path) -> None:
+    wire = claim_stdio()
+    installation = Installation(load_config(CONFIG, data_dir=folder))
+    async with running(installation) as service:
+        subject = installation.identity.stdio_subject("bench")
+        server = build_server(service.pipeline, subject_of=lambda _: subject, version="1")
+        await serve_stdio(server, wire=wire)
+
+
+if __name__ == "__main__":
+    asyncio.run((_stdio if sys.argv[1] == "stdio" else _http)(Path(sys.argv[2])))
