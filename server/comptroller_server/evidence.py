@@ -59,7 +59,7 @@ class Evidence:
             "principal": _principal(case.subject.principal),
             "actor": case.subject.actor.id,
             "principal_roles": [*sorted(case.subject.roles)],
-            "tool": self._clean(case.proposal.tool[:128]),
+            "tool": str(self._clean(case.proposal.tool))[:128],
             "bundle": self._bundle,
             "arguments": self._clean(case.arguments),
             "why": self._clean(case.why),
