@@ -140,15 +140,12 @@ class Commits:
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=1),
             TakeClaims(case.call, case.claims),
-            TakeHold(case.call, case.charges),
         ]
         if case.resumed is None:
             parts.append(OpenCall(case.call, CallState.COMMITTED, self._fields(case), record))
         else:
             approval = case.resumed.approval
-            parts += [
-                ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
-                AwaitPerson(case.task.id, -1, self._budgets),
+            parts += [  # the move first: who resumes second meets the call's state, not what the first one took
                 MoveCall(
                     case.call,
                     CallState.PENDING,
@@ -157,8 +154,10 @@ class Commits:
                     record,
                     {"owner": self._owner.id, "step": case.task.step},
                 ),
+                ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
+                AwaitPerson(case.task.id, -1, self._budgets),
             ]
-        parts.append(BumpHistory(self._history_of(case)))
+        parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
         return Unit(parts, self._on_refusal(case))
 
     def end(self, case: Case, record: LogRecord) -> Unit:
