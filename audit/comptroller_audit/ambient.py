@@ -6,8 +6,8 @@ Wall time is integer milliseconds since the Unix epoch; durations are monotonic 
 from __future__ import annotations
 
 import secrets
+import threading
 import time
-import uuid
 from collections.abc import Callable
 from typing import Protocol
 
@@ -46,21 +46,24 @@ class SystemClock:
         return time.monotonic()
 
 
+POOL_BYTES = 4_096
+"""Random bytes fetched at once."""
 _ALPHABET = "abcdefghjkmnpqrstvwxyz0123456789"
 
 
 class RandomIds:
     """Ids from the operating system's randomness, or from an injected source for the simulation."""
 
-    def __init__(self, clock: Clock, random_bytes: Callable[[int], bytes] = secrets.token_bytes) -> None:
+    def __init__(self, clock: Clock, random_bytes: Callable[[int], bytes] | None = None) -> None:
         self._clock = clock
-        self._random_bytes = random_bytes
+        self._random_bytes = random_bytes or _Pool().take
 
     def uuid7(self) -> str:
         raw = bytearray(self._clock.now_ms().to_bytes(6, "big") + self._random_bytes(10))
         raw[6] = 0x70 | (raw[6] & 0x0F)
         raw[8] = 0x80 | (raw[8] & 0x3F)
-        return str(uuid.UUID(bytes=bytes(raw)))
+        digits = raw.hex()
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
     def short(self) -> str:
         bits = int.from_bytes(self._random_bytes(5), "big")
@@ -68,3 +71,25 @@ class RandomIds:
 
     def random_bytes(self, count: int) -> bytes:
         return self._random_bytes(count)
+
+
+class _Pool:
+    """The operating system's randomness, fetched in large pieces. Every byte is handed out once.
+
+    Each request to the system gives up the interpreter's lock, and under load getting it back takes longer than the
+    bytes do. Threads share a pool; processes must not, and ours are spawned, never forked.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._bytes = b""
+        self._at = 0
+
+    def take(self, count: int) -> bytes:
+        with self._lock:
+            end = self._at + count
+            if end > len(self._bytes):
+                self._bytes, self._at, end = secrets.token_bytes(max(count, POOL_BYTES)), 0, count
+            taken = self._bytes[self._at : end]
+            self._at = end
+            return taken

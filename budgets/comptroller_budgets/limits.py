@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -25,6 +26,8 @@ __all__ = [
     "charges_for",
     "window_end_ms",
 ]
+
+_HOUR_MS = 3_600_000  # every window begins and ends with an hour of UTC
 
 
 class Scope(StrEnum):
@@ -117,17 +120,27 @@ class Charge:
 
 def window_start(window: Window, now_ms: int) -> str:
     """The label of the current window in UTC: `2026-11-22T10`, `2026-11-22`, `2026-11`, or `task`."""
+    return _start_in_hour(window, now_ms // _HOUR_MS)
+
+
+@lru_cache(maxsize=64)
+def _start_in_hour(window: Window, hour: int) -> str:
     if window is Window.TASK:
         return "task"
-    at = datetime.fromtimestamp(now_ms / 1000, UTC)
+    at = datetime.fromtimestamp(hour * (_HOUR_MS // 1000), UTC)
     return at.strftime({Window.HOUR: "%Y-%m-%dT%H", Window.DAY: "%Y-%m-%d", Window.MONTH: "%Y-%m"}[window])
 
 
 def window_end_ms(window: Window, now_ms: int) -> int | None:
     """When the current window ends, milliseconds since the epoch; None for the task window."""
+    return _end_in_hour(window, now_ms // _HOUR_MS)
+
+
+@lru_cache(maxsize=64)
+def _end_in_hour(window: Window, hour: int) -> int | None:
     if window is Window.TASK:
         return None
-    at = datetime.fromtimestamp(now_ms / 1000, UTC).replace(minute=0, second=0, microsecond=0)
+    at = datetime.fromtimestamp(hour * (_HOUR_MS // 1000), UTC)
     if window is Window.HOUR:
         end = at + timedelta(hours=1)
     elif window is Window.DAY:

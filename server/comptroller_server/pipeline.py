@@ -80,8 +80,9 @@ class Pipeline:
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide
-            self._outcomes.bind(case)
-            await self._repeats.recheck(case)
+            if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:
+                self._outcomes.bind(case)
+                await self._repeats.recheck(case)
             if case.decision.verdict is Verdict.NEEDS_APPROVAL or case.changed:  # 8 approve
                 stop = await self._outcomes.ask(case)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from comptroller_audit.vocabulary import Effect
@@ -51,19 +51,16 @@ class Tool:
     advertised_input: Mapping[str, Any]
     advertised_output: Mapping[str, Any] | None
     description: str
+    effect: Effect = field(init=False)
+    is_read: bool = field(init=False)
+    is_free_read: bool = field(init=False)
+    """A read without declared cost or units makes one commit, at the end."""
 
-    @property
-    def effect(self) -> Effect:
-        return self.config.effect
-
-    @property
-    def is_read(self) -> bool:
-        return self.effect is Effect.READ
-
-    @property
-    def is_free_read(self) -> bool:
-        """A read without declared cost or units makes one commit, at the end."""
-        return self.is_read and not self.units
+    def __post_init__(self) -> None:
+        # Asked many times a call, so worked out once.
+        object.__setattr__(self, "effect", self.config.effect)
+        object.__setattr__(self, "is_read", self.effect is Effect.READ)
+        object.__setattr__(self, "is_free_read", self.is_read and not self.units)
 
 
 class Catalogue:
