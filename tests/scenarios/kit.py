@@ -74,7 +74,8 @@ T = TypeVar("T")
 class Clock:
     """Time as it goes by, from noon of a fixed day, plus whatever a test lets pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, start_ms: int = NOON) -> None:
+        self._start_ms = start_ms
         self._began = time.monotonic()
         self._passed = 0.0
         self._jumped_ms = 0
@@ -83,7 +84,7 @@ class Clock:
         return time.monotonic() - self._began + self._passed
 
     def now_ms(self) -> int:
-        return NOON + self._jumped_ms + int(self.monotonic() * 1000)
+        return self._start_ms + self._jumped_ms + int(self.monotonic() * 1000)
 
     def pass_s(self, seconds: float) -> None:
         self._passed += seconds

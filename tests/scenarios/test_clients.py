@@ -6,6 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from mcp import Client
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_server.protocol import build_server
 from comptroller_tools.desk.faults import Fault, FaultKind
-from tests.scenarios.kit import WHY, Shop, call_of, code_of, opened, until
+from tests.scenarios.kit import WHY, Clock, Shop, call_of, code_of, opened, placed, until
 
 pytestmark = pytest.mark.anyio
 ODD = Path(__file__).with_name("odd_tools.py")
@@ -125,28 +126,51 @@ async def test_a_tool_cannot_end_the_server(tmp_path: Path) -> None:
 
 
 async def test_a_process_without_terminal_and_credential_gets_no_gated_call_through(tmp_path: Path) -> None:
-    async with opened(tmp_path) as shop:
+    def demo(config: dict[str, Any]) -> None:
+        config["approvals"] = {"allow_same_uid_file": True}
+
+    config = ["--config", str(placed(tmp_path, demo)), "--data-dir", str(tmp_path)]
+    enrol = ["approver", "add", "ann", "--role", "approver", "--credential-out", str(tmp_path / "ann")]
+    enrolled = await asyncio.to_thread(run_alone, [*config, *enrol])
+    assert enrolled.returncode == 0, enrolled.stderr
+    async with opened(tmp_path, demo, clock=Clock(time.time_ns() // 1_000_000)) as shop:
         call = await shop.pending(shop.paid()[0])
         approval = str(shop.row(call)["approval"])
+        shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.RAISE))
+        doubtful = call_of(await shop.refund(shop.paid()[1], 5))
+        shop.behave()
         forged = tmp_path / "forged"
         forged.write_text("ann.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
         forged.chmod(0o600)
-        config = ["--config", str(tmp_path / "comptroller.yaml"), "--data-dir", str(tmp_path)]
         attempts = [
             ["approvals", "approve", approval],
             ["approvals", "approve", approval, "--credential-file", str(forged)],
             ["approver", "add", "mallory", "--role", "approver"],
-            ["approver", "add", "mallory", "--role", "approver", "--credential-file", str(forged)],
-            ["approver", "add", "mallory", "--role", "approver", "--out", str(tmp_path / "mine")],
-            ["calls", "resolve", call, "done"],
+            [
+                "calls",
+                "resolve",
+                doubtful,
+                "--as",
+                "not_done",
+                "--reason",
+                "x",
+                "--credential-file",
+                str(forged),
+            ],
         ]
-        ended = await asyncio.gather(*(asyncio.to_thread(run_alone, [*config, *words]) for words in attempts))
-        assert all(
-            end.returncode != 0 or words[1] == "approve" for end, words in zip(ended, attempts, strict=True)
-        )
-        assert code_of(await shop.resume(call)) == "approval_pending"
+        for words in attempts:
+            ended = await asyncio.to_thread(run_alone, [*config, *words])
+            assert b"Usage:" not in ended.stderr, ended.stderr
+            assert code_of(await shop.resume(call)) == "approval_pending", words
         assert shop.state(call) == "pending"
+        assert shop.state(doubtful) == "in_doubt"
         assert shop.moved() == []
+        # The same words with Ann's credential do it: it was the credential that was missing.
+        told = await asyncio.to_thread(
+            run_alone, [*config, *attempts[0], "--credential-file", str(tmp_path / "ann")]
+        )
+        assert told.returncode == 0, told.stdout + told.stderr
+        assert code_of(await shop.resume(call)) is None
 
 
 def run_alone(words: list[str]) -> subprocess.CompletedProcess[bytes]:
