@@ -1,0 +1,422 @@
+"""The laws, checked against the bank's own ledger: some at every dispatch, the rest when a round is over."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import sqlite3
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from sqlalchemy import bindparam, select
+
+from comptroller_audit.calls import CallRow
+from comptroller_audit.checkpoint import vkey_of
+from comptroller_audit.database import Row, table_of
+from comptroller_audit.query import Logged, entries
+from comptroller_audit.verify import verify
+from comptroller_audit.vocabulary import MICRO, CallState, RecordType
+from comptroller_budgets.history import HistoryRow
+from comptroller_budgets.ledger import CounterRow, HoldRow
+from comptroller_budgets.tasks import TaskRow
+from comptroller_policy.approvals import ApprovalRow, WaitingRow
+from comptroller_server.installation import TENANT
+from comptroller_tools.source import Action
+from tests.simulation.actors import Approvals, Halts
+from tests.simulation.bank import READS, BankLine, Manner
+from tests.simulation.world import Broken, Heard, World
+
+__all__ = ["AtDispatch", "Evidence", "check_all"]
+
+_GATE_USD = 20
+_UNRECORDED = frozenset({"store_unavailable"})
+_SETTLED = frozenset({CallState.DONE, CallState.HANDED_OFF})
+_NOTHING = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
+_ENDS = _SETTLED | _NOTHING | {CallState.IN_DOUBT}
+_OPEN_APPROVALS = frozenset({"pending", "approved"})
+
+
+def must(holds: object, law: str, /, **what: Any) -> None:
+    if not holds:
+        raise Broken(f"{law}: {what}")
+
+
+class AtDispatch:
+    """What must be true at the moment a side effect is handed to the bank, read through a connection of its own."""
+
+    def __init__(self, world: World, halts: Halts) -> None:
+        self._world = world
+        self._halts = halts
+        file = world.folder / "comptroller.db"
+        self._reader = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+        self._reader.row_factory = sqlite3.Row
+
+    def __call__(self, action: Action) -> None:
+        key = action.effect_key
+        row = self._reader.execute("SELECT * FROM calls WHERE id = ?", (key,)).fetchone()
+        must(row is not None, "an effect needs a durable call", call=key)
+        must(row["state"] == "committed", "an effect needs a committed call", call=key, state=row["state"])
+        types = [self._type(index) for index in row["records"].split(",")]
+        must("action" in types, "an effect needs a durable action packet", call=key, records=types)
+        sent = [call for call, _ in self._world.dispatches].count(key)
+        must(sent == 1, "a call is dispatched once", call=key, times=sent)
+        halted = self._halts.covers(row["tool"], row["principal"], row["task"])
+        must(
+            not halted,
+            "nothing is dispatched after a halt was acknowledged",
+            call=key,
+            active=self._halts.active,
+        )
+        for claim in row["claims"].split(","):
+            for other in self._holding(claim, key):
+                must(False, "a claim is held by one call at a time", call=key, other=other)
+
+    def _type(self, index: str) -> str:
+        found = self._reader.execute("SELECT envelope FROM log_entry WHERE idx = ?", (int(index),)).fetchone()
+        return str(json.loads(found[0])["type"]) if found else "missing"
+
+    def _holding(self, claim: str, key: str) -> list[str]:
+        found = self._reader.execute(
+            "SELECT id FROM calls WHERE state IN ('pending', 'committed', 'in_doubt') AND id <> ? AND "
+            "',' || claims || ',' LIKE '%,' || ? || ',%'",
+            (key, claim),
+        )
+        return [str(row["id"]) for row in found if claim]
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+@dataclass
+class Evidence:
+    """All that a round left behind, read once."""
+
+    world: World
+    approvals: Approvals
+    calls: dict[str, Row] = field(default_factory=dict[str, Row])
+    log: list[Logged] = field(default_factory=list[Logged])
+    effects: dict[str, list[BankLine]] = field(default_factory=dict[str, list[BankLine]])
+    of_call: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
+
+    def __post_init__(self) -> None:
+        self.calls = dict(self.rows(CallRow))
+        people = self.world.people
+        head = people.read_now(lambda reader: reader.head(TENANT))
+        indexes = range(head.size if head is not None else 0)
+        self.log = people.read_now(lambda r: entries(r, self.world.stage.ring, TENANT, indexes))
+        grouped: defaultdict[str, list[BankLine]] = defaultdict(list)
+        for line in self.world.bank.ledger:
+            grouped[line.key].append(line)
+        self.effects = dict(grouped)
+        for entry in self.log:
+            if call := entry.envelope.get("call"):
+                self.of_call.setdefault(str(call), []).append(entry)
+
+    def rows(self, model: Any) -> Iterator[tuple[str, Row]]:
+        names, statement = _all_of(model)
+        for found in self.world.people.read_now(lambda reader: reader.query(statement, tenant=TENANT)):
+            row = dict(zip(names, found, strict=True))
+            yield str(row["id"]), row
+
+    def packet(self, call: str, kind: RecordType) -> Mapping[str, Any] | None:
+        found = [entry.packet for entry in self.of_call.get(call, []) if entry.type is kind]
+        return found[-1] if found else None
+
+
+@functools.cache
+def _all_of(model: Any) -> tuple[list[str], Any]:
+    table = table_of(model)
+    return [column.name for column in table.columns], select(*table.columns).where(
+        table.c.tenant == bindparam("tenant")
+    )
+
+
+def check_all(evidence: Evidence) -> None:
+    """Every law that a finished round must fulfil. Raises `Broken`."""
+    for law in (
+        _every_effect_was_announced, _every_committed_call_has_one_end, _no_effect_is_doubled, _no_budget_is_overspent,
+        _counters_say_what_holds_say, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record,
+        _answers_are_true, _nothing_is_left_running, _the_log_verifies,
+    ):  # fmt: skip
+        law(evidence)
+
+
+def _every_effect_was_announced(e: Evidence) -> None:
+    for call, lines in e.effects.items():
+        action = e.packet(call, RecordType.ACTION)
+        must(action is not None, "an effect has an action packet", call=call)
+        assert action is not None
+        for line in lines:
+            must(line.tool == action["tool"], "what runs is what was committed", call=call)
+            must(dict(line.arguments) == action["arguments"], "what runs is what was committed", call=call)
+        state = CallState(e.calls[call]["state"])
+        must(state not in _NOTHING, "no call with an effect counts as not done", call=call, state=state)
+        must(state in _ENDS, "an effect's call has an end", call=call, state=state)
+
+
+def _every_committed_call_has_one_end(e: Evidence) -> None:
+    for call, logged in e.of_call.items():
+        if call not in e.calls:
+            continue
+        actions = sum(entry.type is RecordType.ACTION for entry in logged)
+        must(actions <= 1, "a call is committed once", call=call)
+        state = CallState(e.calls[call]["state"])
+        if not actions:
+            must(state not in _SETTLED or _is_read(e, call), "an end needs an action", call=call, state=state)
+            continue
+        must(state in _ENDS, "a committed call has an end", call=call, state=state)
+        told = [
+            str(x.packet["state"])
+            for x in logged
+            if x.packet and x.type in (RecordType.AUDIT, RecordType.RECOVERED)
+        ]
+        must(told, "an end has a record", call=call)
+        must(told[-1] == state, "the record says the state", call=call, told=told, state=state)
+        final = [CallState(one) for one in told if one != CallState.IN_DOUBT]
+        must(len(final) <= 1, "a call has one outcome", call=call, told=told)
+        must(sum(x.type is RecordType.AUDIT for x in logged) <= 1, "a call has one audit packet", call=call)
+
+
+def _is_read(e: Evidence, call: str) -> bool:
+    return bool(e.calls[call]["effect"] == "read")
+
+
+def _no_effect_is_doubled(e: Evidence) -> None:
+    for call, lines in e.effects.items():
+        must(len(lines) == 1, "a call has one effect", call=call, times=len(lines))
+    window_ms = e.world.config.limits.replay_window_s * 1000
+    by_claim: defaultdict[str, list[str]] = defaultdict(list)
+    for call in e.effects:
+        for claim in e.calls[call]["claims"].split(","):
+            by_claim[claim].append(call)
+    for claim, calls in by_claim.items():
+        if e.calls[calls[0]]["effect"] != "create":
+            continue
+        calls.sort(key=lambda call: int(e.calls[call]["created_ms"]))
+        for first, second in itertools.pairwise(calls):
+            apart = e.calls[second]["created_ms"] - e.calls[first]["created_ms"]
+            must(
+                apart >= window_ms,
+                "one proposal has one effect",
+                claim=claim,
+                calls=(first, second),
+                apart_ms=apart,
+            )
+
+
+def _no_budget_is_overspent(e: Evidence) -> None:
+    limits = {limit.id: limit for limit in e.world.config.budgets.limits()}
+    spent: Counter[tuple[str, str]] = Counter()
+    for call, lines in e.effects.items():
+        action = e.packet(call, RecordType.ACTION)
+        assert action is not None
+        for hold in action["holds"]:
+            amount = (
+                sum(max(line.moved_usd, 0) for line in lines) if hold["unit"] == "paid_usd" else len(lines)
+            )
+            must(amount * MICRO <= hold["amount_micro"], "a hold covers its effect", call=call, hold=hold)
+            spent[hold["limit"], hold["counter"]] += amount * MICRO
+        if lines[0].tool in ("pay", "wire"):
+            units = {hold["unit"] for hold in action["holds"]}
+            must(
+                {"paid_usd", "calls"} <= units,
+                "an effect is held for in every budget",
+                call=call,
+                units=units,
+            )
+    for (limit, counter), amount in spent.items():
+        must(amount <= limits[limit].max_micro, "no budget is overspent", counter=counter, amount=amount)
+
+
+def _counters_say_what_holds_say(e: Evidence) -> None:
+    held: Counter[str] = Counter()
+    used: Counter[str] = Counter()
+    for call, hold in e.rows(HoldRow):
+        state = CallState(e.calls[call]["state"])
+        wanted = "released" if state in _NOTHING else "held" if state is CallState.IN_DOUBT else "settled"
+        must(hold["state"] == wanted, "a hold follows its call", call=call, hold=hold["state"], state=state)
+        for counter, amount in json.loads(hold["items"]):
+            held[counter] += amount if wanted == "held" else 0
+            used[counter] += amount if wanted == "settled" else 0
+    free_reads = [c for c, row in e.calls.items() if row["state"] == "done" and e.packet(c, RecordType.READ)]
+    for call in free_reads:
+        used[f"task:{e.calls[call]['task']}:calls:task"] += MICRO
+    limits = e.world.config.budgets.limits()
+    for counter, row in e.rows(CounterRow):
+        must(
+            row["held"] == held[counter],
+            "what is held adds up",
+            counter=counter,
+            row=row,
+            holds=held[counter],
+        )
+        must(
+            row["used"] == used[counter],
+            "what is used adds up",
+            counter=counter,
+            row=row,
+            settled=used[counter],
+        )
+        most = [x.max_micro for x in limits if counter.startswith(f"{x.scope}:") and f":{x.unit}:" in counter]
+        must(row["used"] + row["held"] <= max(most), "a counter keeps its limit", counter=counter, row=row)
+
+
+def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:
+    approvals = dict(e.rows(ApprovalRow))
+    ran: Counter[str] = Counter()
+    for call, lines in e.effects.items():
+        if lines[0].tool != "pay" or lines[0].arguments["amount_usd"] <= _GATE_USD:
+            continue
+        approval = str(e.calls[call]["approval"])
+        ran[approval] += len(lines)
+        must(
+            approval in e.approvals.agreed, "a gated call needs a person's yes", call=call, approval=approval
+        )
+        must(approvals[approval]["state"] == "consumed", "an approval is used up", call=call)
+        asked, action = e.packet(call, RecordType.PENDING), e.packet(call, RecordType.ACTION)
+        assert asked is not None and action is not None
+        must(asked["arguments"] == action["arguments"], "what was approved is what runs", call=call)
+        must(asked["shown"]["facts"] == action["facts"], "a changed record asks again", call=call)
+    must(all(times == 1 for times in ran.values()), "an approval runs once", ran=ran)
+    consumed = {str(row["call"]) for row in approvals.values() if row["state"] == "consumed"}
+    for call in consumed:
+        must(e.packet(call, RecordType.ACTION), "an approval is used up by its call only", call=call)
+    waiting = Counter(str(row["principal"]) for row in approvals.values() if row["state"] in _OPEN_APPROVALS)
+    for principal, row in e.rows(WaitingRow):
+        must(
+            row["pending"] == waiting[principal],
+            "open approvals are counted",
+            row=row,
+            open=waiting[principal],
+        )
+    for approval, row in approvals.items():
+        if row["state"] in _OPEN_APPROVALS:
+            call_row = e.calls[row["call"]]
+            must(
+                call_row["state"] == "pending",
+                "only a pending call has an open approval",
+                approval=approval,
+                call=call_row,
+            )
+            must(call_row["approval"] == approval, "a call has one open approval", approval=approval)
+
+
+_ONE_RECORD = (
+    {RecordType.REFUSED}, {RecordType.PENDING}, {RecordType.READ}, {RecordType.REPLAYED}, {RecordType.ACTION},
+    {RecordType.ACTION, RecordType.AUDIT}, {RecordType.ACTION, RecordType.LATE_OUTCOME},
+)  # fmt: skip
+
+
+def _every_message_has_one_record(e: Evidence) -> None:
+    by_attempt: defaultdict[str, list[RecordType]] = defaultdict(list)
+    for entry in e.log:
+        if attempt := entry.envelope.get("attempt"):
+            by_attempt[str(attempt)].append(entry.type)
+    for attempt, types in by_attempt.items():
+        single = len(types) == len(set(types)) and set(types) in _ONE_RECORD
+        must(single, "a message ends in one record", attempt=attempt, types=types)
+    answered: set[str] = set()
+    unreceipted = 0
+    for heard in e.world.heard:
+        receipt = cast("dict[str, Any] | None", heard.answer.meta.get("comptroller/receipt"))
+        if receipt is None:
+            unreceipted += heard.code not in _UNRECORDED
+            continue
+        must(
+            receipt["index"] < len(e.log),
+            "an answer's record is in the log",
+            receipt=receipt,
+            answer=heard.code,
+        )
+        entry = e.log[int(receipt["index"])]
+        must(entry.leaf == receipt["leaf"], "a receipt names its record", receipt=receipt)
+        attempt = str(entry.envelope.get("attempt"))
+        must(attempt not in answered, "two answers have two records", attempt=attempt, answer=heard.code)
+        answered.add(attempt)
+    counted = sum(_counted(entry) for entry in e.log)
+    lost = bool(e.world.deaths) or e.world.unheard or e.world.passes.get("full")
+    in_doubt = sum(heard.code == "in_doubt" for heard in e.world.heard)
+    must(
+        unreceipted <= counted + in_doubt or lost,
+        "a refusal is recorded or counted",
+        without=unreceipted,
+        counted=counted,
+    )
+
+
+def _counted(entry: Logged) -> int:
+    if entry.type is not RecordType.REFUSALS_COUNTED or entry.packet is None:
+        return 0
+    refusals: Any = entry.packet["refusals"]
+    return sum(refusals.values())
+
+
+def _answers_are_true(e: Evidence) -> None:
+    for heard in e.world.heard:
+        call = str(heard.answer.meta.get("comptroller/call"))
+        tool = _tool_of(e, heard, call)
+        if heard.code != "done" or tool in READS:
+            continue
+        done = len(e.effects.get(call, []))
+        must(
+            done == 1,
+            "an answer that says done has its effect",
+            call=call,
+            effects=done,
+            manner=e.world.bank.manners.get(call),
+        )
+        must(e.world.bank.manners[call] is not Manner.SHORT, "a difference is found", call=call)
+
+
+def _tool_of(e: Evidence, heard: Heard, call: str) -> str:
+    return str(e.calls[call]["tool"]) if heard.code == "done" else heard.proposal.tool
+
+
+def _nothing_is_left_running(e: Evidence) -> None:
+    pending = Counter(str(row["task"]) for row in e.calls.values() if row["state"] == "pending")
+    for call, row in e.calls.items():
+        must(row["state"] != "committed", "recovery leaves no call behind", call=call, row=row)
+    for task, row in e.rows(TaskRow):
+        must(row["in_flight"] == 0, "no call is counted as in flight", task=task, row=row)
+        must(
+            row["awaiting"] == pending[task],
+            "who waits for a person is counted",
+            task=task,
+            awaiting=row["awaiting"],
+        )
+    counts: Counter[str] = Counter()
+    for call in e.calls:
+        action = e.packet(call, RecordType.ACTION)
+        state = CallState(e.calls[call]["state"])
+        for history in action["counted"] if action is not None and state not in _NOTHING else ():
+            counts[history] += not str(history).startswith("record:")
+    for history, row in e.rows(HistoryRow):
+        if history.startswith("record:"):
+            must(row["count"] == 0, "no record stays locked", record=history, row=row)
+        else:
+            must(
+                row["count"] == counts[history],
+                "history counts what happened",
+                history=history,
+                row=row,
+                calls=counts[history],
+            )
+
+
+def _the_log_verifies(e: Evidence) -> None:
+    world = e.world
+    receipts = world.folder / "receipts.jsonl"
+    given = [heard.answer.meta.get("comptroller/receipt") for heard in world.heard]
+    receipts.write_text("".join(json.dumps(receipt) + "\n" for receipt in given if receipt))
+    checkpoints = world.config.store.checkpoint_files[0]
+    report = verify(
+        world.config.store.url.get_secret_value(),
+        checkpoints=checkpoints if checkpoints.exists() else None,
+        vkey=vkey_of(world.stage.ring.signer),
+        receipts=receipts,
+        ring=world.config.store.keys_file,
+    )
+    must(report.ok, "the log verifies", report=list(report.lines()))
