@@ -29,9 +29,8 @@ from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordTyp
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
 from comptroller_server.app import Service, running
-from comptroller_server.commits import ApprovalTerms, Commits
 from comptroller_server.config import load_config
-from comptroller_server.evidence import Evidence
+from comptroller_server.endings import pending_ended
 from comptroller_server.installation import TENANT, Ambient, Installation
 from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.desk import __file__ as desk_package
@@ -179,9 +178,10 @@ class Shop:
         if not yes:
             packet: JsonObject = {"v": 1, "call": call, "state": "denied", "why": "a person said no"}
             closed = LogRecord(RecordType.CALL_CLOSED, packet, call, task=row["task"])
-            parts += self._commits().close_pending(
-                call, row["approval"], row["task"], CallState.DENIED, row["epoch"], closed
-            ).parts  # fmt: skip
+            budgets = self.service.installation.config.budgets
+            parts += pending_ended(
+                call, row["approval"], row["task"], CallState.DENIED, row["epoch"], closed, budgets
+            )
         return await self.store.commit(TENANT, Unit(parts))
 
     async def halt(self, scope: SwitchScope, name: str = "") -> None:
@@ -192,11 +192,6 @@ class Shop:
     async def lift(self, scope: SwitchScope, name: str = "") -> None:
         await self.store.commit(TENANT, Unit([ClearSwitch(switch_id(scope, name), "go on", "a person")]))
         await self.service.watch.look(TENANT)
-
-    def _commits(self) -> Commits:
-        i = self.service.installation
-        terms = ApprovalTerms(1, 1)
-        return Commits(Evidence(i.release, ""), i.config.budgets, terms, i.catalogue, self.service.owner, "")
 
     # -- the desk -------------------------------------------------------------------------------------------------
 
@@ -302,8 +297,15 @@ def tool_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     return next(tool for tool in config["tools"] if tool["name"] == name)
 
 
-def placed(folder: Path, changes: Changes | None = None, *, url: str | None = None, cedar: str = "") -> Path:
-    """Write the desk's configuration, changed, into `folder`; its path."""
+def placed(
+    folder: Path,
+    changes: Changes | None = None,
+    *,
+    url: str | None = None,
+    cedar: str = "",
+    bare: bool = False,
+) -> Path:
+    """Write the desk's configuration, changed, into `folder`; its path. A bare one lacks the operator's policies."""
     yaml: Any = YAML(typ="safe", pure=True)
     tree: dict[str, Any] = yaml.load(DESK_CONFIG.read_text())
     if url is not None:
@@ -312,7 +314,8 @@ def placed(folder: Path, changes: Changes | None = None, *, url: str | None = No
         changes(tree)
     policies = folder / "policies"
     policies.mkdir(parents=True, exist_ok=True)
-    (policies / "refunds.cedar").write_text((DESK_CONFIG.parent / "policies" / "refunds.cedar").read_text())
+    ours = (DESK_CONFIG.parent / "policies" / "refunds.cedar").read_text()
+    (policies / "refunds.cedar").write_text("// nothing\n" if bare else ours)
     (policies / "more.cedar").write_text(cedar or "// nothing more\n")
     path = folder / "comptroller.yaml"
     path.write_text(json.dumps(tree, default=str))
@@ -330,11 +333,12 @@ async def opened(
     faults: Faults | None = None,
     secrets: tuple[str, ...] = (),
     seed: int = 1,
+    bare: bool = False,
 ) -> AsyncGenerator[Shop]:
     """A service on the desk in `folder`; a second one on the same folder works on the same store and desk."""
     desk, clock, faults = folder / "desk.db", clock or Clock(), faults or Faults()
     ensure(desk, seed)
-    config = load_config(placed(folder, changes, url=url, cedar=cedar), data_dir=folder)
+    config = load_config(placed(folder, changes, url=url, cedar=cedar, bare=bare), data_dir=folder)
     config = replace(config, secrets=(*config.secrets, *secrets))
     ambient = Ambient(clock, RandomIds(clock), faults)
     with pytest.MonkeyPatch.context() as environment:

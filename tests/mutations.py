@@ -1,0 +1,351 @@
+"""The guards, and for each the test that notices when it is gone: `(file, text, replacement, test)`.
+
+`tests/test_mutations.py` takes one guard away at a time, in a copy of the tree, and demands that the named test fails.
+`text` stands exactly once in its file. A row whose text is gone says that the guard moved: move the row with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["MUTATIONS", "Mutation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """Replace `text` in `file` by `replacement`; `test` must then fail."""
+
+    file: str
+    text: str
+    replacement: str
+    test: str
+
+    @property
+    def name(self) -> str:
+        """Readable in a test report: the module and the test that guards it."""
+        return f"{self.file.rpartition('/')[2]}-{self.test.rpartition('::')[2]}"
+
+
+_AUDIT = "audit/comptroller_audit"
+_BUDGETS = "budgets/comptroller_budgets"
+_POLICY = "policy/comptroller_policy"
+_SERVER = "server/comptroller_server"
+_S = "tests/scenarios"
+
+MUTATIONS = (
+    # -- no record, no effect -------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "                    if stop is None:\n                        await self._act(case)\n",
+        "                    if True:\n                        await self._act(case)\n",
+        f"{_S}/test_budgets.py::test_a_task_takes_its_steps_and_no_more",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "            raise\n        except BaseException:\n            self._dispatcher.counts.waiting -= 1\n",
+        "            raise\n        except StoreError:\n            case.committed = True\n            return None\n"
+        "        except BaseException:\n            self._dispatcher.counts.waiting -= 1\n",
+        f"{_S}/test_outages.py::test_without_a_record_there_is_no_effect_and_no_answer",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "            self._keep_trying(case, unit)\n",
+        "",
+        f"{_S}/test_outages.py::test_an_outcome_that_cannot_be_written_is_in_doubt_and_is_written_later",
+    ),
+    Mutation(
+        f"{_AUDIT}/database.py",
+        '"synchronous=FULL"',
+        '"synchronous=NORMAL"',
+        "tests/audit/test_store.py::test_sqlite_is_durable_and_its_file_is_private",
+    ),
+    # -- one call, one outcome ------------------------------------------------------------------------------------
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        'or self.epoch not in (None, row["epoch"])',
+        "",
+        "tests/audit/test_calls.py::test_recovery_fences_the_old_owner_off",
+    ),
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        'if row and row["call"] and row["call"] != self.call:',
+        "if False:",
+        f"{_S}/test_repeats.py::test_a_create_that_is_done_is_answered_again_and_says_so",
+    ),
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        '        if other["state"] in _HOLDS_THE_CLAIM:\n',
+        "        if False:\n",
+        f"{_S}/test_repeats.py::test_a_call_in_doubt_is_never_tried_again",
+    ),
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        'if claim.explicit and row["arguments"] != claim.arguments and _stands(other):',
+        "if False:",
+        f"{_S}/test_repeats.py::test_an_explicit_key_always_replays_and_other_arguments_conflict",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "replays = tool.effect is Effect.CREATE and not",
+        "replays = not",
+        f"{_S}/test_repeats.py::test_a_delete_is_never_answered_from_the_record",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "    if outcome.effect is EffectHappened.UNKNOWN:\n        return CallState.IN_DOUBT\n",
+        "    if outcome.effect is EffectHappened.UNKNOWN:\n        return CallState.FAILED_BEFORE_EFFECT\n",
+        f"{_S}/test_verification.py::test_a_tool_that_raises_leaves_the_call_in_doubt_whatever_it_did",
+    ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            if not case.committed:\n                raise\n",
+        "            raise\n",
+        f"{_S}/test_verification.py::test_a_defect_of_ours_after_the_commit_leaves_the_call_in_doubt",
+    ),
+    Mutation(
+        f"{_SERVER}/recovery.py",
+        "if rule.absent_means is AbsentMeans.NOT_DONE and gone:",
+        "if rule.absent_means is AbsentMeans.NOT_DONE:",
+        "tests/server/test_recovery.py::test_what_a_living_process_has_in_doubt_is_not_called_undone",
+    ),
+    Mutation(
+        f"{_SERVER}/recovery.py",
+        'if row["state"] == CallState.COMMITTED and not gone:',
+        "if False:",
+        "tests/server/test_recovery.py::test_a_call_that_runs_in_another_process_is_left_alone",
+    ),
+    # -- what is decided is what runs -----------------------------------------------------------------------------
+    Mutation(
+        f"{_POLICY}/cedar.py",
+        "return Answered(result.allowed and not errors,",
+        "return Answered(result.allowed,",
+        "tests/policy/test_engine.py::test_a_forbid_that_overflows_denies_instead_of_being_skipped",
+    ),
+    Mutation(
+        f"{_POLICY}/switches.py",
+        'return None if state.head.switch_seq == self.switch_seq else Moved("switches")',
+        "return None",
+        "tests/policy/test_switches.py::test_a_decision_stands_only_while_no_switch_has_moved",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "            HeadUnmoved(case.basis.switch_seq, self._bundle),\n"
+        "            HistoryUnmoved(case.basis.history),\n"
+        "            self._enter(case, flight=1),\n",
+        "            HistoryUnmoved(case.basis.history),\n            self._enter(case, flight=1),\n",
+        f"{_S}/test_switches.py::test_a_process_on_a_replaced_policy_refuses_before_and_after_it_notices",
+    ),
+    Mutation(
+        f"{_BUDGETS}/history.py",
+        'if (row["revision"] if row else 0) != revision:',
+        "if False:",
+        f"{_S}/test_budgets.py::test_calls_in_parallel_cannot_all_pass_a_rule_over_history",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        "if guard is None or counts[guard] == 0:",
+        "if True:",
+        f"{_S}/test_budgets.py::test_refunds_on_one_invoice_at_once_never_overspend_it_nor_fail_their_check",
+    ),
+    Mutation(
+        f"{_SERVER}/decisions.py",
+        "        if decision is not None and decision.verdict is Verdict.DENY:\n",
+        "        if False:\n",
+        f"{_S}/test_look_ups.py::test_a_thousand_denied_proposals_cause_no_look_up",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        "        if outcome.error is not None or outcome.value is None:\n",
+        "        if False:\n",
+        f"{_S}/test_look_ups.py::test_a_fact_that_cannot_be_read_denies_with_one_text_for_every_record",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        "if self._bundle.decide(question).verdict is not Verdict.ALLOW:",
+        "if False:",
+        f"{_S}/test_look_ups.py::test_a_look_up_obeys_the_rules_of_the_tool_it_uses",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "if tool is None or not self._bundle.visible(case.subject, name):",
+        "if tool is None:",
+        f"{_S}/test_calls.py::test_a_hidden_tool_and_a_missing_one_answer_alike",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "            if tool.config.why:\n",
+        "            if False:\n",
+        f"{_S}/test_calls.py::test_a_side_effect_says_why_or_is_refused",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "            if ids[ref] not in rows:\n",
+        "            if False:\n",
+        f"{_S}/test_calls.py::test_a_ref_of_another_task_or_of_nobody_is_stale",
+    ),
+    # -- approvals ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'if row["approved_digest"] != self.approved_digest or given(row) != dict(self.roles):',
+        "if given(row) != dict(self.roles):",
+        "tests/policy/test_approvals.py::test_an_approval_is_not_used_for_another_action",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'state.put(APPROVALS, self.approval, {**row, "state": ApprovalState.CONSUMED.value})',
+        "state.put(APPROVALS, self.approval, row)",
+        "tests/policy/test_approvals.py::test_an_approval_is_used_once",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'if vote["assurance"] == Assurance.CREDENTIAL:',
+        "if True:",
+        f"{_S}/test_approvals.py::test_what_the_same_user_claims_without_a_credential_opens_no_gate",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'if waiting["pending"] >= self.pending_max:',
+        "if False:",
+        f"{_S}/test_approvals.py::test_requests_for_people_are_capped_and_a_decision_makes_room",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        '        if {**before, "shown": None} != {**case.bound, "shown": None}:\n',
+        "        if False:\n",
+        f"{_S}/test_approvals.py::test_a_field_of_the_action_that_changes_after_the_approval_lets_nothing_run",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        '        case.changed = _what_changed(cast("JsonObject", shown.get("facts") or {}), case.facts)\n',
+        "",
+        f"{_S}/test_approvals.py::"
+        "test_a_record_that_changed_while_the_person_read_asks_again_and_says_what_changed",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        '        if approval["expires_ms"] <= self._clock.now_ms():\n',
+        "        if False:\n",
+        f"{_S}/test_approvals.py::test_an_approval_that_expired_runs_nothing_even_after_a_yes",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        'if row is None or not _belongs(case, row) or row["task"] != case.task.id:',
+        "if row is None:",
+        f"{_S}/test_approvals.py::test_only_the_same_person_client_and_task_may_resume",
+    ),
+    # -- budgets --------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_BUDGETS}/ledger.py",
+        'left = charge.limit.max_micro - row["used"] - row["held"]',
+        'left = charge.limit.max_micro - row["used"]',
+        f"{_S}/test_budgets.py::test_64_callers_on_a_budget_of_ten_make_ten_calls",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "        parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]\n",
+        "        parts.append(BumpHistory(self._history_of(case)))\n",
+        f"{_S}/test_budgets.py::test_a_window_says_when_it_resets_and_does",
+    ),
+    Mutation(
+        f"{_BUDGETS}/tasks.py",
+        'if limit is not None and row["active_ms"] > limit * 1000:',
+        "if False:",
+        f"{_S}/test_budgets.py::test_active_time_is_flight_and_short_gaps_and_stands_still_for_a_person",
+    ),
+    # -- switches and dispatch ------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/dispatch.py",
+        "        refusal = self._switches(case.tenant).stops"
+        "(case.tool_in_hand.name, case.principal_key, case.task.id)\n",
+        "        refusal = None\n",
+        f"{_S}/test_switches.py::test_a_switch_between_commit_and_dispatch_keeps_the_effect_from_happening",
+    ),
+    Mutation(
+        f"{_SERVER}/dispatch.py",
+        "if refusal is None and not self._owner.held():",
+        "if False:",
+        "tests/server/test_recovery.py::test_a_process_that_lost_its_lease_does_not_dispatch",
+    ),
+    Mutation(
+        f"{_SERVER}/dispatch.py",
+        "if refusal is None and self._clock.monotonic() >= case.deadline:",
+        "if False:",
+        "tests/server/test_pipeline.py::test_a_call_whose_time_is_over_before_it_starts_is_not_dispatched",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        "if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:",
+        "if False:",
+        f"{_S}/test_switches.py::test_a_tool_that_is_halted_is_not_looked_up_with_either",
+    ),
+    # -- what comes back ------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "        if tool.output is not None and (problems := tool.output.check(outcome.value)):\n",
+        "        if False:\n            problems = []\n",
+        "tests/server/test_pipeline.py::test_a_result_that_breaks_its_schema_is_withheld",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "        if size > tool.config.limits.response_kib_max * 1024:\n",
+        "        if False:\n",
+        f"{_S}/test_verification.py::test_a_flood_is_withheld_and_a_change_that_came_with_it_is_handed_over",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "if case.verification.result is Verification.DIFFERS and outcome.effect is EffectHappened.DONE:",
+        "if False:",
+        f"{_S}/test_verification.py::test_a_refund_whose_read_back_differs_is_handed_to_a_person",
+    ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            self._decisions.after(case)  # 12 decide\n",
+        "",
+        f"{_S}/test_verification.py::"
+        "test_a_rule_after_the_call_stops_the_answer_and_says_that_the_change_was_made",
+    ),
+    # -- secrets --------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "        released = self._release.release(outcome.value, Audience.MODEL)\n",
+        "        released = Released(outcome.value, 0)\n",
+        f"{_S}/test_secrets.py::test_a_secret_in_a_result_is_withheld_everywhere",
+    ),
+    Mutation(
+        f"{_AUDIT}/redaction.py",
+        ', base64.b64encode(raw).decode().rstrip("=")',
+        "",
+        f"{_S}/test_secrets.py::test_a_secret_in_a_result_is_withheld_everywhere",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "            text = self._release.text(message, Audience.MODEL) if message is not None else None\n",
+        "            text = message\n",
+        f"{_S}/test_secrets.py::test_a_secret_in_progress_is_withheld",
+    ),
+    # -- floods and bytes -----------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "        if (refusal := self.quotas.check(case.principal_key)) is not None:\n",
+        "        if (refusal := self.quotas.check(case.principal_key)) is not None and False:\n",
+        f"{_S}/test_floods.py::test_a_principal_that_gets_nowhere_is_stopped_at_once_whatever_it_tries",
+    ),
+    Mutation(
+        f"{_SERVER}/framing.py",
+        "    if len(members) != len(pairs):\n",
+        "    if False:\n",
+        "tests/server/test_framing.py::test_a_message_with_two_readings_or_none_is_refused",
+    ),
+    Mutation(
+        f"{_SERVER}/protocol.py",
+        "        await asyncio.wait({task})  # being cancelled here leaves the task alone\n",
+        "        await task\n",
+        f"{_S}/test_clients.py::test_a_call_whose_client_goes_away_is_finished_and_recorded",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "            case.receipt = outcome.receipts[-1]\n            return\n",
+        "            return\n",
+        f"{_S}/test_calls.py::test_every_message_is_in_exactly_one_record",
+    ),
+)
