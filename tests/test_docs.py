@@ -265,6 +265,13 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
     assert [link for link in inside if link and not (page.parent / link).exists()] == []
 
 
+def test_every_page_the_code_points_at_exists() -> None:
+    sources = [path for package in PACKAGES.values() for path in (ROOT / package).rglob("*.py")]
+    named = {name for path in sources for name in re.findall(r"docs/[\w/.-]+\.md", path.read_text())}
+    assert "docs/decisions/0004-one-writer-per-record.md" in named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
 # -- pages that list something ------------------------------------------------------------------------------------
 
 
