@@ -56,7 +56,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class OwnerCounts:
     """A server as it acknowledged the switch: calls committed and not dispatched, dispatched, done since its start."""
 
     owner: str
@@ -106,7 +106,7 @@ def _turn(
     if sum(given is not None for given in (tool, task, principal)) > 1:
         raise click.UsageError("give one of --tool, --task and --principal; each is a switch of its own")
 
-    async def work(installation: Installation) -> tuple[Target, int, list[Owner]]:
+    async def work(installation: Installation) -> tuple[Target, int, list[OwnerCounts]]:
         target = await _target(installation, tool, task, principal)
         part = (SetSwitch if on else ClearSwitch)(target.switch, reason, account())
         await installation.store.commit(TENANT, Unit([part]))
@@ -134,7 +134,7 @@ def _turn(
         findings()
 
 
-def _tell_owners(owners: list[Owner], on: bool) -> None:
+def _tell_owners(owners: list[OwnerCounts], on: bool) -> None:
     for one in owners:
         if one.acknowledged:
             say(
@@ -183,7 +183,7 @@ def _task(reader: Reader, wanted: str) -> tuple[str, str]:
     return wanted, "no task with this id has committed anything on this store"
 
 
-async def _acknowledged(installation: Installation) -> tuple[int, list[Owner]]:
+async def _acknowledged(installation: Installation) -> tuple[int, list[OwnerCounts]]:
     """Wait until every live server has acknowledged the switches as they are now, `limits.halt_wait_s` at most."""
     store = installation.store
     head = await store.read(lambda reader: reader.head(TENANT))
@@ -206,13 +206,13 @@ async def _acknowledged(installation: Installation) -> tuple[int, list[Owner]]:
     return seq, [one for one in owners if one.owner not in dead]
 
 
-def _owners(reader: Reader, seq: int) -> list[Owner]:
+def _owners(reader: Reader, seq: int) -> list[OwnerCounts]:
     rows = reader.query(_ALL_OWNERS, tenant=TENANT)
     return [
-        Owner(str(owner), int(seen) >= seq, int(waiting), int(dispatched), int(done))
+        OwnerCounts(str(owner), int(seen) >= seq, int(waiting), int(dispatched), int(done))
         for owner, seen, waiting, dispatched, done in rows
     ]
 
 
-def _gone(locks: OwnerLocks, owners: list[Owner]) -> set[str]:
+def _gone(locks: OwnerLocks, owners: list[OwnerCounts]) -> set[str]:
     return {one.owner for one in owners if locks.is_free(one.owner)}
