@@ -63,7 +63,7 @@ class Release:
 
     def finds_secret(self, value: Json) -> bool:
         """Whether a configured secret stands anywhere in `value`; arguments with one are never sent."""
-        return self.release(value, Audience.LOG).withheld > 0
+        return bool(self._forms) and self.release(value, Audience.LOG).withheld > 0
 
 
 class _Walk:

@@ -18,6 +18,7 @@ __all__ = [
     "success_answer",
 ]
 
+_spell = json.JSONEncoder(ensure_ascii=False).encode
 META_RECEIPT = "comptroller/receipt"
 META_REFUSAL = "comptroller/refusal"
 META_CALL = "comptroller/call"
@@ -82,7 +83,7 @@ def success_answer(case: Case) -> Answer:
     refs: list[Json] = [ref.as_json() for ref in case.refs]
     if isinstance(case.released, dict):
         structured = {**case.released, "refs": refs} if refs else dict(case.released)
-    text = json.dumps(case.released, ensure_ascii=False, separators=(", ", ": "))
+    text = _spell(case.released)
     if refs:
         named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
         text += f"\nRefs to cite in `why.citations`: {named}"
@@ -104,7 +105,7 @@ def replay_answer(call: str, output: Json, receipt: Receipt | None) -> Answer:
     if receipt is not None:
         meta[META_RECEIPT] = receipt_json(receipt)
     text = (
-        f"{json.dumps(output, ensure_ascii=False, separators=(', ', ': '))}\n"
+        f"{_spell(output)}\n"
         f"(This was done before, by call {call}; it was not done again. This is the recorded result.)"
     )
     return Answer(text, output if isinstance(output, dict) else None, meta=meta)

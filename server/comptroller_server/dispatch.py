@@ -7,8 +7,7 @@ acknowledged, nothing more is dispatched.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from comptroller_audit.ambient import Clock
@@ -20,7 +19,7 @@ from comptroller_server.case import Case, Refused
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import Action, EffectHappened, Outcome
 
-__all__ = ["Counts", "Dispatcher"]
+__all__ = ["Counts", "Dispatcher", "Slot"]
 
 SOURCE_GRACE_S = 2.0
 """How far past its deadline a source may answer before we stop listening."""
@@ -33,6 +32,26 @@ class Counts:
     waiting: int = 0
     dispatched: int = 0
     done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One of a tool's slots; taken on entering, given back on leaving."""
+
+    dispatcher: Dispatcher
+    slots: asyncio.Semaphore
+
+    async def __aenter__(self) -> None:
+        self.dispatcher.count(1)
+        try:
+            await self.slots.acquire()
+        except BaseException:
+            self.dispatcher.count(-1)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self.slots.release()
+        self.dispatcher.count(-1)
 
 
 class Dispatcher:
@@ -58,22 +77,25 @@ class Dispatcher:
         self._in_flight = 0
         self.counts = counts
 
-    @contextlib.asynccontextmanager
-    async def slot(self, tool: Tool) -> AsyncGenerator[None]:
-        """A slot of the tool. Raises `Refused` (overloaded) when too many calls are here already."""
+    def slot(self, tool: Tool) -> Slot:
+        """A slot of the tool, for `async with`. Entering waits for one to be free.
+
+        Raises `Refused` (overloaded) when too many calls are here already.
+        """
         if self._in_flight >= self._in_flight_max + self._queue_max:
             raise Refused(
                 Refusal(
                     Code.OVERLOADED, "Too many calls are waiting. Try again in a second.", retry="after:1"
                 )
             )
-        slots = self._slots.setdefault(tool.name, asyncio.Semaphore(tool.config.limits.concurrency_max))
-        self._in_flight += 1
-        try:
-            async with slots:
-                yield
-        finally:
-            self._in_flight -= 1
+        slots = self._slots.get(tool.name)
+        if slots is None:
+            slots = self._slots[tool.name] = asyncio.Semaphore(tool.config.limits.concurrency_max)
+        return Slot(self, slots)
+
+    def count(self, by: int) -> None:
+        """One call more, or less, that has a slot or waits for one."""
+        self._in_flight += by
 
     async def run(self, case: Case) -> Outcome:
         """Check once more and hand over. A refused check is an outcome without effect, with the refusal set."""

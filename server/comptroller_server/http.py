@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, cast
 
 import uvicorn
@@ -185,6 +186,12 @@ def _for_sdk(scope: Scope, subject: Subject) -> Scope:
     `user` makes the SDK bind each session of the 2025 era to the subject that opened it; for another one the
     session does not exist (404).
     """
+    headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+    return {**scope, "headers": headers, "user": _user(subject), _SUBJECT: subject}
+
+
+@lru_cache(maxsize=1_000)
+def _user(subject: Subject) -> AuthenticatedUser:
     owner = AccessToken(
         token="withheld",  # noqa: S106 - the point is that it is none
         client_id=subject.actor.id,
@@ -192,8 +199,7 @@ def _for_sdk(scope: Scope, subject: Subject) -> Scope:
         subject=subject.principal.subject,
         claims={"iss": subject.principal.issuer, "tenant": subject.tenant},
     )
-    headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
-    return {**scope, "headers": headers, "user": AuthenticatedUser(owner), _SUBJECT: subject}
+    return AuthenticatedUser(owner)
 
 
 def _wants_progress(headers: _Headers, message: JsonObject) -> bool:
@@ -238,7 +244,7 @@ class _Headers:
 
 def _wrong_place(scope: Scope, headers: _Headers) -> _Answer | None:
     """A page in a browser reaches loopback by a name of its own (DNS rebinding); Host and Origin give it away."""
-    hosts = _own_names(scope)
+    hosts = _own_names(*cast("tuple[str, int]", scope["server"]))
     if headers.only(b"host") not in hosts:
         return _plain(421, "The Host header does not name this server.")
     if headers.count(b"origin"):
@@ -248,9 +254,9 @@ def _wrong_place(scope: Scope, headers: _Headers) -> _Answer | None:
     return None
 
 
-def _own_names(scope: Scope) -> frozenset[str]:
+@lru_cache(maxsize=16)
+def _own_names(address: str, port: int) -> frozenset[str]:
     """`host:port` of the socket that took the connection, under each name loopback has."""
-    address, port = cast("tuple[str, int]", scope["server"])
     own = f"[{address}]" if ":" in address else address
     names = frozenset((*_LOOPBACK_NAMES, own))
     with_port = frozenset(f"{name}:{port}" for name in names)

@@ -7,6 +7,7 @@ a result. It decides nothing. (MCP 2025-11-25 and 2026-07-28, "Tools".)
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
@@ -170,14 +171,17 @@ class GovernedServer(Server[Any]):
         """Run the call in its own task: a caller that goes away stops waiting, and nothing else stops."""
         task = asyncio.create_task(self._governor.call(proposal), name=f"call {proposal.tool[:40]}")
         self._running.add(task)
-        task.add_done_callback(self._ended)
-        await asyncio.wait({task})  # being cancelled here leaves the task alone
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(functools.partial(self._ended, ended))
+        await ended  # being cancelled here leaves the task alone
         if task.cancelled() or task.exception() is not None:
             return _unfinished()
         return task.result()
 
-    def _ended(self, task: asyncio.Task[Answer]) -> None:
+    def _ended(self, waiter: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
         self._running.discard(task)
+        if not waiter.done():
+            waiter.set_result(None)
         if task.cancelled():
             _log.error("call_cancelled", task=task.get_name())
         elif (error := task.exception()) is not None:

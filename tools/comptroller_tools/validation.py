@@ -210,17 +210,20 @@ def screen(definition: ToolDefinition, effect: Effect | None = None) -> list[str
     return problems
 
 
+_SIMPLE = frozenset({str, int, bool, type(None)})
+
+
 def _unfit(value: Any, levels_max: int) -> str | None:
     """Why the engine must not see `value`. An empty schema looks at nothing, so it would let all of this through."""
     level: list[Any] = [value]
     for _ in range(levels_max + 1):
         below: list[Any] = []
         for item in level:
-            if item is None or isinstance(item, str | int):
+            if type(item) in _SIMPLE or isinstance(item, str | int):
                 continue
             if isinstance(item, dict):
                 members = cast("dict[Any, Any]", item)  # type: ignore[redundant-cast]  # pyright does not infer it
-                if not all(isinstance(name, str) for name in members):
+                if not all(type(name) is str or isinstance(name, str) for name in members):
                     return "has a member name that is no text"
                 below.extend(members.values())
             elif isinstance(item, list | tuple):
