@@ -9,16 +9,16 @@ from typing import Any, cast
 
 from sqlalchemy import bindparam, select
 
-from comptroller_audit.calls import CALLS, MoveCall, ReleaseClaims
+from comptroller_audit.calls import CALLS
 from comptroller_audit.database import table_of
 from comptroller_audit.owners import OwnerRow
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import calls_in_state
 from comptroller_audit.unit import Part, Stopped, Unit
 from comptroller_audit.vocabulary import Actor, CallState, Principal, RecordType, Subject
-from comptroller_budgets.tasks import AwaitPerson
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
+from comptroller_server.endings import pending_ended
 from comptroller_server.installation import TENANT, principal_key
 from comptroller_server.proposal import Proposal
 from tests.simulation.world import Heard, Process, World
@@ -135,7 +135,7 @@ def _key(proposal: Proposal) -> str:
 
 
 async def _a_process(world: World, chance: random.Random) -> Process:
-    while not world.serving:
+    while not world.serving:  # noqa: ASYNC110 -- virtual time
         await asyncio.sleep(0.05)
     return chance.choice(world.serving)
 
@@ -175,11 +175,8 @@ class Approvals:
         if not yes:
             packet: Any = {"v": 1, "call": call, "state": "denied", "why": "a person said no"}
             record = LogRecord(RecordType.CALL_CLOSED, packet, call, task=called["task"])
-            parts += [
-                MoveCall(call, CallState.PENDING, CallState.DENIED, None, record),
-                ReleaseClaims(call),
-                AwaitPerson(called["task"], -1, world.config.budgets),
-            ]
+            budgets = world.config.budgets
+            parts += pending_ended(call, approval, called["task"], CallState.DENIED, None, record, budgets)
         outcome = await world.people.commit(TENANT, Unit(parts))
         stopped = isinstance(outcome, Stopped)
         world.note(

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any, cast
 
-from sqlalchemy import bindparam, select
-
-from comptroller_audit.calls import CallRow
 from comptroller_audit.checkpoint import vkey_of
-from comptroller_audit.database import Row, table_of
-from comptroller_audit.query import Logged, entries
+from comptroller_audit.query import Logged
 from comptroller_audit.verify import verify
-from comptroller_audit.vocabulary import MICRO, CallState, RecordType
-from comptroller_budgets.history import HistoryRow
-from comptroller_budgets.ledger import CounterRow, HoldRow
-from comptroller_budgets.tasks import TaskRow
+from comptroller_audit.vocabulary import MICRO, RecordType
 from comptroller_policy.approvals import ApprovalRow, WaitingRow
-from comptroller_server.installation import TENANT
 from comptroller_tools.source import Action
 from tests.simulation.actors import Approvals, Halts
 from tests.simulation.bank import READS, BankLine, Manner
-from tests.simulation.world import Broken, Heard, World
+from tests.simulation.record import Record, check_record, must, nothing_runs
+from tests.simulation.world import Heard, World
 
 __all__ = ["AtDispatch", "Evidence", "check_all"]
 
 _GATE_USD = 20
 _UNRECORDED = frozenset({"store_unavailable"})
-_SETTLED = frozenset({CallState.DONE, CallState.HANDED_OFF})
-_NOTHING = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
-_ENDS = _SETTLED | _NOTHING | {CallState.IN_DOUBT}
 _OPEN_APPROVALS = frozenset({"pending", "approved"})
-
-
-def must(holds: object, law: str, /, **what: Any) -> None:
-    if not holds:
-        raise Broken(f"{law}: {what}")
 
 
 class AtDispatch:
@@ -90,103 +72,40 @@ class AtDispatch:
         self._reader.close()
 
 
-@dataclass
-class Evidence:
-    """All that a round left behind, read once."""
+class Evidence(Record):
+    """All that a round left behind."""
 
-    world: World
-    approvals: Approvals
-    calls: dict[str, Row] = field(default_factory=dict[str, Row])
-    log: list[Logged] = field(default_factory=list[Logged])
-    effects: dict[str, list[BankLine]] = field(default_factory=dict[str, list[BankLine]])
-    of_call: dict[str, list[Logged]] = field(default_factory=dict[str, list[Logged]])
-
-    def __post_init__(self) -> None:
-        self.calls = dict(self.rows(CallRow))
-        people = self.world.people
-        head = people.read_now(lambda reader: reader.head(TENANT))
-        indexes = range(head.size if head is not None else 0)
-        self.log = people.read_now(lambda r: entries(r, self.world.stage.ring, TENANT, indexes))
-        grouped: defaultdict[str, list[BankLine]] = defaultdict(list)
-        for line in self.world.bank.ledger:
-            grouped[line.key].append(line)
-        self.effects = dict(grouped)
-        for entry in self.log:
-            if call := entry.envelope.get("call"):
-                self.of_call.setdefault(str(call), []).append(entry)
-
-    def rows(self, model: Any) -> Iterator[tuple[str, Row]]:
-        names, statement = _all_of(model)
-        for found in self.world.people.read_now(lambda reader: reader.query(statement, tenant=TENANT)):
-            row = dict(zip(names, found, strict=True))
-            yield str(row["id"]), row
-
-    def packet(self, call: str, kind: RecordType) -> Mapping[str, Any] | None:
-        found = [entry.packet for entry in self.of_call.get(call, []) if entry.type is kind]
-        return found[-1] if found else None
-
-
-@functools.cache
-def _all_of(model: Any) -> tuple[list[str], Any]:
-    table = table_of(model)
-    return [column.name for column in table.columns], select(*table.columns).where(
-        table.c.tenant == bindparam("tenant")
-    )
+    def __init__(self, world: World, approvals: Approvals) -> None:
+        super().__init__(world.people, world.stage.ring, world.config.budgets)
+        self.world = world
+        self.approvals = approvals
+        self.effects: dict[str, list[BankLine]] = {}
+        for line in world.bank.ledger:
+            self.effects.setdefault(line.key, []).append(line)
 
 
 def check_all(evidence: Evidence) -> None:
     """Every law that a finished round must fulfil. Raises `Broken`."""
+    check_record(evidence, evidence.effects)
+    nothing_runs(evidence)
     for law in (
-        _every_effect_was_announced, _every_committed_call_has_one_end, _no_effect_is_doubled, _no_budget_is_overspent,
-        _counters_say_what_holds_say, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record,
-        _answers_are_true, _nothing_is_left_running, _the_log_verifies,
+        _what_runs_is_what_was_committed, _no_effect_is_doubled, _no_budget_is_overspent,
+        _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
+        _the_log_verifies,
     ):  # fmt: skip
         law(evidence)
 
 
-def _every_effect_was_announced(e: Evidence) -> None:
+def _what_runs_is_what_was_committed(e: Evidence) -> None:
     for call, lines in e.effects.items():
         action = e.packet(call, RecordType.ACTION)
-        must(action is not None, "an effect has an action packet", call=call)
         assert action is not None
         for line in lines:
             must(line.tool == action["tool"], "what runs is what was committed", call=call)
             must(dict(line.arguments) == action["arguments"], "what runs is what was committed", call=call)
-        state = CallState(e.calls[call]["state"])
-        must(state not in _NOTHING, "no call with an effect counts as not done", call=call, state=state)
-        must(state in _ENDS, "an effect's call has an end", call=call, state=state)
-
-
-def _every_committed_call_has_one_end(e: Evidence) -> None:
-    for call, logged in e.of_call.items():
-        if call not in e.calls:
-            continue
-        actions = sum(entry.type is RecordType.ACTION for entry in logged)
-        must(actions <= 1, "a call is committed once", call=call)
-        state = CallState(e.calls[call]["state"])
-        if not actions:
-            must(state not in _SETTLED or _is_read(e, call), "an end needs an action", call=call, state=state)
-            continue
-        must(state in _ENDS, "a committed call has an end", call=call, state=state)
-        told = [
-            str(x.packet["state"])
-            for x in logged
-            if x.packet and x.type in (RecordType.AUDIT, RecordType.RECOVERED)
-        ]
-        must(told, "an end has a record", call=call)
-        must(told[-1] == state, "the record says the state", call=call, told=told, state=state)
-        final = [CallState(one) for one in told if one != CallState.IN_DOUBT]
-        must(len(final) <= 1, "a call has one outcome", call=call, told=told)
-        must(sum(x.type is RecordType.AUDIT for x in logged) <= 1, "a call has one audit packet", call=call)
-
-
-def _is_read(e: Evidence, call: str) -> bool:
-    return bool(e.calls[call]["effect"] == "read")
 
 
 def _no_effect_is_doubled(e: Evidence) -> None:
-    for call, lines in e.effects.items():
-        must(len(lines) == 1, "a call has one effect", call=call, times=len(lines))
     window_ms = e.world.config.limits.replay_window_s * 1000
     by_claim: defaultdict[str, list[str]] = defaultdict(list)
     for call in e.effects:
@@ -229,39 +148,6 @@ def _no_budget_is_overspent(e: Evidence) -> None:
             )
     for (limit, counter), amount in spent.items():
         must(amount <= limits[limit].max_micro, "no budget is overspent", counter=counter, amount=amount)
-
-
-def _counters_say_what_holds_say(e: Evidence) -> None:
-    held: Counter[str] = Counter()
-    used: Counter[str] = Counter()
-    for call, hold in e.rows(HoldRow):
-        state = CallState(e.calls[call]["state"])
-        wanted = "released" if state in _NOTHING else "held" if state is CallState.IN_DOUBT else "settled"
-        must(hold["state"] == wanted, "a hold follows its call", call=call, hold=hold["state"], state=state)
-        for counter, amount in json.loads(hold["items"]):
-            held[counter] += amount if wanted == "held" else 0
-            used[counter] += amount if wanted == "settled" else 0
-    free_reads = [c for c, row in e.calls.items() if row["state"] == "done" and e.packet(c, RecordType.READ)]
-    for call in free_reads:
-        used[f"task:{e.calls[call]['task']}:calls:task"] += MICRO
-    limits = e.world.config.budgets.limits()
-    for counter, row in e.rows(CounterRow):
-        must(
-            row["held"] == held[counter],
-            "what is held adds up",
-            counter=counter,
-            row=row,
-            holds=held[counter],
-        )
-        must(
-            row["used"] == used[counter],
-            "what is used adds up",
-            counter=counter,
-            row=row,
-            settled=used[counter],
-        )
-        most = [x.max_micro for x in limits if counter.startswith(f"{x.scope}:") and f":{x.unit}:" in counter]
-        must(row["used"] + row["held"] <= max(most), "a counter keeps its limit", counter=counter, row=row)
 
 
 def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:
@@ -373,37 +259,6 @@ def _answers_are_true(e: Evidence) -> None:
 
 def _tool_of(e: Evidence, heard: Heard, call: str) -> str:
     return str(e.calls[call]["tool"]) if heard.code == "done" else heard.proposal.tool
-
-
-def _nothing_is_left_running(e: Evidence) -> None:
-    pending = Counter(str(row["task"]) for row in e.calls.values() if row["state"] == "pending")
-    for call, row in e.calls.items():
-        must(row["state"] != "committed", "recovery leaves no call behind", call=call, row=row)
-    for task, row in e.rows(TaskRow):
-        must(row["in_flight"] == 0, "no call is counted as in flight", task=task, row=row)
-        must(
-            row["awaiting"] == pending[task],
-            "who waits for a person is counted",
-            task=task,
-            awaiting=row["awaiting"],
-        )
-    counts: Counter[str] = Counter()
-    for call in e.calls:
-        action = e.packet(call, RecordType.ACTION)
-        state = CallState(e.calls[call]["state"])
-        for history in action["counted"] if action is not None and state not in _NOTHING else ():
-            counts[history] += not str(history).startswith("record:")
-    for history, row in e.rows(HistoryRow):
-        if history.startswith("record:"):
-            must(row["count"] == 0, "no record stays locked", record=history, row=row)
-        else:
-            must(
-                row["count"] == counts[history],
-                "history counts what happened",
-                history=history,
-                row=row,
-                calls=counts[history],
-            )
 
 
 def _the_log_verifies(e: Evidence) -> None:

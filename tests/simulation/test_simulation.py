@@ -19,7 +19,8 @@ import structlog
 
 from tests.simulation.actors import Approvals, Client, Halts, luck, outsiders, supervise
 from tests.simulation.bank import Manner
-from tests.simulation.laws import AtDispatch, Evidence, check_all, must
+from tests.simulation.laws import AtDispatch, Evidence, check_all
+from tests.simulation.record import must
 from tests.simulation.world import Stage, World
 
 QUICK_ROUNDS = 500

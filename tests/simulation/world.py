@@ -41,7 +41,7 @@ from comptroller_tools.source import Action
 from tests.simulation.bank import Bank, Switchboard
 from tests.simulation.virtual import VirtualClock, VirtualLoop
 
-__all__ = ["Broken", "Heard", "Killed", "Process", "Stage", "World"]
+__all__ = ["Heard", "Killed", "Process", "Stage", "World"]
 
 _PROCESS: ContextVar[Process | None] = ContextVar("_PROCESS", default=None)
 WATCH_S = 0.5
@@ -51,10 +51,6 @@ HERE = Path(__file__).parent
 
 class Killed(BaseException):
     """SIGKILL, as code of that process sees it: not an Exception, so nothing handles it."""
-
-
-class Broken(AssertionError):
-    """A law did not hold."""
 
 
 @dataclass(frozen=True)
