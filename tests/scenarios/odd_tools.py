@@ -43,13 +43,13 @@ def guarded(key: str, effect_key: Annotated[str, EffectKey]) -> dict[str, Any]:
 
 def spill(where: str = "value") -> dict[str, Any]:
     """Return a secret in one of many places."""
-    return {
+    places: dict[str, dict[str, Any]] = {
         "value": {"text": f"the key is {SECRET}."},
         "key": {"map": {SECRET: 1}},
         "nested": {"list": [{"deep": [SECRET]}]},
         "base64": {"text": "aHVudGVyMi1zd29yZGZpc2g="},
-        "half": {"text": SECRET[:10]},
-    }[where]
+    }
+    return places[where]
 
 
 def confess(secret: Annotated[str, Field(max_length=100)] = "") -> dict[str, Any]:

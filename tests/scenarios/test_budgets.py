@@ -13,6 +13,7 @@ from comptroller_audit.database import table_of
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import MICRO, CallState
 from comptroller_budgets.ledger import CounterRow
+from comptroller_server.proposal import Answer
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Clock, Shop, call_of, code_of, details_of, opened, tool_of
 
@@ -32,6 +33,10 @@ def counters(shop: Shop) -> dict[str, tuple[int, int]]:
         return reader.query(table.select().with_only_columns(table.c.id, table.c.used, table.c.held))
 
     return {str(name): (used, held) for name, used, held in shop.store.read_now(read)}
+
+
+async def look(shop: Shop) -> Answer:
+    return await shop.call("lookup_invoice", invoice_id=shop.paid()[0])
 
 
 def no_limits(config: dict[str, Any]) -> None:
@@ -149,13 +154,12 @@ async def test_a_task_ends_when_it_is_idle_and_the_next_has_budgets_of_its_own(t
         config["budgets"] = {"max_tool_calls": 2, "task_idle_s": 300}
 
     async with opened(tmp_path, two) as shop:
-        read = lambda: shop.call("lookup_invoice", invoice_id=shop.paid()[0])
-        first, second, third = await read(), await read(), await read()
+        first, second, third = await look(shop), await look(shop), await look(shop)
         assert [code_of(a) for a in (first, second, third)] == [None, None, "budget_exhausted"]
         shop.clock.pass_s(299)
-        assert code_of(await read()) == "budget_exhausted"
+        assert code_of(await look(shop)) == "budget_exhausted"
         shop.clock.pass_s(2)
-        later = await read()
+        later = await look(shop)
         assert code_of(later) is None
         assert later.meta["comptroller/task"] != first.meta["comptroller/task"]
 
@@ -165,16 +169,15 @@ async def test_active_time_is_flight_and_short_gaps_and_stands_still_for_a_perso
         config["budgets"] = {"timeout_seconds": 60, "think_gap_s_max": 30, "task_idle_s": 300}
 
     async with opened(tmp_path, minute) as shop:
-        read = lambda: shop.call("lookup_invoice", invoice_id=shop.paid()[0])
-        assert code_of(await read()) is None
+        assert code_of(await look(shop)) is None
         shop.clock.pass_s(200)
-        assert code_of(await read()) is None
+        assert code_of(await look(shop)) is None
         call = await shop.pending(shop.paid()[0])
         shop.clock.pass_s(5_000)
         await shop.vote(call)
         assert code_of(await shop.resume(call)) is None
         shop.clock.pass_s(31)
-        refused = await read()
+        refused = await look(shop)
         assert code_of(refused) == "time_exhausted"
         assert details_of(refused)["retry"] == "person"
 

@@ -139,7 +139,7 @@ async def test_what_is_listed_may_be_called_and_what_is_not_is_unknown(tmp_path:
         tool_of(config, "get_ticket")["roles"] = []
         tool_of(config, "cancel_refund")["roles"] = ["admin"]
 
-    arguments = {
+    arguments: dict[str, dict[str, Any]] = {
         "search_tickets": {},
         "get_ticket": {"ticket_id": "tic_x"},
         "lookup_invoice": {"invoice_id": "inv_x"},
