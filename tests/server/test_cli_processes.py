@@ -24,7 +24,7 @@ from comptroller_tools.desk.database import ensure
 from comptroller_tools.desk.faults import Fault, FaultKind, Point, set_faults
 from comptroller_tools.desk.ledger import effects
 from tests.scenarios.kit import BEFORE, Changes, placed, tool_of
-from tests.server.cli_kit import accepting_own_files
+from tests.server.cli_kit import accepting_own_files, at_work
 
 pytestmark = pytest.mark.anyio
 
@@ -256,7 +256,7 @@ async def test_the_next_start_tells_what_it_recovered(tmp_path: Path) -> None:
     assert place.refunds() == [invoice]
 
 
-async def test_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> None:
+async def test_following_the_log_ends_quietly_when_interrupted(tmp_path: Path) -> None:
     place = await made(tmp_path)
     process = await place.start("audit", "tail", "-f")
     assert process.stdout is not None
@@ -265,5 +265,33 @@ async def test_output_that_nobody_reads_any_more_is_no_error(tmp_path: Path) -> 
     process.send_signal(signal.SIGINT)
     async with asyncio.timeout(WAIT_S_MAX):
         _, err = await process.communicate()
-    assert process.returncode == 2
-    assert b"Traceback" not in err
+    assert process.returncode == 0
+    assert err == b""
+
+
+async def test_a_credential_typed_on_the_terminal_approves_and_is_not_shown(tmp_path: Path) -> None:
+    async with at_work(tmp_path, None) as desk:  # a file of our own user would not count here
+        call = await desk.shop.pending(desk.shop.paid()[0])
+        credential = desk.credential.read_text().strip()
+        ours, theirs = os.openpty()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *Place(tmp_path).words("approvals", "approve", call, "--json"),
+            env=Place(tmp_path).environment,
+            stdin=theirs,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,  # no other terminal to ask
+        )
+        os.close(theirs)
+        assert process.stderr is not None
+        async with asyncio.timeout(WAIT_S_MAX):
+            asked = await process.stderr.readuntil(b": ")
+            os.write(ours, credential.encode() + b"\n")
+            out, err = await process.communicate()
+        os.close(ours)
+        told = json.loads(out)
+        assert (told["ok"], told["by"], told["state"]) == (True, "olga", "approved"), err
+        assert [vote["assurance"] for vote in told["votes"]] == ["credential"]
+        assert credential not in (asked + out + err).decode()
+        assert not (await desk.shop.resume(call)).is_error

@@ -121,7 +121,11 @@ def tail(ctx: click.Context, count: int, follow: bool) -> None:
             else:
                 say(_as_line(entry))
 
-    on_store(invocation, show)
+    try:
+        on_store(invocation, show)
+    except KeyboardInterrupt:
+        if not follow:  # else that is how it ends
+            raise
 
 
 class _Tail:
