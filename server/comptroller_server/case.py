@@ -69,10 +69,12 @@ class Case:
     # 4 validate
     arguments: JsonObject = field(default_factory=dict[str, Json])
     argument_bytes: bytes = b"{}"
+    output_bytes: bytes | None = None
     why: JsonObject | None = None
     citations: list[JsonObject] = field(default_factory=list[JsonObject])
     claims: tuple[Claim, ...] = ()
     record: Record | None = None
+    guard: str | None = None
     # 6 look up
     basis: Basis = field(default_factory=Basis)
     facts: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -27,7 +27,6 @@ from comptroller_policy.switches import HeadUnmoved
 from comptroller_server.case import Case
 from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
-from comptroller_server.lookups import record_row
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.refs import GiveRefs
 
@@ -173,9 +172,7 @@ class Commits:
                     record,
                     {"code": case.problem.code.value if case.problem else ""},
                 ),
-                *self.aftermath(
-                    case.call, case.task.id, case.state, record_row(case), self.counted_rows(case)
-                ),
+                *self.aftermath(case.call, case.task.id, case.state, case.guard, self.counted_rows(case)),
                 GiveRefs(case.task.id, case.call, case.refs),
             ]
         )
@@ -246,7 +243,7 @@ class Commits:
         )
 
     def _history_of(self, case: Case) -> tuple[str, ...]:
-        guard = record_row(case)
+        guard = case.guard
         counted = self.counted_rows(case)
         return (*counted, guard) if guard is not None else counted
 

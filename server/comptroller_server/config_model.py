@@ -134,7 +134,6 @@ class LimitsConfig(_Section):
     halt_wait_s: float = Field(default=2, gt=0, le=600)
     recovery_interval_s: float = Field(default=30, gt=0, le=86_400)
     replay_window_s: int = Field(default=86_400, ge=0, le=31_536_000)
-    identical_calls_max: int = Field(default=3, ge=1, le=1000)
 
 
 class Document(_Section):

@@ -8,9 +8,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -30,12 +30,21 @@ def run(seed: int, keep: Path | None, json: bool) -> int:
         try:
             anyio.run(story.play)
         except Exception as error:  # noqa: BLE001 -- the demo says what broke and fails
-            story.failures.append(f"{type(error).__name__}: {error}")
+            story.failures += [f"{type(leaf).__name__}: {leaf}" for leaf in _leaves(error)]
         if json:
             sys.stdout.write(json_module.dumps(story.summary(), indent=2) + "\n")
         for failure in story.failures:
             sys.stderr.write(f"demo failed: {failure}\n")
         return 1 if story.failures else 0
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors inside nested groups; a task group wraps whatever broke in it."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in cast("BaseExceptionGroup[BaseException]", error).exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 class _Story:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import os
 import random
-import signal
+import re
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from comptroller_tools.desk.records import generate
 __all__ = ["Invoice", "Reply", "Stage"]
 
 PROCESS_WAIT_S = 30.0
+POLL_S = 0.01
 _DROP_IN = """\
 # What the demo adds to the desk's configuration. One person, one machine: the approver's credential file belongs to
 # the same user as the server, which proves less than a credential elsewhere would.
@@ -157,6 +157,18 @@ class Stage:
             )
         return done.stdout
 
+    def spawn(self, words: list[str], log: Path) -> subprocess.Popen[bytes]:
+        """A Python process that says what it has to say into `log`."""
+        with log.open("wb") as said:
+            return subprocess.Popen(  # noqa: S603 -- our own program
+                [sys.executable, *words],
+                env=self.environment,
+                cwd=self.folder,
+                stderr=said,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+
     def cli_json(self, *words: str) -> Any:
         return json.loads(self.cli(*words, "--json"))
 
@@ -201,66 +213,43 @@ class Agent:
 class Server:
     """`comptroller serve --http` in a process of its own; with `pause`, it stops at that point of a call."""
 
-    def __init__(self, process: asyncio.subprocess.Process, url: str, reached: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], url: str, reached: Path) -> None:
         self.process = process
         self.url = url
         self.reached = reached
 
     @classmethod
     async def start(cls, stage: Stage, pause: str | None) -> Server:
-        reached = stage.folder / f"reached-{stage.random.randrange(1 << 30)}"
+        number = stage.random.randrange(1 << 30)
+        reached, log = stage.folder / f"reached-{number}", stage.folder / f"server-{number}.log"
         words = ["-m", "comptroller_server.cli", *stage.options, "serve", "--http", "127.0.0.1:0"]
         if pause is not None:
             words = ["-m", "comptroller_server.demo_pause", *stage.options, pause, str(reached)]
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *words,
-            env=stage.environment,
-            cwd=stage.folder,
-            stderr=asyncio.subprocess.PIPE,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-        )
-        assert process.stderr is not None
-        said = ""
-        with anyio.fail_after(PROCESS_WAIT_S):
-            while line := (await process.stderr.readline()).decode():
-                said += line
-                if "http://127.0.0.1:" in line:
-                    url = "http://127.0.0.1:" + line.split("http://127.0.0.1:")[1].split()[0].strip("\"',")
-                    drain = asyncio.get_running_loop().create_task(
-                        _keep_reading(process.stderr, stage.folder)
-                    )
-                    server = cls(process, url, reached)
-                    server.drain = drain
-                    return server
-        raise RuntimeError(f"the server did not start: {said[-2000:]}")
-
-    drain: asyncio.Task[None]
+        process = stage.spawn(words, log)
+        with anyio.move_on_after(PROCESS_WAIT_S):
+            while process.poll() is None:
+                if found := re.search(r"http://127\.0\.0\.1:\d+/\S*?mcp", log.read_text()):
+                    return cls(process, found[0], reached)
+                await anyio.sleep(POLL_S)
+        process.kill()
+        process.wait()
+        raise RuntimeError(f"the server did not start: {log.read_text()[-2000:]}")
 
     async def until_reached(self, file: Path | None = None) -> None:
         """Wait until the server says it stands at its point."""
         with anyio.fail_after(PROCESS_WAIT_S):
             while not (file or self.reached).exists():  # noqa: ASYNC110 -- another process makes the file
-                await anyio.sleep(0.01)
+                await anyio.sleep(POLL_S)
 
     async def kill(self) -> None:
         """SIGKILL: no clean-up, no last word."""
-        self.process.send_signal(signal.SIGKILL)
-        await self.process.wait()
+        self.process.kill()
+        await anyio.to_thread.run_sync(self.process.wait)
 
     async def end(self) -> None:
-        if self.process.returncode is None:
-            self.process.terminate()
-            with anyio.move_on_after(PROCESS_WAIT_S) as waited:
-                await self.process.wait()
-            if waited.cancelled_caught:
-                await self.kill()
-        await self.drain
-
-
-async def _keep_reading(stream: asyncio.StreamReader, folder: Path) -> None:
-    """A full pipe would stop the server; its log is kept beside the rest."""
-    with (folder / "server.log").open("ab") as log:
-        while line := await stream.readline():
-            log.write(line)
+        """SIGTERM, and SIGKILL for one that does not heed it."""
+        self.process.terminate()
+        try:
+            await anyio.to_thread.run_sync(lambda: self.process.wait(PROCESS_WAIT_S))
+        except subprocess.TimeoutExpired:
+            await self.kill()

@@ -178,6 +178,7 @@ class Evidence:
             attempt=case.attempt,
             task=case.task.id,
             arguments=case.argument_bytes,
+            output=case.output_bytes if kind in (RecordType.AUDIT, RecordType.READ) else None,
         )
 
     def _digests(self, case: Case) -> Json:

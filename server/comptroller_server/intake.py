@@ -141,6 +141,7 @@ class Intake:
             case.record = resource_of(tool.config.resource, case.arguments)
         except (CanonicalError, RecordPathError) as error:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
+        case.guard = self._guard(case, tool)
         await self._read_citations(case)
         if case.resumed is None and not tool.is_read:
             case.claims = self._claims(case, tool)
@@ -214,6 +215,16 @@ class Intake:
                 )
                 raise Refused(Refusal(Code.CITATION_STALE, text, "other_arguments"))
             case.citations.append(cited(rows[ids[ref]], ref))
+
+    def _guard(self, case: Case, tool: Tool) -> str | None:
+        """The row that guards the record a side effect acts on, where facts about it are compared before and after.
+
+        Without it two calls on one invoice could each see it untouched; docs/decisions/0004-one-writer-per-record.md.
+        """
+        if tool.is_read or case.record is None or not tool.config.facts:
+            return None
+        named = (tool.source.name.encode(), case.record.kind.encode(), case.record.key.encode())
+        return f"record:{keyed_digest(self._ring.claim_key(case.tenant), 'record', *named)}"
 
     def _claims(self, case: Case, tool: Tool) -> tuple[Claim, ...]:
         """The implicit key from the arguments, and the explicit one when the client sent one."""

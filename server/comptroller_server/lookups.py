@@ -33,7 +33,7 @@ from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.source import Action, Outcome
 
-__all__ = ["LookUpFailed", "LookUps", "history_rows", "record_row"]
+__all__ = ["LookUpFailed", "LookUps", "history_rows"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -76,7 +76,7 @@ class LookUps:
         reads = self._bundle.reads(tool.name)
         rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.received_ms)
         watched = [rows[name] for name in reads.history]
-        guard = record_row(case)
+        guard = case.guard
         case.basis = Basis({}, switch_seq)
         if watched or guard:
             counts, revisions = await self._quiet(case, [*watched, *([guard] if guard else [])], guard)
@@ -241,17 +241,6 @@ def history_rows(
         who = task if scope is Scope.TASK else principal_key
         rows[name] = history_id(scope, who, rule.count, Window(rule.window.value), now_ms)
     return rows
-
-
-def record_row(case: Case) -> str | None:
-    """The row that guards the record a side effect acts on, where facts about it are compared before and after.
-
-    Without it two calls on one invoice could each see it untouched; docs/decisions/0004-one-writer-per-record.md.
-    """
-    tool = case.tool_in_hand
-    if tool.is_read or case.record is None or not tool.config.facts:
-        return None
-    return f"record:{tool.source.name}:{case.record.kind}:{case.record.key}"
 
 
 def _unavailable(case: Case, why: str) -> Refusal:

@@ -213,10 +213,11 @@ class Outcomes:
         if outcome.error is not None:
             return self._unusable(case, "is not of the type it declares")
         try:
-            size = len(canonical_bytes(outcome.value))
+            output = canonical_bytes(outcome.value)
         except CanonicalError as error:
             return self._unusable(case, f"is no plain JSON ({type(error).__name__})")
-        if size > tool.config.limits.response_kib_max * 1024:
+        case.output_bytes = output
+        if len(output) > tool.config.limits.response_kib_max * 1024:
             return self._unusable(case, f"is larger than {tool.config.limits.response_kib_max} KiB")
         if tool.output is not None and (problems := tool.output.check(outcome.value)):
             return self._unusable(case, f"breaks its schema ({problems[0].path or 'the whole value'})")
@@ -246,6 +247,8 @@ class Outcomes:
             return
         released = self._release.release(outcome.value, Audience.MODEL)
         case.released, case.withheld = released.value, released.withheld
+        if released.withheld:
+            case.output_bytes = canonical_bytes(released.value)
         try:
             shown = records_in(case.tool_in_hand.config.records, case.released, case.arguments)
         except RecordPathError:
