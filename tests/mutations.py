@@ -38,7 +38,7 @@ MUTATIONS = (
         f"{_SERVER}/pipeline.py",
         "                    if stop is None:\n                        await self._act(case)\n",
         "                    if True:\n                        await self._act(case)\n",
-        f"{_S}/test_budgets.py::test_a_task_takes_its_steps_and_no_more",
+        f"{_S}/test_repeats.py::test_a_create_that_is_done_is_answered_again_and_says_so",
     ),
     Mutation(
         f"{_SERVER}/outcomes.py",

@@ -11,7 +11,7 @@ import pytest
 
 from comptroller_audit.database import table_of
 from comptroller_audit.store import Reader
-from comptroller_audit.vocabulary import MICRO, CallState
+from comptroller_audit.vocabulary import MICRO, CallState, RecordType
 from comptroller_budgets.ledger import CounterRow
 from comptroller_server.proposal import Answer
 from comptroller_tools.desk.faults import Fault, FaultKind
@@ -280,3 +280,25 @@ async def test_a_task_survives_a_restart_with_what_it_has_spent(store_url: str, 
         async with opened(tmp_path, two, url=store_url, clock=clock) as shop:
             answer = await shop.call("lookup_invoice", invoice_id=shop.paid()[0])
             assert code_of(answer) == expected
+
+
+async def test_a_read_that_costs_is_held_for_before_it_runs_and_free_if_it_gave_nothing(
+    tmp_path: Path,
+) -> None:
+    def paid(config: dict[str, Any]) -> None:
+        tool_of(config, "lookup_invoice")["cost_usd"] = "0.5"
+        config["budgets"] = {
+            "windows": [{"scope": "principal", "window": "day", "unit": "cost_usd", "max": 1}]
+        }
+
+    async with opened(tmp_path, paid) as shop:
+        assert code_of(await look(shop)) is None
+        (action,) = shop.packets(RecordType.ACTION)
+        assert [hold["amount_micro"] for hold in action["holds"]] == [MICRO // 2]
+        shop.misbehave(Fault(tool="lookup_invoice", kind=FaultKind.REFUSE))
+        assert code_of(await look(shop)) == "tool_failed"
+        shop.behave()
+        assert code_of(await look(shop)) is None
+        assert code_of(await look(shop)) == "budget_exhausted"
+        assert [spent for name, spent in counters(shop).items() if "cost_usd" in name] == [(MICRO, 0)]
+        assert code_of(await shop.call("search_tickets")) is None

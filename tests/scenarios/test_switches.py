@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comptroller_audit.unit import Unit
-from comptroller_audit.vocabulary import CallState
+from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_policy.switches import SwitchScope
 from comptroller_server.installation import ActivateBundle
 from comptroller_tools.desk.faults import Fault, FaultKind
@@ -102,6 +102,23 @@ async def test_a_switch_between_commit_and_dispatch_keeps_the_effect_from_happen
         assert shop.moved() == []
 
 
+@pytest.mark.parametrize("scope", list(SwitchScope))
+async def test_a_switch_that_comes_while_facts_are_looked_up_stops_the_call_before_its_commit(
+    tmp_path: Path, scope: SwitchScope
+) -> None:
+    async with opened(tmp_path) as shop:
+        invoice, reached, go = shop.paid()[0], tmp_path / "reached", tmp_path / "go"
+        read = await shop.call("lookup_invoice", invoice_id=invoice)
+        shop.misbehave(Fault(tool="lookup_invoice", kind=FaultKind.HANG, until=go, reached=reached))
+        refund = asyncio.create_task(shop.refund(invoice, 5))
+        await until(reached.exists)
+        await shop.halt(scope, scoped(shop, scope, str(read.meta["comptroller/task"])))
+        go.touch()
+        assert code_of(await refund) == "halted"
+        assert shop.moved() == []
+        assert shop.packets(RecordType.ACTION) == []
+
+
 async def test_64_calls_behind_one_slot_and_a_halt_dispatch_nothing_more(tmp_path: Path) -> None:
     def one_slot(config: dict[str, Any]) -> None:
         tool_of(config, "issue_refund")["limits"]["concurrency_max"] = 1
@@ -125,7 +142,6 @@ async def test_64_calls_behind_one_slot_and_a_halt_dispatch_nothing_more(tmp_pat
         answers = await asyncio.gather(*queued)
         assert {code_of(a) for a in answers} == {"halted"}
         assert len(shop.moved()) == 1
-        assert shop.service.pipeline is not None
         assert len(shop.calls(CallState.COMMITTED)) == 0
 
 
