@@ -275,10 +275,11 @@ class ReplayedPacket(_Proposed, _OfTool):
 
 
 class RefusalsCounted(_Open):
-    """Refusals that were not recorded singly: how many of each code."""
+    """Refusals that were not recorded singly: how many of each principal, by its keyed digest."""
 
     v: Version
-    counts: dict[str, int]
+    refusals: dict[str, int]
+    owner: str
 
 
 class VoteView(_Open):

@@ -35,7 +35,7 @@ from comptroller_server.protocol import (
 )
 from comptroller_server.signals import stop_on_signals
 
-__all__ = ["BODY_WAIT_S", "DRAIN_S", "PATH", "SESSIONS_MAX", "build_app", "serve_http", "subject_of"]
+__all__ = ["BODY_WAIT_S", "DRAIN_S", "PATH", "SESSIONS_MAX", "build_app", "loopback", "serve_http", "subject_of"]
 
 PATH = "/mcp"
 
@@ -339,7 +339,7 @@ async def serve_http(
 
     Raises `TransportError` for an address that is not loopback or cannot be bound.
     """
-    bound = _bind(_loopback(host), port)
+    bound = _bind(loopback(host), port)
     with bound:
         url = _url(bound)
         config = uvicorn.Config(
@@ -373,7 +373,7 @@ async def _serve_until(server: _Uvicorn, bound: socket.socket, asked: asyncio.Ev
         watcher.cancel()
 
 
-def _loopback(host: str) -> str:
+def loopback(host: str) -> str:
     """The address to bind. `localhost` is 127.0.0.1: what a resolver says does not decide who can connect."""
     name = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
     try:

@@ -15,7 +15,7 @@ from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import plain
 from comptroller_server.config_model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.http import build_app, serve_http, subject_of
+from comptroller_server.http import build_app, loopback, serve_http, subject_of
 from comptroller_server.installation import Installation
 from comptroller_server.protocol import build_server
 from comptroller_server.signals import stop_on_signals
@@ -53,7 +53,7 @@ def _address(text: str) -> tuple[str, int]:
     found = _HTTP.fullmatch(text)
     if found is None or int(found["port"]) > 65535:
         raise click.UsageError("--http needs HOST:PORT, such as 127.0.0.1:8400 (port 0 takes a free one)")
-    return found["host"], int(found["port"])
+    return loopback(found["host"]), int(found["port"])
 
 
 async def _serve(
