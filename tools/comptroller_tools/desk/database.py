@@ -16,7 +16,8 @@ from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from comptroller_tools.desk.records import generate
+from comptroller_tools.desk.records import DESK_VERSION, generate
+from comptroller_tools.errors import NotDone
 
 __all__ = ["close_all", "desk_path", "ensure", "reading", "writing"]
 
@@ -61,8 +62,8 @@ def reading(path: Path | None = None) -> Generator[sqlite3.Connection]:
 
 
 @contextlib.contextmanager
-def writing(path: Path | None = None) -> Generator[sqlite3.Connection]:
-    """One immediate transaction: committed when the block ends, rolled back when it raises."""
+def writing(path: Path | None = None, *, keep: bool = True) -> Generator[sqlite3.Connection]:
+    """One immediate transaction: committed when the block ends (with `keep`), rolled back when it raises."""
     shared = _open(path or desk_path())
     with shared.lock:
         shared.connection.execute("BEGIN IMMEDIATE")
@@ -71,7 +72,7 @@ def writing(path: Path | None = None) -> Generator[sqlite3.Connection]:
         except BaseException:
             shared.connection.execute("ROLLBACK")
             raise
-        shared.connection.execute("COMMIT")
+        shared.connection.execute("COMMIT" if keep else "ROLLBACK")
 
 
 def close_all() -> None:
@@ -96,6 +97,12 @@ def _open(path: Path) -> _Shared:
         connection = sqlite3.connect(
             path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
         )
+        if connection.execute("PRAGMA user_version").fetchone()[0] != DESK_VERSION:
+            connection.close()
+            raise NotDone(
+                "The desk's file is from another version; nothing was changed. Its operator must move it away, "
+                "then a new one is made."
+            )
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")

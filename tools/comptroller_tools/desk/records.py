@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import random
 import sqlite3
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
+from comptroller_tools.desk.ids import stamp
 from comptroller_tools.desk.ledger import LEDGER_SCHEMA, EffectKind, append
+from comptroller_tools.desk.seeding import START, Seeding
+from comptroller_tools.desk.service_records import SERVICE_SCHEMA, generate_service
 
-__all__ = ["INVOICES", "generate", "new_id", "stamp"]
+__all__ = ["DESK_VERSION", "INVOICES", "generate", "status_of"]
+
+DESK_VERSION = 2
+"""The layout of the file, kept in its `user_version`."""
 
 CUSTOMERS = 40
 INVOICES = 60
-_ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
-_START = datetime(2026, 8, 3, 8, 0, tzinfo=UTC)
 
 _SCHEMA = """
 CREATE TABLE customers (
@@ -103,60 +106,36 @@ _QUESTIONS = (
 )
 
 
-def stamp(at: datetime) -> str:
-    """UTC, RFC 3339, microseconds always written, so that text order is time order."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def new_id(kind: str, chance: random.Random) -> str:
-    """`inv_k3v8m2qa`: the kind and 39 random bits."""
-    return f"{kind}_{''.join(chance.choices(_ALPHABET, k=8))}"
-
-
-@dataclass(slots=True)
-class _Desk:
-    connection: sqlite3.Connection
-    chance: random.Random
-    used: set[str] = field(default_factory=set[str])
-
-    def id(self, kind: str) -> str:
-        while (fresh := new_id(kind, self.chance)) in self.used:
-            pass
-        self.used.add(fresh)
-        return fresh
-
-    def insert(self, table: str, *values: object) -> None:
-        marks = ", ".join("?" * len(values))
-        self.connection.execute(f"INSERT INTO {table} VALUES ({marks})", values)  # noqa: S608 -- our own table names
-
-
 def generate(path: Path, seed: int) -> None:
-    """Write a new desk with about 300 records whose sums reconcile. Raises `FileExistsError` if `path` is there."""
+    """Write a new desk with about 500 records that agree with each other. Raises `FileExistsError` if `path` is there."""
     if path.exists():
         raise FileExistsError(f"{path} is already there; remove it to start from a seed again")
     chance = random.Random(f"desk {seed}")  # noqa: S311 -- sample records, not secrets
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(_SCHEMA + LEDGER_SCHEMA)
+        connection.executescript(_SCHEMA + SERVICE_SCHEMA + LEDGER_SCHEMA)
         connection.execute("BEGIN")
-        desk = _Desk(connection, chance)
+        desk = Seeding(connection, chance)
         customers = [_customer(desk, number) for number in range(CUSTOMERS)]
         for number in range(INVOICES):
             _invoice(desk, chance.choice(customers), number)
         for _ in range(INVOICES // 3):
             _question(desk, *chance.choice(customers))
+        # After all the above, so that what is added to a desk changes no id that it had.
+        generate_service(desk)
+        connection.execute(f"PRAGMA user_version = {DESK_VERSION}")
         connection.execute("COMMIT")
 
 
-def _customer(desk: _Desk, number: int) -> tuple[str, str]:
+def _customer(desk: Seeding, number: int) -> tuple[str, str]:
     first, last = desk.chance.choice(_FIRST), desk.chance.choice(_LAST)
     key, name = desk.id("cus"), f"{first} {last}"
     email = f"{first}.{last}{number}@example.com".lower()
-    since = stamp(_START - timedelta(days=desk.chance.randint(30, 900)))
+    since = stamp(START - timedelta(days=desk.chance.randint(30, 900)))
     desk.insert("customers", key, name, email, desk.chance.choice(("starter", "team", "enterprise")), since)
     return key, name
 
 
-def _invoice(desk: _Desk, customer: tuple[str, str], number: int) -> None:
+def _invoice(desk: Seeding, customer: tuple[str, str], number: int) -> None:
     """One invoice with its payments, its earlier refund if any, and the ticket about it."""
     chance = desk.chance
     item, price_cents = chance.choice(_ITEMS)
@@ -164,7 +143,7 @@ def _invoice(desk: _Desk, customer: tuple[str, str], number: int) -> None:
     # One in ten is still open, one in ten half paid; at least 50 dollars are paid on most of the others.
     paid = {0: 0, 1: amount // 2}.get(number % 10, amount)
     refunded = amount // 4 if paid == amount and number % 7 == 3 else 0
-    issued = _START + timedelta(days=number, minutes=chance.randint(0, 600))
+    issued = START + timedelta(days=number, minutes=chance.randint(0, 600))
     updated = issued + timedelta(days=2, seconds=chance.randint(0, 80_000))
     key, serial = desk.id("inv"), f"2026-{1000 + number}"
     desk.insert(
@@ -180,17 +159,17 @@ def _invoice(desk: _Desk, customer: tuple[str, str], number: int) -> None:
         _complaint(desk, customer, key, (item, serial), paid - refunded, updated)
 
 
-def _earlier_refund(desk: _Desk, invoice: str, cents: int, at: datetime) -> None:
-    key, effect = desk.id("ref"), f"before-{desk.id('eff')}"
+def _earlier_refund(desk: Seeding, invoice: str, cents: int, at: datetime) -> None:
+    key, effect = desk.id("ref"), desk.effect_key()
     desk.insert("refunds", key, invoice, cents, "service_issue", "issued", effect, stamp(at), stamp(at))
     append(
         desk.connection, at=stamp(at), kind=EffectKind.REFUND_ISSUED, effect_key=effect,
-        refund_id=key, invoice_id=invoice, amount_cents=cents,
+        record_id=key, about_id=invoice, amount_cents=cents,
     )  # fmt: skip
 
 
 def _complaint(
-    desk: _Desk, customer: tuple[str, str], invoice: str, what: tuple[str, str], left: int, after: datetime
+    desk: Seeding, customer: tuple[str, str], invoice: str, what: tuple[str, str], left: int, after: datetime
 ) -> None:
     claim = max(100, left * desk.chance.choice((10, 20, 25, 40, 50, 100)) // 100)
     subject, body = desk.chance.choice(_COMPLAINTS)
@@ -198,14 +177,19 @@ def _complaint(
     _ticket(desk, customer[0], invoice, (subject, text), claim, after)
 
 
-def _question(desk: _Desk, customer: str, name: str) -> None:
+def _question(desk: Seeding, customer: str, name: str) -> None:
     subject, body = desk.chance.choice(_QUESTIONS)
-    after = _START + timedelta(days=desk.chance.randint(0, INVOICES))
+    after = START + timedelta(days=desk.chance.randint(0, INVOICES))
     _ticket(desk, customer, None, (subject, body.format(name=name)), None, after)
 
 
 def _ticket(
-    desk: _Desk, customer: str, invoice: str | None, text: tuple[str, str], claim: int | None, after: datetime
+    desk: Seeding,
+    customer: str,
+    invoice: str | None,
+    text: tuple[str, str],
+    claim: int | None,
+    after: datetime,
 ) -> None:
     created = after + timedelta(hours=desk.chance.randint(1, 90), seconds=desk.chance.randint(0, 3600))
     status = desk.chance.choice(("open", "open", "open", "waiting", "closed"))
