@@ -155,9 +155,9 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/lookups.py",
-        "        if outcome.error is not None or outcome.value is None:\n",
-        "        if False:\n",
-        f"{_S}/test_look_ups.py::test_a_fact_that_cannot_be_read_denies_with_one_text_for_every_record",
+        'raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error',
+        "raise",
+        f"{_S}/test_look_ups.py::test_a_source_that_raises_in_a_look_up_denies",
     ),
     Mutation(
         f"{_SERVER}/lookups.py",
@@ -287,7 +287,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/outcomes.py",
-        "        if size > tool.config.limits.response_kib_max * 1024:\n",
+        "        if len(output) > tool.config.limits.response_kib_max * 1024:\n",
         "        if False:\n",
         f"{_S}/test_verification.py::test_a_flood_is_withheld_and_a_change_that_came_with_it_is_handed_over",
     ),
@@ -338,7 +338,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/protocol.py",
-        "        await asyncio.wait({task})  # being cancelled here leaves the task alone\n",
+        "        await ended  # being cancelled here leaves the task alone\n",
         "        await task\n",
         f"{_S}/test_clients.py::test_a_call_whose_client_goes_away_is_finished_and_recorded",
     ),
@@ -346,6 +346,6 @@ MUTATIONS = (
         f"{_SERVER}/outcomes.py",
         "            case.receipt = outcome.receipts[-1]\n            return\n",
         "            return\n",
-        f"{_S}/test_calls.py::test_every_message_is_in_exactly_one_record",
+        "tests/server/test_pipeline.py::test_every_answer_names_its_record_and_the_log_holds_it",
     ),
 )
