@@ -283,7 +283,8 @@ def keyed_digest(key: bytes, domain: str, *parts: bytes) -> str:
         raise KeyRingError(
             f"a digest key has {len(key)} bytes, at least {DIGEST_KEY_BYTES_MIN} are needed; take it from the key ring"
         )
-    return hmac.digest(key, _framed(domain, parts), "sha256").hex()
+    # Not `hmac.digest`, which gives up the interpreter's lock: under load, getting it back takes longer than this.
+    return hmac.new(key, _framed(domain, parts), "sha256").hexdigest()
 
 
 def _framed(domain: str, parts: tuple[bytes, ...]) -> bytes:

@@ -10,9 +10,11 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,8 +37,11 @@ LOCK_WAIT_S_MAX = 5.0
 """How long a write waits for another process before the store counts as unavailable."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
 """The write-ahead log is folded into the file once it is larger than this."""
+ROWS_MAX = 32
+"""Rows in one statement; the widest table stays below the 999 values that every SQLite takes."""
 TEXTS_MAX = 256
 """Compiled statements kept by `text_of`."""
+_VALUES = re.compile(r"VALUES \(([^)]*)\)")
 _BUSY_MS = 5000
 """How long SQLite itself waits for a lock that another program holds."""
 _LOCK_POLL_S = (0.0002, 0.001)
@@ -94,6 +99,7 @@ class Database:
         self.engine = _engine(self.url, self.is_sqlite)
         self.compiled: dict[Any, str] = {}
         self._texts: dict[ClauseElement, tuple[str, Mapping[str, Any]]] = {}
+        self._many: dict[tuple[str, int], tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = {}
         self._lock_fd: int | None = None
         self._fold_at = WAL_BYTES_MAX
 
@@ -153,7 +159,7 @@ class Database:
         return json.dumps(ids)
 
     def upsert(self, relation: Relation) -> str:
-        """Insert or replace one row of a relation; used with executemany."""
+        """Insert or replace one row of a relation; for `write_rows`."""
         key = ("upsert", relation.name)
         if key not in self.compiled:
             insert = (sqlite if self.is_sqlite else postgresql).insert(relation.table)
@@ -184,6 +190,37 @@ class Database:
         if key not in self.compiled:
             self.compiled[key] = self.sql(table.insert())
         return self.compiled[key]
+
+    def write_rows(self, cursor: Any, text: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Run `text`, an `upsert` or `insert`, for every row.
+
+        On SQLite many rows go into one statement: each step of the driver gives up the interpreter's lock, and in a
+        busy process getting it back takes longer than the row.
+        """
+        if not self.is_sqlite:
+            cursor.executemany(text, rows)
+            return
+        at = 0
+        while (left := len(rows) - at) > 0:
+            count = min(
+                ROWS_MAX, 1 << (left.bit_length() - 1)
+            )  # few sizes, so the driver knows the statements
+            statement, values_of = self._text_of_many(text, count)
+            cursor.execute(statement, [v for row in rows[at : at + count] for v in values_of(row)])
+            at += count
+
+    def _text_of_many(
+        self, text: str, count: int
+    ) -> tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]:
+        key = (text, count)
+        if key not in self._many:
+            values = _VALUES.search(text)
+            assert values is not None
+            names = [name.strip().removeprefix(":") for name in values[1].split(",")]
+            one = f"({', '.join('?' * len(names))})"
+            many = f"{text[: values.start()]}VALUES {', '.join([one] * count)}{text[values.end() :]}"
+            self._many[key] = (many, itemgetter(*names))
+        return self._many[key]
 
     # -- the write lock ---------------------------------------------------------------------------------------
 
@@ -245,7 +282,10 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
     if not is_sqlite:
         return create_engine(url, poolclass=NullPool, connect_args={"connect_timeout": 5})
     engine = create_engine(
-        url, poolclass=NullPool, paramstyle="named", connect_args={"check_same_thread": False, "timeout": 5.0}
+        url,
+        poolclass=NullPool,
+        paramstyle="named",
+        connect_args={"check_same_thread": False, "timeout": 5.0, "cached_statements": 256},
     )
 
     def prepare(connection: Any, _record: object) -> None:

@@ -71,14 +71,14 @@ def build_envelope(
     """
     envelope: JsonObject = {}  # filled in sorted order, which sorting again would only pay for twice
     if record.arguments is not None:
-        envelope["arguments"] = hmac.digest(hmac_key, record.arguments, "sha256").hex()
+        envelope["arguments"] = hmac.new(hmac_key, record.arguments, "sha256").hexdigest()
     if record.attempt is not None:
         envelope["attempt"] = record.attempt
     if record.call is not None:
         envelope["call"] = record.call
     envelope["i"] = index
     if record.output is not None:
-        envelope["output"] = hmac.digest(hmac_key, record.output, "sha256").hex()
+        envelope["output"] = hmac.new(hmac_key, record.output, "sha256").hexdigest()
     envelope["payload"] = payload_sha256
     envelope["t"] = record_ms
     if record.task is not None:

@@ -1,7 +1,7 @@
 """One batch as one transaction under its tenant's head row, and what a failure on the way means.
 
-Lock the head row, load what the units need in one select per table, run every unit in order in plain Python, then one
-executemany per table and the log entries. A batch whose writes fail is run again unit by unit, so that one bad unit
+Lock the head row, load what the units need in one select per table, run every unit in order in plain Python, then
+write all rows of each table at once, and the log entries. A batch whose writes fail is run again unit by unit, so that one bad unit
 takes no other with it. A commit whose connection was lost is looked up in the log before anything is said about it.
 """
 
@@ -181,13 +181,11 @@ class BatchRunner:
     def _write(
         self, cursor: Any, state: State, dirty: dict[Relation, list[tuple[str, Row]]], frontier: Frontier
     ) -> list[Composed]:
-        """One executemany per table, then the log entries and the head row."""
+        """All rows of a table at once, then the log entries and the head row."""
         tenant, head = state.tenant, state.head
         for relation, rows in dirty.items():
-            cursor.executemany(
-                self._database.upsert(relation),
-                [{"tenant": tenant, "id": row_id, **row} for row_id, row in rows],
-            )
+            named = [{"tenant": tenant, "id": row_id, **row} for row_id, row in rows]
+            self._database.write_rows(cursor, self._database.upsert(relation), named)
         size = head.size
         composed: list[Composed] = []
         nodes: list[dict[str, Any]] = []
@@ -290,7 +288,7 @@ class _LogStatements:
     def append(
         self, cursor: Any, tenant: str, size: int, composed: list[Composed], nodes: list[dict[str, Any]]
     ) -> None:
-        insert = self._database.insert
+        insert, write_rows = self._database.insert, self._database.write_rows
         entries: list[dict[str, Any]] = []
         payloads: list[dict[str, Any]] = []
         for index, made in enumerate(composed, size):
@@ -304,10 +302,10 @@ class _LogStatements:
                     "sealed": made.sealed.sealed,
                 }
             )
-        cursor.executemany(insert(table_of(LogEntry)), entries)
+        write_rows(cursor, insert(table_of(LogEntry)), entries)
         if nodes:
-            cursor.executemany(insert(table_of(LogNode)), nodes)
-        cursor.executemany(insert(table_of(LogPayload)), payloads)
+            write_rows(cursor, insert(table_of(LogNode)), nodes)
+        write_rows(cursor, insert(table_of(LogPayload)), payloads)
 
 
 def _apply(state: State, unit: Unit) -> tuple[Any, int, int] | Exception:
