@@ -78,7 +78,11 @@ class FunctionSource:
         where = f"sources.{name}.python"
         module, only = _load(where, target, base_dir or Path.cwd())
         self._tools = _read_tools(where, module, only)
-        self._identity = {"transport": "python", "target": target, "code_sha256": _code_digest(module)}
+        self._identity = {
+            "transport": "python",
+            "target": target,
+            "code_sha256": _code_digest(module, self._tools),
+        }
         self._threads = WorkerThreads(f"tool-{name}", threads_max)
         self._running: set[asyncio.Task[Outcome]] = set()
         self._closed = False
@@ -89,7 +93,7 @@ class FunctionSource:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """The target as configured and the SHA-256 of the module's file: other code is another source."""
+        """The target as configured and the SHA-256 of the code of its tools: other code is another source."""
         return self._identity
 
     @property
@@ -344,6 +348,10 @@ def _no_functions(where: str, module: ModuleType) -> dict[str, Callable[..., Any
     )
 
 
-def _code_digest(module: ModuleType) -> str:
-    path = getattr(module, "__file__", None)
-    return hashlib.sha256(Path(path).read_bytes() if path else b"").hexdigest()
+def _code_digest(module: ModuleType, tools: Mapping[str, ToolFunction]) -> str:
+    """SHA-256 (hex) of the module's file; of all their files when its tools are defined in other modules too."""
+    elsewhere = {str(tool.function.__module__) for tool in tools.values()} - {module.__name__}
+    modules = [module, *(sys.modules[name] for name in sorted(elsewhere) if name in sys.modules)]
+    paths = [getattr(each, "__file__", None) for each in modules]
+    digests = [hashlib.sha256(Path(path).read_bytes() if path else b"").digest() for path in paths]
+    return (digests[0] if len(digests) == 1 else hashlib.sha256(b"".join(digests)).digest()).hex()

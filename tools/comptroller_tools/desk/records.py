@@ -112,8 +112,7 @@ def generate(path: Path, seed: int) -> None:
         raise FileExistsError(f"{path} is already there; remove it to start from a seed again")
     chance = random.Random(f"desk {seed}")  # noqa: S311 -- sample records, not secrets
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.executescript(_SCHEMA + SERVICE_SCHEMA + LEDGER_SCHEMA)
-        connection.execute("BEGIN")
+        connection.executescript(f"BEGIN;{_SCHEMA}{SERVICE_SCHEMA}{LEDGER_SCHEMA}")
         desk = Seeding(connection, chance)
         customers = [_customer(desk, number) for number in range(CUSTOMERS)]
         for number in range(INVOICES):
