@@ -13,6 +13,7 @@ from comptroller_server.app import running
 from comptroller_server.config import load_config
 from comptroller_server.http import build_app, serve_http, subject_of
 from comptroller_server.installation import Ambient, Installation
+from comptroller_server.memory import settle_memory
 from comptroller_server.protocol import build_server
 from comptroller_server.stdio import claim_stdio, serve_stdio
 from tests.benchmarks.wire import Counts, answer_counts
@@ -38,6 +39,8 @@ async def _http(folder: Path) -> None:
     async with running(installation) as service:
         server = build_server(service.pipeline, subject_of=subject_of, version="1")
 
+        settle_memory()
+
         def ready(url: str) -> None:
             token = installation.identity.token_file("bench").read_text().strip()
             port = int(url.rsplit(":", 1)[1].split("/")[0])
@@ -50,6 +53,7 @@ async def _stdio(folder: Path) -> None:
     wire = claim_stdio()
     installation = Installation(load_config(CONFIG, data_dir=folder))
     async with running(installation) as service:
+        settle_memory()
         subject = installation.identity.stdio_subject("bench")
         server = build_server(service.pipeline, subject_of=lambda _: subject, version="1")
         await serve_stdio(server, wire=wire)

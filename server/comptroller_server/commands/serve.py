@@ -17,6 +17,7 @@ from comptroller_server.config_model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.http import build_app, loopback, serve_http, subject_of
 from comptroller_server.installation import Installation
+from comptroller_server.memory import settle_memory
 from comptroller_server.protocol import build_server
 from comptroller_server.signals import stop_on_signals
 from comptroller_server.stdio import Wire, claim_stdio, serve_stdio
@@ -65,6 +66,7 @@ async def _serve(
         async with running(installation) as service:
             _tell(f"store {installation.store.database.url.render_as_string(hide_password=True)}")
             _tell_recovered(service)
+            settle_memory()
             if subject is not None:
                 await _over_stdio(service, wire, subject, stop)
             elif where is not None:
