@@ -278,10 +278,14 @@ NOTES_LISTED_MAX = 100
 
 @dataclass(frozen=True, slots=True)
 class NoteOnCall:
-    """Part: append a record that belongs to a call without moving it (late evidence, a replay)."""
+    """Part: append a record that belongs to a call without moving it (late evidence, a replay).
+
+    `always` lists it however many there are: a person's word must not be crowded out by an agent's repeats.
+    """
 
     call: str
     record: LogRecord
+    always: bool = False
 
     def keys(self) -> Iterable[Key]:
         return [(CALLS, self.call)]
@@ -289,7 +293,7 @@ class NoteOnCall:
     def apply(self, state: State) -> Stop | None:
         index = state.append(self.record)
         row = state.get(CALLS, self.call)
-        if row is not None and row["records"].count(",") < NOTES_LISTED_MAX:
+        if row is not None and (self.always or row["records"].count(",") < NOTES_LISTED_MAX):
             state.put(CALLS, self.call, {**row, "records": f"{row['records']},{index}"})
         return None
 

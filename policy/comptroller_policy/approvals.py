@@ -245,7 +245,8 @@ class VoteOnApproval:
             call=row["call"],
             task=row["task"],
         )
-        return NoteOnCall(row["call"], record).apply(state)
+        counted = self.vote.assurance is Assurance.CREDENTIAL
+        return NoteOnCall(row["call"], record, always=counted).apply(state)
 
 
 @dataclass(frozen=True, slots=True)

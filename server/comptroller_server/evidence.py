@@ -5,7 +5,9 @@ Every value that enters a packet has gone through `release(…, RECORD)`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, cast
 
 from comptroller_audit.packets import LogRecord
@@ -19,6 +21,8 @@ from comptroller_server.case import Case
 __all__ = ["Evidence"]
 
 PACKET_VERSION = 1
+REFUSED_BYTES_MAX = 16_384
+"""Arguments that a refusal's record keeps whole; of longer ones it keeps size and digest, so that none fills a disk."""
 
 
 def _principal(principal: Principal) -> JsonObject:
@@ -87,7 +91,7 @@ class Evidence:
 
     def refused(self, case: Case, refusal: Refusal) -> LogRecord:
         packet: JsonObject = {
-            **self.proposal(case),
+            **_capped(self.proposal(case)),
             **self.considered(case),
             "refusal": self._refusal(refusal),
         }
@@ -162,12 +166,16 @@ class Evidence:
 
     def replayed(self, case: Case, original: str) -> LogRecord:
         return self._record(
-            RecordType.REPLAYED, case, {**self.proposal(case), "original": original}, original
+            RecordType.REPLAYED, case, {**_capped(self.proposal(case)), "original": original}, original
         )
 
     def again(self, case: Case, original: str, refusal: Refusal) -> LogRecord:
         """Another attempt of a call that is on record already: it got that call's state."""
-        packet: JsonObject = {**self.proposal(case), "original": original, "refusal": self._refusal(refusal)}
+        packet: JsonObject = {
+            **_capped(self.proposal(case)),
+            "original": original,
+            "refusal": self._refusal(refusal),
+        }
         return self._record(RecordType.REFUSED, case, packet, original)
 
     def _record(self, kind: RecordType, case: Case, packet: JsonObject, call: str | None = None) -> LogRecord:
@@ -200,6 +208,19 @@ class Evidence:
 
     def _clean(self, value: Any) -> Json:
         return self._release.release(value, Audience.RECORD).value
+
+
+def _capped(proposal: JsonObject) -> JsonObject:
+    """A proposal that nothing came of, without arguments of more than `REFUSED_BYTES_MAX`."""
+    spelled = json.dumps(proposal["arguments"])
+    if len(spelled) <= REFUSED_BYTES_MAX:
+        return proposal
+    short: JsonObject = {
+        "withheld": "too long",
+        "bytes": len(spelled),
+        "sha256": sha256(spelled.encode()).hexdigest(),
+    }
+    return {**proposal, "arguments": short}
 
 
 def _plain(value: Any) -> Json:
