@@ -88,7 +88,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
-    repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock)
+    repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock, i.policy, watch)
     decisions = Decisions(i.policy, watch, clock, environment)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)

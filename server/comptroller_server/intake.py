@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,6 +35,8 @@ RESUME = "resume_call"
 META_KEY = "comptroller/idempotency-key"
 META_WHY = "comptroller/why"
 KEY_CHARS_MAX = 200
+_OUR_META = "comptroller/"
+_META_KNOWN = frozenset({META_KEY, META_WHY})
 _RESUME_SCHEMA: JsonObject = {
     "type": "object",
     "properties": {"call": {"type": "string", "description": "The call id from the pending answer."}},
@@ -114,6 +117,7 @@ class Intake:
         """
         if (refusal := self.quotas.check(case.principal_key)) is not None:
             raise Refused(refusal)
+        _check_meta(case.proposal)
         name = case.proposal.tool
         if name == RESUME:
             return
@@ -182,8 +186,12 @@ class Intake:
         if tool.is_read or case.resumed is not None:
             return
         case.arguments, why = split_why(case.proposal.arguments)
+        beside = case.proposal.meta.get(META_WHY)
+        if why is not None and beside is not None and why != beside:
+            text = f"`why` and `_meta` (`{META_WHY}`) give two different reasons; give one."
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
         if why is None:
-            why = case.proposal.meta.get(META_WHY)
+            why = beside
         if why is None:
             if tool.config.why:
                 text = (
@@ -206,13 +214,13 @@ class Intake:
         wanted = [str(ref) for ref in cast("list[Json]", case.why.get("citations") or [])]
         if not wanted:
             return
-        ids = {ref: ref_row_id(case.task.id, ref) for ref in wanted}
+        # No ref of ours holds a control character, and some of them no database can be asked for.
+        ids = {ref: ref_row_id(case.task.id, ref) for ref in wanted if ref.isprintable()}
         rows = await self._store.read(lambda reader: reader.rows(case.tenant, REFS, list(ids.values())))
         for ref in wanted:
-            if ids[ref] not in rows:
-                text = (
-                    f"`{ref[:40]}` is no ref of this task. Read the record again and cite the ref it gives."
-                )
+            if ids.get(ref) not in rows:
+                shown = json.dumps(ref[:40])
+                text = f"{shown} is no ref of this task. Read the record again and cite the ref it gives."
                 raise Refused(Refusal(Code.CITATION_STALE, text, "other_arguments"))
             case.citations.append(cited(rows[ids[ref]], ref))
 
@@ -252,6 +260,18 @@ class Intake:
             replays=True,
         )
         return (stated, implicit)
+
+
+def _check_meta(proposal: Proposal) -> None:
+    """A key of ours that is not understood is refused: an ignored grant or task would let more happen than was meant.
+
+    The key itself is not quoted: nothing has looked for secrets in it.
+    """
+    for key in proposal.meta:
+        if key not in _META_KNOWN and key.casefold().startswith(_OUR_META):
+            known = " and ".join(f"`{name}`" for name in sorted(_META_KNOWN))
+            text = f"`_meta` has a `{_OUR_META}` key that this server does not understand; it knows {known}."
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
 
 
 _NO_SUCH_CALL = "There is no such call to resume in this task."

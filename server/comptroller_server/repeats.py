@@ -15,8 +15,9 @@ from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Stopped
-from comptroller_audit.vocabulary import CallState, Code, Json, JsonObject, RecordType, Refusal
+from comptroller_audit.vocabulary import CallState, Code, Effect, Json, JsonObject, RecordType, Refusal
 from comptroller_policy.approvals import APPROVALS, ApprovalState, given
+from comptroller_policy.engine import Bundle
 from comptroller_server.answers import pending_refusal, replay_answer
 from comptroller_server.case import Case, Refused, Resumed
 from comptroller_server.commits import Commits
@@ -24,6 +25,7 @@ from comptroller_server.evidence import Evidence
 from comptroller_server.intake import RESUME
 from comptroller_server.proposal import Answer
 from comptroller_server.quotas import Quotas
+from comptroller_server.watch import Watch
 from comptroller_tools.catalogue import Catalogue
 
 __all__ = ["Repeats"]
@@ -31,7 +33,11 @@ __all__ = ["Repeats"]
 FOUND_CHARS_MAX = 600
 """How much of a looked-up record a repeat is shown in place of a lost answer."""
 
+CALL_ID_CHARS_MAX = 64
 _NO_SUCH_CALL = "There is no such call to resume in this task."
+
+_ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
+"""States in which a call has an answer that can be given again."""
 
 
 class Repeats:
@@ -47,6 +53,8 @@ class Repeats:
         release: Release,
         quotas: Quotas,
         clock: Clock,
+        bundle: Bundle,
+        watch: Watch,
     ) -> None:
         self._store = store
         self._ring = ring
@@ -56,6 +64,8 @@ class Repeats:
         self._release = release
         self._quotas = quotas
         self._clock = clock
+        self._bundle = bundle
+        self._watch = watch
 
     def is_resume(self, case: Case) -> bool:
         return case.proposal.tool == RESUME
@@ -66,10 +76,28 @@ class Repeats:
         if not isinstance(wanted, str) or set(case.proposal.arguments) != {"call"}:
             text = '`resume_call` takes exactly {"call": "<id from the pending answer>"}.'
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
-        row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, wanted))
-        if row is None or not _belongs(case, row) or row["task"] != case.task.id:
+        row = None
+        if (
+            wanted.isprintable() and len(wanted) <= CALL_ID_CHARS_MAX
+        ):  # else no id, and no database need be asked
+            row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, wanted))
+        if (
+            row is None
+            or not _belongs(case, row)
+            or row["task"] != case.task.id
+            or not self._may_tell(case, row)
+        ):
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        if row["state"] in _ANSWERED:
+            await self._watch.fresh(case.tenant)
+            stop = self._watch.switches(case.tenant).stops(row["tool"], case.principal_key, row["task"])
+            if stop is not None:
+                raise Refused(stop)
         return await self._answer(case, wanted, row, replay=row["state"] != CallState.PENDING)
+
+    def _may_tell(self, case: Case, row: Row) -> bool:
+        """Reads are never resumed, nor is a tool that this principal may not see any more."""
+        return row["effect"] != Effect.READ and self._bundle.visible(case.subject, row["tool"])
 
     async def answer_for(self, case: Case, stop: Existing | Lost) -> Answer | None:
         """What a repeat, or the loser of a race, gets. None: the case became the approved call and goes on."""
@@ -93,7 +121,7 @@ class Repeats:
                 "person must resolve it first."
             )
             raise Refused(Refusal(Code.IN_DOUBT, text, "person", call))
-        if replay and state in (CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED):
+        if replay and state in _ANSWERED:
             return await self._replay(case, call, row)
         ended = {
             CallState.DENIED: (
@@ -125,9 +153,8 @@ class Repeats:
             raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         problem = packet.get("problem")
         if isinstance(problem, dict):
-            text = (
-                f"{problem.get('text')} (This is the recorded result of call {call}; nothing was done again.)"
-            )
+            told = self._release.text(str(problem.get("text")), Audience.MODEL)
+            text = f"{told} (This is the recorded result of call {call}; nothing was done again.)"
             raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
         if not self._is_an_answer(row["tool"], packet):
             text = f"This was done before, by call {call}; it was not done again. Its own answer was lost; "
