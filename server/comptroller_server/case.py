@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -20,7 +20,7 @@ from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
 
-__all__ = ["Basis", "Case", "Refused", "Resumed"]
+__all__ = ["UNDECIDED", "Basis", "Case", "Refused", "Resumed"]
 
 
 UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
@@ -78,6 +78,8 @@ class Case:
     # 6 look up
     basis: Basis = field(default_factory=Basis)
     facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    may_tell_facts: Callable[[], bool] = field(default=lambda: True)
+    """Whether the caller could have read the facts itself; if not, they decide and no answer speaks of them."""
     history: dict[str, int] = field(default_factory=dict[str, int])
     derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
     # 7 decide, 8 approve

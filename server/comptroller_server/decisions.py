@@ -9,6 +9,7 @@ from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_server.case import Case, Refused
+from comptroller_server.lookups import unavailable
 from comptroller_server.watch import Watch
 from comptroller_tools.source import EffectHappened
 
@@ -40,6 +41,8 @@ class Decisions:
         """7: Cedar, with facts, history, derived values and the approvals given so far."""
         case.decision = self._bundle.decide(self._question(case))
         if case.decision.verdict is Verdict.DENY:
+            if not case.may_tell_facts():
+                raise Refused(unavailable(case, _because(case.decision)))
             raise Refused(_denied(case, case.decision))
 
     def after(self, case: Case) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import structlog
 
@@ -20,7 +21,7 @@ from comptroller_audit.store import Reader, Store
 from comptroller_audit.vocabulary import Actor, Code, Json, Principal, PrincipalKind, Refusal, Subject
 from comptroller_budgets.history import HISTORY, history_id
 from comptroller_budgets.limits import Scope, Window
-from comptroller_policy.declarations import HistoryRule
+from comptroller_policy.declarations import FactRule, HistoryRule
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
@@ -33,7 +34,7 @@ from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.source import Action, Outcome
 
-__all__ = ["LookUpFailed", "LookUps", "history_rows"]
+__all__ = ["LookUpFailed", "LookUps", "history_rows", "unavailable"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -84,10 +85,11 @@ class LookUps:
             case.basis = Basis(revisions, switch_seq)
         wanted = self._facts_wanted(tool, reads.facts, reads.derived)
         case.facts = await self._facts(case, tool, wanted)
+        case.may_tell_facts = lambda: all(self._may_read(case, tool.config.facts[name]) for name in wanted)
         try:
             case.derived = {name: tool.derived[name].evaluate(case.scope) for name in reads.derived}
         except ExpressionError as error:
-            raise Refused(_unavailable(case, f"a derived value has no exact result ({error})")) from error
+            raise Refused(unavailable(case, f"a derived value has no exact result ({error})")) from error
 
     async def read_back(self, case: Case, facts: Iterable[str]) -> dict[str, Any]:
         """The facts as they are now, after the call; None for one that cannot be read."""
@@ -123,7 +125,10 @@ class LookUps:
             raise LookUpFailed(str(error)) from error
         if problems := tool.arguments.check(rendered):
             raise LookUpFailed(f"`{name}` refuses the arguments: {problems[0]}")
-        self._decide(tenant, tool, rendered)
+        if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:
+            raise LookUpFailed(f"a person has halted `{tool.name}`")
+        if not self._allows(_service(tenant, tool.config.roles or ()), tool, rendered):
+            raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
         outcome = await self._run(tool, Action(name, rendered, effect_key), deadline)
         if outcome.error is not None or outcome.value is None:
             raise LookUpFailed(outcome.error or f"`{name}` returned nothing")
@@ -144,29 +149,32 @@ class LookUps:
         except Exception as error:  # a source must not raise
             raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error
 
-    def _decide(self, tenant: str, tool: Tool, arguments: dict[str, Any]) -> None:
-        """The child read is decided like a call; `service:comptroller` has the roles the tool names."""
-        if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:
-            raise LookUpFailed(f"a person has halted `{tool.name}`")
+    def _may_read(self, case: Case, fact: FactRule) -> bool:
+        """Whether the caller itself could read this fact; what raises here is a no."""
+        tool = self._catalogue.find(fact.tool)
+        if tool is None or not self._bundle.visible(case.subject, tool.name):
+            return False
+        try:
+            arguments = cast("dict[str, Any]", render(dict(fact.arguments), case.scope))
+            return self._allows(case.subject, tool, arguments)
+        except (ExpressionError, LookUpFailed):
+            return False
+
+    def _allows(self, subject: Subject, tool: Tool, arguments: dict[str, Any]) -> bool:
+        """A child read is decided like a call. Raises `LookUpFailed` when its record is not named."""
         try:
             record = resource_of(tool.config.resource, arguments)
         except RecordPathError as error:
             raise LookUpFailed(str(error)) from error
-        service = Subject(
-            Principal(tenant, "comptroller", "service:comptroller", PrincipalKind.SERVICE),
-            Actor("comptroller"),
-            frozenset(tool.config.roles or ()),
-        )
         question = Question(
             tool.name,
-            service,
+            subject,
             arguments,
             self._clock.now_ms(),
             self._environment,
             record=record,
         )
-        if self._bundle.decide(question).verdict is not Verdict.ALLOW:
-            raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
+        return self._bundle.decide(question).verdict is Verdict.ALLOW
 
     def _check(self, tool: Tool, value: Json) -> None:
         try:
@@ -190,7 +198,7 @@ class LookUps:
 
     async def _facts(self, case: Case, tool: Tool, wanted: set[str]) -> dict[str, Any]:
         if len(wanted) > LOOKUPS_PER_CALL_MAX:
-            raise Refused(_unavailable(case, f"more than {LOOKUPS_PER_CALL_MAX} look-ups would be needed"))
+            raise Refused(unavailable(case, f"more than {LOOKUPS_PER_CALL_MAX} look-ups would be needed"))
         deadline = self._clock.monotonic() + LOOKUP_S_MAX
         case.facts = {}
         facts: dict[str, Any] = {}
@@ -201,7 +209,7 @@ class LookUps:
                     case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call
                 )
             except LookUpFailed as error:
-                raise Refused(_unavailable(case, str(error))) from error
+                raise Refused(unavailable(case, str(error))) from error
         return facts
 
     async def _quiet(
@@ -231,6 +239,13 @@ class LookUps:
             await asyncio.sleep(BUSY_PAUSE_S)
 
 
+@lru_cache(maxsize=1_000)
+def _service(tenant: str, roles: tuple[str, ...]) -> Subject:
+    """Comptroller itself, with the roles that the tool it reads with names."""
+    principal = Principal(tenant, "comptroller", "service:comptroller", PrincipalKind.SERVICE)
+    return Subject(principal, Actor("comptroller"), frozenset(roles))
+
+
 def history_rows(
     rules: Mapping[str, HistoryRule], principal_key: str, task: str, now_ms: int
 ) -> dict[str, str]:
@@ -243,7 +258,7 @@ def history_rows(
     return rows
 
 
-def _unavailable(case: Case, why: str) -> Refusal:
+def unavailable(case: Case, why: str) -> Refusal:
     """One generic text: whether the record exists, is foreign or is missing must not show. `why` goes to the log."""
     _log.info("look-up failed", call=case.call, tool=case.tool_in_hand.name, why=why)
     return Refusal(

@@ -381,10 +381,14 @@ def _state_after(case: Case, outcome: Outcome) -> CallState:
     return CallState.DONE if case.problem is None else CallState.HANDED_OFF
 
 
+_HANDED_OVER = "It has been handed to a person; do not try to repair it."
+
+
 def _record_changed(case: Case) -> Refusal:
+    what = f" ({', '.join(case.changed)[:200]})" if case.may_tell_facts() else ""
     return Refusal(
         Code.RECORD_CHANGED,
-        f"The record changed after a person agreed ({', '.join(case.changed)[:200]}), so nothing was done and the person "
+        f"The record changed after a person agreed{what}, so nothing was done and the person "
         f'is asked again. When it is approved, call `resume_call` with {{"call": "{case.call}"}}.',
         "person",
         case.call,
@@ -403,6 +407,9 @@ def _in_doubt(call: str, why: str) -> Refusal:
 
 def _differs(case: Case) -> Refusal:
     assert case.verification is not None
+    if not case.may_tell_facts():
+        text = "The change was made, but reading the record back shows something else."
+        return Refusal(Code.VERIFICATION_FAILED, f"{text} {_HANDED_OVER}", "person", case.call)
     wrong = [
         f"{check.fact}.{check.path} should be {json.dumps(_shown(check.expected))} and is {json.dumps(_shown(check.found))}"
         for check in case.verification.checks
@@ -410,8 +417,8 @@ def _differs(case: Case) -> Refusal:
     ]
     return Refusal(
         Code.VERIFICATION_FAILED,
-        f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. It has been "
-        "handed to a person; do not try to repair it.",
+        f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. "
+        f"{_HANDED_OVER}",
         "person",
         case.call,
     )

@@ -12,7 +12,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import Code, Refusal, Subject
 from comptroller_policy.model import Verdict
 from comptroller_server.answers import refusal_answer, success_answer
-from comptroller_server.case import Case, Refused
+from comptroller_server.case import UNDECIDED, Case, Refused
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Dispatcher
 from comptroller_server.intake import Intake
@@ -120,7 +120,7 @@ class Pipeline:
         refusal, receipt = refused.refusal, refused.receipt
         self._intake.quotas.spend(case.principal_key)
         try:
-            if case.resumed is not None and not case.committed and refusal.code is Code.DENIED:
+            if case.resumed is not None and not case.committed and _denied(case):
                 await self._repeats.void(case, refusal.text)
         except Refused as overtaken:
             refusal = overtaken.refusal
@@ -141,6 +141,11 @@ class Pipeline:
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         return self._intake.input_schema(name)
+
+
+def _denied(case: Case) -> bool:
+    """Whether policy said no, whatever the answer may say of it."""
+    return case.decision is not UNDECIDED and case.decision.verdict is Verdict.DENY
 
 
 _MOVING = Refusal(
