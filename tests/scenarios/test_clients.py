@@ -38,7 +38,7 @@ def refund_of(invoice: str, usd: float = 5) -> dict[str, Any]:
 
 def odd(config: dict[str, Any]) -> None:
     config["sources"]["odd"] = {"python": str(ODD)}
-    limits = {"timeout_s": 0.2, "concurrency_max": 2}
+    limits = {"timeout_s": 1, "concurrency_max": 2}
     config["tools"] += [
         {"name": "deaf", "allow_actions": ["update"], "limits": limits},
         {"name": "escape", "allow_actions": ["read"], "limits": limits},
@@ -110,7 +110,7 @@ async def test_a_tool_that_ignores_cancellation_is_left_behind_and_its_call_is_i
     ledger = tmp_path / "odd.txt"
     monkeypatch.setenv("ODD_TOOLS_LEDGER", str(ledger))
     async with opened(tmp_path, odd) as shop:
-        answer = await shop.call("deaf", seconds=1.5, why=WHY)
+        answer = await shop.call("deaf", seconds=3, why=WHY)
         assert code_of(answer) == "in_doubt"
         assert not ledger.exists()
         assert code_of(await shop.refund(shop.paid()[0], 5)) is None

@@ -154,7 +154,10 @@ async def test_a_disk_that_is_really_full_stops_side_effects_until_there_is_room
         assert len(shop.calls(CallState.DONE)) == len(shop.moved())
 
 
-async def test_a_store_locked_by_another_program_refuses_and_goes_on_afterwards(tmp_path: Path) -> None:
+async def test_a_store_locked_by_another_program_refuses_and_goes_on_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comptroller_audit.database._BUSY_MS", 200)
     async with opened(tmp_path) as shop:
         invoice = shop.paid()[0]
         other = sqlite3.connect(tmp_path / "comptroller.db", isolation_level=None)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 def quick(config: dict[str, Any]) -> None:
     """Tools give up after a moment."""
     for name in ("issue_refund", "lookup_invoice"):
-        tool_of(config, name)["limits"] = {"timeout_s": 0.2, "response_kib_max": 8, "concurrency_max": 4}
+        tool_of(config, name)["limits"] = {"timeout_s": 1, "response_kib_max": 8, "concurrency_max": 4}
 
 
 async def audited(shop: Shop) -> dict[str, Any]:

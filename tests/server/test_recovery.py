@@ -135,7 +135,7 @@ async def test_a_call_that_runs_in_another_process_is_left_alone(tmp_path: Path)
 
 async def test_what_a_living_process_has_in_doubt_is_not_called_undone(tmp_path: Path) -> None:
     def quick(config: dict[str, Any]) -> None:
-        tool_of(config, "issue_refund")["limits"]["timeout_s"] = 0.1
+        tool_of(config, "issue_refund")["limits"]["timeout_s"] = 1
 
     async with opened(tmp_path, quick) as shop:
         go = tmp_path / "go"
