@@ -13,6 +13,8 @@ ComptrollerError
     ├── CheckpointError      a checkpoint cannot be signed, opened, written or read (checkpoint.py)
     ├── EvidenceError        what the verifier was given cannot be read (evidence.py, verify.py)
     ├── LogDamaged           the stored tree contradicts itself (log.py)
+    ├── FieldRuleError       a field rule has a bad path, kind or audience (fields.py)
+    ├── TokenBookError       a token book is of another task, or damaged (tokens.py)
     └── TransitionError      a call state move that the state machine does not allow
 """
 
@@ -24,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "CommitUnknown",
     "EvidenceError",
+    "FieldRuleError",
     "KeyRingError",
     "LogDamaged",
     "SealBroken",
@@ -31,6 +34,7 @@ __all__ = [
     "StoreError",
     "StoreUnavailable",
     "StoreUnsuitable",
+    "TokenBookError",
     "TransitionError",
 ]
 
@@ -85,3 +89,11 @@ class CheckpointError(AuditError):
 
 class EvidenceError(AuditError):
     """The verifier was given a file, key or address it cannot read. Nothing was verified."""
+
+
+class FieldRuleError(AuditError):
+    """A field rule, or a mark in a schema, has a path, kind or audience that cannot be."""
+
+
+class TokenBookError(AuditError):
+    """A token book was written for another task, with another key, or is damaged. Nothing of it resolves."""

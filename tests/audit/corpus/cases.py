@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import cast
 
 from comptroller_audit.vocabulary import Json
 from tests.audit.corpus.values import DISGUISES, LOOKALIKES, VALUES, Draw
@@ -91,4 +90,4 @@ def _texts(value: Json) -> Iterator[str]:
     elif isinstance(value, dict):
         for key, item in value.items():
             yield key
-            yield from _texts(cast("Json", item))
+            yield from _texts(item)
