@@ -5,9 +5,11 @@ Generated after customers, invoices and tickets, from the same seeded source, so
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from comptroller_tools.desk.ids import stamp
 from comptroller_tools.desk.ledger import EffectKind, append
@@ -17,7 +19,7 @@ from comptroller_tools.desk.wiki_pages import PAGES
 __all__ = ["SERVICE_SCHEMA", "generate_service"]
 
 EMPLOYEES = 24
-ACCESS_REQUESTS = 48
+ACCESS_REQUESTS = 64
 
 SERVICE_SCHEMA = """
 CREATE TABLE refund_cancellations (
@@ -74,6 +76,7 @@ _RESOURCES = (
     ("sandbox", "Sandbox environment", "low", 180),
     ("sales-pipeline", "Sales pipeline", "low", 180),
 )
+_SENSITIVE = _RESOURCES[:3]
 _ROLES = ("viewer", "viewer", "viewer", "editor", "editor", "admin")
 _REASONS = (
     "I take over the weekly report from a colleague.",
@@ -113,7 +116,7 @@ def generate_service(desk: Seeding) -> None:
     for resource in _RESOURCES:
         desk.insert("resources", *resource)
     for number in range(ACCESS_REQUESTS):
-        _access_request(desk, desk.chance.choice(employees), number)
+        _access_request(desk, employees, number)
     for number, page in enumerate(PAGES):
         at = stamp(START + timedelta(days=3 * number, minutes=desk.chance.randint(0, 600)))
         barred = json.dumps(page.barred)
@@ -136,12 +139,13 @@ def _replies(desk: Seeding) -> None:
         "SELECT t.id, t.status, t.created_at, c.email FROM tickets t JOIN customers c ON c.id = t.customer_id "
         "ORDER BY t.rowid"
     ).fetchall()
+    drafts = itertools.cycle(_DRAFTS)
     for ticket, status, created, email in tickets:
         at = datetime.fromisoformat(created) + timedelta(minutes=desk.chance.randint(20, 2_000))
         if status != "open":
             _reply(desk, ticket, desk.chance.choice(_ANSWERS), email, at)
         elif desk.chance.random() < 0.4:
-            _reply(desk, ticket, desk.chance.choice(_DRAFTS), None, at)
+            _reply(desk, ticket, next(drafts), None, at)
 
 
 def _reply(desk: Seeding, ticket: str, body: str, sent_to: str | None, at: datetime) -> None:
@@ -176,27 +180,43 @@ def _employee(desk: Seeding, number: int) -> _Employee:
     return _Employee(key, active)
 
 
-def _access_request(desk: Seeding, requester: _Employee, number: int) -> None:
-    """One request; a third of them were decided before: granted (some revoked since) or rejected."""
-    chance = desk.chance
-    resource, _, _, days_max = chance.choice(_RESOURCES)
-    role, days = chance.choice(_ROLES), chance.choice((7, 7, 14, 30, 90, 365))
-    pushy = number % 12 == 7
-    reason = chance.choice(_PUSHY_REASONS if pushy else _REASONS)
-    agreed = not pushy and chance.random() < 0.7
+class _Case(StrEnum):
+    """What is to be said of a request, so that every desk has some of each kind."""
+
+    GRANTED = "granted"
+    REVOKED = "revoked"
+    REJECTED = "rejected"
+    IN_ORDER = "in_order"
+    TOO_LONG = "too_long"
+    NOT_AGREED = "not_agreed"
+    LEFT = "left"
+    PUSHY = "pushy"
+
+
+_DECIDED = (_Case.GRANTED, _Case.REVOKED, _Case.REJECTED)
+
+
+def _access_request(desk: Seeding, employees: list[_Employee], number: int) -> None:
+    """One request: decided before, in order, or with one thing in its way."""
+    chance, case = desk.chance, tuple(_Case)[number % len(_Case)]
+    requester = chance.choice([one for one in employees if one.active is not (case is _Case.LEFT)])
+    resource, _, _, days_max = chance.choice(_SENSITIVE if case is _Case.TOO_LONG else _RESOURCES)
+    role, days = chance.choice(_ROLES), min(days_max, chance.choice((7, 7, 14, 30, 90, 365)))
+    if case is _Case.TOO_LONG:
+        days = 365
+    pushy = case is _Case.PUSHY
+    reason = _PUSHY_REASONS[number // len(_Case) % len(_PUSHY_REASONS)] if pushy else chance.choice(_REASONS)
+    agreed = case not in (_Case.NOT_AGREED, _Case.PUSHY, _Case.REJECTED)
     created = START + timedelta(days=number, minutes=chance.randint(0, 900))
-    proper = agreed and requester.active and days <= days_max
-    status = ("granted" if number % 2 else "revoked") if proper and number % 3 == 0 else "pending"
-    if not agreed and not pushy and number % 3 == 1:
-        status = "rejected"
     decided = created + timedelta(hours=chance.randint(1, 70))
-    key, changed = desk.id("req"), created if status == "pending" else decided
+    status, changed = (case.value, decided) if case in _DECIDED else ("pending", created)
+    key = desk.id("req")
     desk.insert(
         "access_requests", key, requester.id, resource, role, days, reason, int(agreed),
         status, stamp(created), stamp(changed),
     )  # fmt: skip
-    if status in ("granted", "revoked"):
-        _access(desk, key, requester.id, (resource, role, days), decided, revoked=status == "revoked")
+    if case in (_Case.GRANTED, _Case.REVOKED):
+        _access(desk, key, requester.id, (resource, role, days), decided, revoked=case is _Case.REVOKED)
 
 
 def _access(
