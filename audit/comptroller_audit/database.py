@@ -92,6 +92,7 @@ class Database:
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.path = _suitable_path(self.url)
+            self._file = str(self.path)
         elif self.url.get_backend_name() != "postgresql":
             raise StoreUnsuitable(
                 f"store.url names {self.url.get_backend_name()}; use sqlite:///… or postgresql+psycopg://…"
@@ -126,7 +127,7 @@ class Database:
         if not self.is_sqlite:
             return None
         try:
-            found = os.stat(self.path)
+            found = os.stat(self._file)
         except OSError:
             return None
         return found.st_dev, found.st_ino
@@ -150,6 +151,16 @@ class Database:
             )
             columns = [t.c.id, *(t.c[name] for name in relation.columns)]
             self.compiled[key] = self.sql(select(*columns).where(t.c.tenant == bindparam("tenant"), within))
+        return self.compiled[key]
+
+    def select_id(self, relation: Relation) -> str:
+        """`SELECT id, … WHERE tenant = :tenant AND id = :id`: for one row, half the price of `select_ids`."""
+        key = ("id", relation.name)
+        if key not in self.compiled:
+            t = relation.table
+            columns = [t.c.id, *(t.c[name] for name in relation.columns)]
+            one = select(*columns).where(t.c.tenant == bindparam("tenant"), t.c.id == bindparam("id"))
+            self.compiled[key] = self.sql(one)
         return self.compiled[key]
 
     def bind_ids(self, ids: Sequence[str]) -> Any:

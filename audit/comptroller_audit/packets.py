@@ -17,6 +17,8 @@ import json
 import os
 from dataclasses import dataclass
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from comptroller_audit.log import leaf_hash
 from comptroller_audit.sealing import KEY_BYTES, KeyRing, RandomBytes, Sealed
 from comptroller_audit.vocabulary import JsonObject, RecordType
@@ -91,8 +93,19 @@ def build_envelope(
 
 def build_payload(packet: JsonObject, hmac_key: bytes) -> bytes:
     """The payload's plaintext: JSON `{v, hmac_key (base64), packet}`. Raises ValueError on NaN and infinities."""
-    key = base64.b64encode(hmac_key).decode()
-    return f'{{"v":{PACKET_VERSION},"hmac_key":"{key}","packet":{compact_json(packet)}}}'.encode()
+    key = base64.b64encode(hmac_key)
+    return b'{"v":%d,"hmac_key":"%b","packet":%b}' % (PACKET_VERSION, key, _packet_json(packet))
+
+
+def _packet_json(packet: JsonObject) -> bytes:
+    """The packet in compact ASCII, by the quicker encoder where both write the same."""
+    try:
+        fast = to_json(packet)
+    except (PydanticSerializationError, ValueError):  # half a surrogate pair
+        return compact_json(packet).encode()
+    # The quick one escapes no character beyond ASCII, and lets through NaN and infinities, which are no JSON.
+    is_same = fast.isascii() and b"NaN" not in fast and b"Infinity" not in fast
+    return fast if is_same else compact_json(packet).encode()
 
 
 def compose(

@@ -347,7 +347,10 @@ def select_rows(
     database: Database, cursor: Any, tenant: str, relation: Relation, ids: Sequence[str]
 ) -> dict[str, Row]:
     """The rows of a relation by id, in one select; ids without a row are left out."""
-    cursor.execute(database.select_ids(relation), {"tenant": tenant, "ids": database.bind_ids(ids)})
+    if len(ids) == 1:
+        cursor.execute(database.select_id(relation), {"tenant": tenant, "id": ids[0]})
+    else:
+        cursor.execute(database.select_ids(relation), {"tenant": tenant, "ids": database.bind_ids(ids)})
     columns = relation.columns
     return {row[0]: dict(zip(columns, row[1:], strict=True)) for row in cursor.fetchall()}
 

@@ -62,10 +62,11 @@ def ask(
         result = cedarpy.is_authorized(request, policies, entities, schema)  # pyright: ignore[reportUnknownMemberType] (cedarpy leaves `dict` open)
     except Exception as error:  # noqa: BLE001 (whatever went wrong in the engine, the answer is no)
         return Answered(allowed=False, policies=(), errors=(f"{type(error).__name__}: {error}",))
-    errors = result.diagnostics.errors
-    if result.decision is cedarpy.Decision.NoDecision and not errors:
+    diagnostics, decision = result.diagnostics, result.decision
+    errors = diagnostics.errors
+    if decision is cedarpy.Decision.NoDecision and not errors:
         errors = ["Cedar reached no decision"]
-    return Answered(result.allowed and not errors, result.diagnostics.reasons, errors)
+    return Answered(decision is cedarpy.Decision.Allow and not errors, diagnostics.reasons, errors)
 
 
 def ask_partially(

@@ -233,5 +233,5 @@ def _deny(prepared: Prepared, answer: Answered) -> Decision:
 
 def _reasons(prepared: Prepared, ids: Sequence[str]) -> tuple[str, ...]:
     """Each policy's `@reason`, or a plain sentence with its id."""
-    known = {policy.id: policy.reason for policy in prepared.policies}
+    known = prepared.reasons
     return tuple(known.get(id_) or f"The policy {id_} decided." for id_ in ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, TypeGuard
+from typing import Any, TypeAlias, TypeGuard, cast
 
 from comptroller_policy.errors import ExpressionError
 
@@ -34,7 +34,7 @@ def value_at(path: str, scope: Scope) -> Any:
     parts = path.split(".")
     for at, part in enumerate(parts):
         if type(value) is dict:  # nearly always, and quicker to ask than for any Mapping
-            members: dict[str, Any] = value
+            members = cast("dict[str, Any]", value)
             value = members[part] if part in members else _step(members, part, path, parts[:at])
         else:
             value = _step(value, part, path, parts[:at])

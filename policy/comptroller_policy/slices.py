@@ -46,7 +46,7 @@ class Prepared:
     """Policies ready to be asked about one action.
 
     `reads_record` is true when a policy reads the resource's attributes or parent, `reads_call` when the answer
-    depends on more than the principal, its actor, the environment and the approvals.
+    depends on more than the principal, its actor, the environment and the approvals. `reasons` is by policy id.
     """
 
     action: Action
@@ -57,6 +57,7 @@ class Prepared:
     uid: Uid
     reads_record: bool
     reads_call: bool
+    reasons: Mapping[str, str | None]
 
     def ask(self, question: Question, approvals: Mapping[str, int], entities: Entities) -> Answered:
         """Cedar's answer. A value that policy reads and that has no exact form is an error, so a deny."""
@@ -96,6 +97,7 @@ def prepare(action: Action, policies: Sequence[Policy]) -> Prepared:
         uid("Action", action.name),
         reads_record,
         reads_record or named or not context.fields.keys() <= _CACHEABLE_ROOTS,
+        {policy.id: policy.reason for policy in policies},
     )
 
 
