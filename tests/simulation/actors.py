@@ -23,7 +23,7 @@ from comptroller_server.installation import TENANT, principal_key
 from comptroller_server.proposal import Proposal
 from tests.simulation.world import Heard, Process, World
 
-__all__ = ["Approvals", "Client", "Halts", "luck", "outsiders", "supervise"]
+__all__ = ["Approvals", "Client", "Halts", "covered_by", "luck", "outsiders", "supervise"]
 
 _OWNERS = table_of(OwnerRow)
 _SEQUENCES = select(_OWNERS.c.id, _OWNERS.c.switch_seq).where(_OWNERS.c.tenant == bindparam("tenant"))
@@ -186,6 +186,16 @@ class Approvals:
             self.agreed.add(approval)
 
 
+def covered_by(tool: str, principal: str, task: str) -> set[str]:
+    """The switches that stop a call."""
+    return {
+        switch_id(SwitchScope.GLOBAL),
+        switch_id(SwitchScope.TOOL, tool),
+        switch_id(SwitchScope.PRINCIPAL, principal),
+        switch_id(SwitchScope.TASK, task),
+    }
+
+
 class Halts:
     """The operator's kill switch: what it covers must stand still from its acknowledgement to its release."""
 
@@ -212,14 +222,7 @@ class Halts:
             self.world.note(f"resume {switch}")
 
     def covers(self, tool: str, principal: str, task: str) -> bool:
-        return not self.active.isdisjoint(
-            {
-                switch_id(SwitchScope.GLOBAL),
-                switch_id(SwitchScope.TOOL, tool),
-                switch_id(SwitchScope.PRINCIPAL, principal),
-                switch_id(SwitchScope.TASK, task),
-            }
-        )
+        return not self.active.isdisjoint(covered_by(tool, principal, task))
 
     def _pick(self) -> str:
         scope = self.random.choice((SwitchScope.GLOBAL, SwitchScope.TOOL, SwitchScope.PRINCIPAL))

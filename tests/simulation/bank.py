@@ -69,14 +69,17 @@ class Bank:
     detach: Callable[[Awaitable[None], bool], None]
     accounts: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
     ledger: list[BankLine] = field(default_factory=list[BankLine])
+    strange: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+    """Which account moved when, outside of any call that was running."""
     manners: dict[str, Manner] = field(default_factory=dict[str, Manner])
 
     def outside(self, account: str, by_usd: float) -> None:
         """Somebody else moves money: versions change under a person who is still reading."""
-        balance, version = self.accounts[account]
-        self.accounts[account] = (round(balance + by_usd, 2), version + 1)
+        self._move(account, by_usd)
+        self.strange.append((account, self.now_s()))
 
     async def call(self, action: Action, deadline: float) -> Outcome:
+        """What `Source.call` is for the round."""
         if action.tool in READS:
             return await self._read(action)
         with self.acting_for(action):
@@ -138,10 +141,16 @@ class Bank:
         await asyncio.sleep(self.random.uniform(4, 9))
         self._write(action, 0)
 
+    def _move(self, account: str, by_usd: float) -> None:
+        balance, version = self.accounts[account]
+        self.accounts[account] = (round(balance + by_usd, 2), version + 1)
+
     def _write(self, action: Action, short: int) -> None:
         moved = int(action.arguments.get("amount_usd", 0)) - short
         if action.tool == "pay":
-            self.outside(str(action.arguments["account"]), -moved)
+            self._move(str(action.arguments["account"]), -moved)
+            if self.manners[action.effect_key] is Manner.LATE:
+                self.strange.append((str(action.arguments["account"]), self.now_s()))
         self.ledger.append(
             BankLine(action.effect_key, action.tool, dict(action.arguments), moved, self.now_s())
         )

@@ -14,7 +14,7 @@ from comptroller_audit.verify import verify
 from comptroller_audit.vocabulary import MICRO, RecordType
 from comptroller_policy.approvals import ApprovalRow, WaitingRow
 from comptroller_tools.source import Action
-from tests.simulation.actors import Approvals, Halts
+from tests.simulation.actors import Approvals, Halts, covered_by
 from tests.simulation.bank import READS, BankLine, Manner
 from tests.simulation.record import Record, check_record, must, nothing_runs
 from tests.simulation.world import Heard, World
@@ -22,6 +22,8 @@ from tests.simulation.world import Heard, World
 __all__ = ["AtDispatch", "Evidence", "check_all"]
 
 _GATE_USD = 20
+_PAYS_PER_DAY = 3
+_NEAR_S = 20.0
 _UNRECORDED = frozenset({"store_unavailable"})
 _OPEN_APPROVALS = frozenset({"pending", "approved"})
 
@@ -90,7 +92,8 @@ def check_all(evidence: Evidence) -> None:
     nothing_runs(evidence)
     for law in (
         _what_runs_is_what_was_committed, _no_effect_is_doubled, _no_budget_is_overspent,
-        _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
+        _no_rule_over_history_is_passed_in_parallel, _nothing_is_committed_after_a_halt, _only_the_dead_are_recovered,
+        _what_went_well_counts_as_done, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
         _the_log_verifies,
     ):  # fmt: skip
         law(evidence)
@@ -148,6 +151,55 @@ def _no_budget_is_overspent(e: Evidence) -> None:
             )
     for (limit, counter), amount in spent.items():
         must(amount <= limits[limit].max_micro, "no budget is overspent", counter=counter, amount=amount)
+
+
+def _no_rule_over_history_is_passed_in_parallel(e: Evidence) -> None:
+    paid: Counter[str] = Counter()
+    for call in e.effects:
+        action = e.packet(call, RecordType.ACTION)
+        assert action is not None
+        paid.update(str(row) for row in action["counted"] if not str(row).startswith("record:"))
+    must(all(times <= _PAYS_PER_DAY for times in paid.values()), "a rule over history holds", paid=paid)
+
+
+def _nothing_is_committed_after_a_halt(e: Evidence) -> None:
+    """Exact in the order of the log, whatever any process had seen."""
+    active: set[str] = set()
+    for entry in e.log:
+        packet = cast("dict[str, Any]", entry.packet or {})
+        if entry.type is RecordType.SWITCH_SET:
+            active.add(str(packet["switch"]))
+        elif entry.type is RecordType.SWITCH_CLEARED:
+            active.discard(str(packet["switch"]))
+        elif entry.type in (RecordType.ACTION, RecordType.READ):
+            row = e.calls[str(packet["call"])]
+            covering = active & covered_by(row["tool"], row["principal"], row["task"])
+            must(not covering, "nothing is committed after a halt", call=packet["call"], switches=covering)
+
+
+def _only_the_dead_are_recovered(e: Evidence) -> None:
+    freed = e.world.locks.freed_at
+    for call, logged in e.of_call.items():
+        first = next((x for x in logged if x.type in (RecordType.AUDIT, RecordType.RECOVERED)), None)
+        if first is None or first.type is RecordType.AUDIT or first.packet is None:
+            continue
+        owner = str(first.packet["owner"])
+        must(
+            freed.get(owner, first.index + 1) <= first.index,
+            "only the dead are recovered",
+            call=call,
+            owner=owner,
+        )
+
+
+def _what_went_well_counts_as_done(e: Evidence) -> None:
+    """Two calls on one account that each went well are never taken for a difference."""
+    for call, lines in e.effects.items():
+        if e.world.bank.manners[call] is not Manner.WELL or e.calls[call]["state"] != "handed_off":
+            continue
+        account, at_s = lines[0].arguments["account"], lines[0].at_s
+        near = [at for which, at in e.world.bank.strange if which == account and abs(at - at_s) < _NEAR_S]
+        must(near, "what went well counts as done", call=call, at_s=at_s)
 
 
 def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:

@@ -28,6 +28,10 @@ CURRENT: ContextVar[Process | None] = ContextVar("CURRENT", default=None)
 """The process whose code runs now; None for the world around."""
 
 
+_PAUSES_S = (0.0, 0.0, 0.0, 0.0, 0.0005, 0.003, 0.003, 1.2)
+"""Between a commit and its news: mostly none, sometimes long enough for a halt to be set and acknowledged."""
+
+
 class Killed(BaseException):
     """SIGKILL, as code of that process sees it: not an Exception, so nothing handles it."""
 
@@ -40,14 +44,16 @@ class _Lock:
         return self._owner in self._locks.taken
 
     def release(self) -> None:
-        self._locks.taken.pop(self._owner, None)
+        self._locks.free(self._owner)
 
 
 class Locks:
     """Owner locks as the kernel keeps them: gone with the process, however it ended."""
 
     def __init__(self) -> None:
-        self.taken: dict[str, Process | None] = {}
+        self.taken: dict[str, Process] = {}
+        self.freed_at: dict[str, int] = {}
+        """How long the log was when a lock came free: nothing before that may take its owner for dead."""
 
     def take(self, owner: str) -> OwnerLock:
         if owner in self.taken:
@@ -60,6 +66,11 @@ class Locks:
 
     def is_free(self, owner: str) -> bool:
         return owner not in self.taken
+
+    def free(self, owner: str) -> None:
+        process = self.taken.pop(owner, None)
+        if process is not None:
+            self.freed_at[owner] = process.world.log_size()
 
 
 class Lane:
@@ -93,15 +104,20 @@ class Lane:
             self._runner.run(batch)
         except Killed:
             return
+        # Durable, and not known to anybody yet: here a halt may come, the lock may go, the process may die.
+        pause = self._process.random.choice(_PAUSES_S)
+        asyncio.get_running_loop().call_later(pause, self._hand_over, batch)
+        if self._queue:
+            self._later()
+
+    def _hand_over(self, batch: list[Waiting]) -> None:
         for waiting in batch:
-            if waiting.future.done():
+            if waiting.future.done() or not self._process.alive:
                 continue
             if isinstance(waiting.outcome, BaseException):
                 waiting.future.set_exception(waiting.outcome)
             elif waiting.outcome is not None:
                 waiting.future.set_result(waiting.outcome)
-        if self._queue:
-            self._later()
 
 
 class Process:
@@ -154,7 +170,7 @@ class Process:
         self.alive, self.service = False, None
         self.world.note(f"{self.name} is killed {why}")
         self.world.deaths.append(why)
-        self.world.locks.taken.pop(self.owner, None)
+        self.world.locks.free(self.owner)
         self.world.bury(self)
 
     def lose_lock(self) -> None:
@@ -164,7 +180,7 @@ class Process:
         """
         if self.alive and not self.at_the_bank:
             self.world.note(f"{self.name} loses its lock")
-            self.world.locks.taken.pop(self.owner, None)
+            self.world.locks.free(self.owner)
 
     async def stop(self) -> None:
         """SIGTERM: take no more calls, wait for those in hand, write the rest, end."""

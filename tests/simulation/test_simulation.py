@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 import structlog
 
+from comptroller_audit.query import calls_in_state
+from comptroller_audit.vocabulary import CallState
+from comptroller_server.installation import TENANT
 from tests.simulation.actors import Approvals, Client, Halts, luck, outsiders, supervise
 from tests.simulation.bank import Manner
 from tests.simulation.laws import AtDispatch, Evidence, check_all
@@ -68,6 +71,8 @@ async def _all(clients: list[Client]) -> None:
 async def _settle(world: World) -> None:
     """Faults end; some processes end well and some do not; one more starts and recovers what they left."""
     world.disk_full, world.quiet, world.bank.trouble = False, True, 0.0
+    await asyncio.sleep(SETTLE_S)
+    _nothing_that_lives_forgets(world)
     for process in world.processes:
         if world.random.random() < 0.5:
             await process.stop()
@@ -77,6 +82,13 @@ async def _settle(world: World) -> None:
     await asyncio.sleep(SETTLE_S)
     must(last.service is not None, "a fresh process serves")
     await last.stop()
+
+
+def _nothing_that_lives_forgets(world: World) -> None:
+    """A process keeps an outcome that the store did not take, and writes it as soon as it does."""
+    committed = world.people.read_now(lambda reader: calls_in_state(reader, TENANT, (CallState.COMMITTED,)))
+    left = [call for call, row in committed if not world.locks.is_free(row["owner"])]
+    must(not left, "an outcome is written as soon as the store takes it", calls=left)
 
 
 def play(stage: Stage, seed: int) -> World:

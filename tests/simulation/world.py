@@ -27,7 +27,7 @@ from comptroller_audit.store import InlineLane, Store
 from comptroller_policy.engine import Bundle
 from comptroller_server.config import load_config
 from comptroller_server.config_model import Config
-from comptroller_server.installation import Ambient, Installation
+from comptroller_server.installation import TENANT, Ambient, Installation
 from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.source import Action
@@ -172,6 +172,10 @@ class World:
     @property
     def serving(self) -> list[Process]:
         return [process for process in self.processes if process.service is not None]
+
+    def log_size(self) -> int:
+        head = self.people.read_now(lambda reader: reader.head(TENANT))
+        return head.size if head is not None else 0
 
     def note(self, text: str) -> None:
         self.trace.append(f"{self.clock.seconds:10.3f} {text}")
