@@ -16,7 +16,6 @@ from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
 from comptroller_server.case import Case, Refused
-from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import Action, EffectHappened, Outcome
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
@@ -36,10 +35,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One of a tool's slots; taken on entering, given back on leaving."""
+    """One of a tool's slots; taken on entering, given back on leaving, or when what outlived its deadline ends."""
 
     dispatcher: Dispatcher
     slots: asyncio.Semaphore
+    case: Case
 
     async def __aenter__(self) -> None:
         self.dispatcher.count(1)
@@ -50,7 +50,11 @@ class Slot:
             raise
 
     async def __aexit__(self, *_: object) -> None:
-        self.slots.release()
+        running = self.case.outcome.running if self.case.outcome is not None else None
+        if running is None or running.done():
+            self.slots.release()
+        else:
+            running.add_done_callback(lambda _: self.slots.release())
         self.dispatcher.count(-1)
 
 
@@ -77,8 +81,8 @@ class Dispatcher:
         self._in_flight = 0
         self.counts = counts
 
-    def slot(self, tool: Tool) -> Slot:
-        """A slot of the tool, for `async with`. Entering waits for one to be free.
+    def slot(self, case: Case) -> Slot:
+        """A slot of the case's tool, for `async with`. Entering waits for one to be free.
 
         Raises `Refused` (overloaded) when too many calls are here already.
         """
@@ -88,10 +92,11 @@ class Dispatcher:
                     Code.OVERLOADED, "Too many calls are waiting. Try again in a second.", retry="after:1"
                 )
             )
+        tool = case.tool_in_hand
         slots = self._slots.get(tool.name)
         if slots is None:
             slots = self._slots[tool.name] = asyncio.Semaphore(tool.config.limits.concurrency_max)
-        return Slot(self, slots)
+        return Slot(self, slots, case)
 
     def count(self, by: int) -> None:
         """One call more, or less, that has a slot or waits for one."""

@@ -77,6 +77,9 @@ class Pipeline:
         await self._intake.validate(case)  # 4 validate
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
+            case.window_ms = max(
+                case.received_ms, head.record_ms
+            )  # a clock set back opens no earlier window again
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide
@@ -86,7 +89,7 @@ class Pipeline:
             if case.decision.verdict is Verdict.NEEDS_APPROVAL or case.changed:  # 8 approve
                 stop = await self._outcomes.ask(case)
             else:
-                async with self._dispatcher.slot(case.tool_in_hand):
+                async with self._dispatcher.slot(case):
                     stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)
                     if stop is None:
                         await self._act(case)

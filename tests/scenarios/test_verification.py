@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -235,3 +236,19 @@ async def test_what_a_tool_says_to_the_model_is_quoted(tmp_path: Path) -> None:
         read = await shop.call("lookup_invoice", invoice_id="inv_none")
         assert code_of(read) == "tool_failed"
         assert 'says: "There is no invoice inv_none.' in read.text
+
+
+async def test_a_call_that_outlives_its_deadline_keeps_its_slot_until_it_ends(tmp_path: Path) -> None:
+    def one_slot(document: dict[str, Any]) -> None:
+        tool_of(document, "issue_refund")["limits"] = {"timeout_s": 0.5, "concurrency_max": 1}
+
+    async with opened(tmp_path, one_slot) as shop:
+        first, second = shop.paid()[:2]
+        release = tmp_path / "go-on"
+        shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.HANG, until=release, times=1))
+        assert code_of(await shop.refund(first, 5)) == "in_doubt"
+        waiting = asyncio.create_task(shop.refund(second, 5))
+        done, _ = await asyncio.wait({waiting}, timeout=1.5)
+        assert not done, "the one slot is still taken by the call that hangs"
+        release.touch()
+        assert code_of(await asyncio.wait_for(waiting, 20)) is None

@@ -123,7 +123,7 @@ class FunctionSource:
             values = tool.bind(action.arguments, context)
         except ValidationError as error:
             return _nothing("the arguments do not convert to the function's types", told=_conversion(error))
-        except Exception as error:  # noqa: BLE001 -- a validator is the user's own code
+        except BaseException as error:  # noqa: BLE001 -- a validator is the user's own code
             return _nothing(f"a validator of the arguments raised {type(error).__name__}")
         try:
             if tool.is_async:
@@ -157,7 +157,7 @@ class FunctionSource:
             task.cancel()
             raise
         if not task.done() or task.cancelled():
-            return _out_of_time()
+            return _out_of_time(task)
         return task.result()
 
     async def _on_a_thread(
@@ -176,7 +176,7 @@ class FunctionSource:
 
         if not self._threads.start(run):
             return _overloaded(self._name)
-        return answer.result() if await _ended(answer, remaining) else _out_of_time()
+        return answer.result() if await _ended(answer, remaining) else _out_of_time(answer)
 
 
 def _post(loop: asyncio.AbstractEventLoop, deliver: Callable[[Outcome], None], outcome: Outcome) -> None:
@@ -211,7 +211,7 @@ async def _enter_async(tool: ToolFunction, values: dict[str, Any]) -> Outcome:
         value = await tool.function(**values)
     except asyncio.CancelledError:
         return _out_of_time()
-    except (Exception, SystemExit) as error:  # noqa: BLE001 -- even SystemExit, which would end the server
+    except BaseException as error:  # noqa: BLE001 -- SystemExit and KeyboardInterrupt would end the server
         return _raised(error)
     return _returned(tool, value)
 
@@ -229,7 +229,7 @@ def _returned(tool: ToolFunction, value: Any) -> Outcome:
         return Outcome(EffectHappened.DONE, value=tool.output(value))
     except OutputInvalid as invalid:
         error = f"`{tool.definition.name}` returned something that is not its declared type ({invalid})"
-    except Exception as raised:  # noqa: BLE001 -- a serializer is the user's own code
+    except BaseException as raised:  # noqa: BLE001 -- a serializer is the user's own code
         error = f"the result of `{tool.definition.name}` could not be read ({type(raised).__name__})"
     return Outcome(EffectHappened.DONE, error=error, meta={"output_invalid": True})
 
@@ -254,9 +254,9 @@ def _overloaded(name: str) -> Outcome:
     return Outcome(EffectHappened.NONE, error=error, meta={"overloaded": True})
 
 
-def _out_of_time() -> Outcome:
+def _out_of_time(running: asyncio.Future[Outcome] | None = None) -> Outcome:
     error = "the function had not returned by its deadline; it may still be running"
-    return Outcome(EffectHappened.UNKNOWN, error=error, meta={"timeout": True})
+    return Outcome(EffectHappened.UNKNOWN, error=error, meta={"timeout": True}, running=running)
 
 
 def _conversion(error: ValidationError) -> str:

@@ -5,6 +5,7 @@ A source never decides, retries or records. It says what it did, what it did not
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -59,7 +60,8 @@ class Outcome:
     """What came back. `value` is the structured output (JSON values), `error` a text safe to log.
 
     `effect` is NONE only when the source knows nothing happened. For a failed call `value` is None.
-    `told_model` is an error text the tool's author wrote for the model (from `NotDone`).
+    `told_model` is an error text the tool's author wrote for the model (from `NotDone`). `running` ends when a call
+    that was given up on really ends; until then it keeps its slot.
     """
 
     effect: EffectHappened
@@ -67,6 +69,7 @@ class Outcome:
     error: str | None = None
     told_model: str | None = None
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    running: asyncio.Future[Outcome] | None = None
 
 
 class Source(Protocol):
