@@ -10,6 +10,8 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One worker a core, four at most: each brings a Postgres of its own.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
 
 .PHONY: help venv demo test test-long check lint format types layers bench coverage package lock clean
 
@@ -27,10 +29,10 @@ demo: $(STAMP) ## Run the main job on the embedded support desk; SEED=n works ot
 	@$(BIN)/comptroller demo --seed $(SEED)
 
 test: $(STAMP) ## Run the suite, without the long rounds.
-	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci
+	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci $(PARALLEL)
 
 test-long: $(STAMP) ## Run everything: long rounds, kills, mutations.
-	$(BIN)/python -m pytest --hypothesis-profile=long
+	$(BIN)/python -m pytest --hypothesis-profile=long $(PARALLEL)
 
 check: lint types layers test ## Everything a change must pass before review.
 
