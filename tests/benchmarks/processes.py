@@ -90,7 +90,6 @@ class Bench:
     """Both servers and the client, running; ends them on exit."""
 
     def __init__(self, store: Path) -> None:
-        store.mkdir()
         self._servers = {
             "bare": _Process("bare_server", "http"),
             "governed": _Process("governed_server", "http", str(store)),
@@ -170,8 +169,6 @@ class RawSync:
 def first_answer_s(server: str, folder: Path | None = None) -> float:
     """From starting a stdio server to its answer of one tool call, seconds."""
     arguments = ["stdio", *([str(folder)] if folder else [])]
-    if folder is not None:
-        folder.mkdir()
     command = [sys.executable, "-m", f"tests.benchmarks.{server}_server", *arguments]
     began = time.perf_counter()
     process = subprocess.Popen(
