@@ -64,6 +64,8 @@ class Case:
     started: float
     principal_key: str
     task: TaskView
+    window_ms: int = 0
+    """The moment that says which hour, day and month count this call; never before the newest record."""
     tool: Tool | None = None
     resumed: Resumed | None = None
     # 4 validate

@@ -248,8 +248,8 @@ class Commits:
         return (*counted, guard) if guard is not None else counted
 
     def counted_rows(self, case: Case) -> tuple[str, ...]:
-        """The history rows that count this call, in the windows of the moment it was received."""
-        tool, at = case.tool_in_hand.name, case.received_ms
+        """The history rows that count this call, in the windows of its moment."""
+        tool, at = case.tool_in_hand.name, case.window_ms
         return tuple(
             history_id(scope, case.task.id if scope is Scope.TASK else case.principal_key, tool, window, at)
             for scope, window in self._counted.get(tool, ())

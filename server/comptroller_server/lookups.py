@@ -75,7 +75,7 @@ class LookUps:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
         tool = case.tool_in_hand
         reads = self._bundle.reads(tool.name)
-        rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.received_ms)
+        rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.window_ms)
         watched = [rows[name] for name in reads.history]
         guard = case.guard
         case.basis = Basis({}, switch_seq)

@@ -175,7 +175,7 @@ class Outcomes:
             Scope.TOOL: tool.name,
             Scope.TENANT: case.tenant,
         }
-        return charges_for(self._limits, amounts, scoped, self._clock.now_ms())
+        return charges_for(self._limits, amounts, scoped, case.window_ms)
 
     # -- 11 verify ------------------------------------------------------------------------------------------------
 
