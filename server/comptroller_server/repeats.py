@@ -6,6 +6,8 @@ import json
 from dataclasses import replace
 from typing import cast
 
+import structlog
+
 from comptroller_audit.ambient import Clock
 from comptroller_audit.calls import CALLS, Existing, Lost, log_indexes
 from comptroller_audit.database import Row
@@ -16,7 +18,7 @@ from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Stopped
 from comptroller_audit.vocabulary import CallState, Code, Effect, Json, JsonObject, RecordType, Refusal
-from comptroller_policy.approvals import APPROVALS, ApprovalState, given
+from comptroller_policy.approvals import APPROVALS, ApprovalState, approval_digest, given
 from comptroller_policy.engine import Bundle
 from comptroller_server.answers import pending_refusal, replay_answer
 from comptroller_server.case import Case, Refused, Resumed
@@ -34,6 +36,7 @@ FOUND_CHARS_MAX = 600
 """How much of a looked-up record a repeat is shown in place of a lost answer."""
 
 CALL_ID_CHARS_MAX = 64
+_log = structlog.stdlib.get_logger()
 _NO_SUCH_CALL = "There is no such call to resume in this task."
 
 _ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
@@ -207,6 +210,13 @@ class Repeats:
             await self._close(case, call, row, CallState.VOID, "its tool or its stored proposal is gone")
             text = "The call can no longer run as it was approved. Propose it again."
             raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
+        if packet["call"] != call or not _proved(approval, logged):
+            _log.error("votes that are on no record", call=call, approval=row["approval"])
+            await self._close(
+                case, call, row, CallState.VOID, "its approval holds votes that are on no record"
+            )
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
         case.call = call
         case.tool = tool
         case.resumed = Resumed(row, approval, packet)
@@ -226,7 +236,9 @@ class Repeats:
             return
         before = cast("JsonObject", case.resumed.packet["bound"])
         case.changed = ()
-        if case.requested_digest == case.resumed.approval["requested_digest"]:
+        agreed = cast("JsonObject", case.resumed.packet["approval_digests"])["requested"]
+        keyed_agree = case.requested_digest == case.resumed.approval["requested_digest"]
+        if keyed_agree and agreed == approval_digest(case.bound).hex():  # the row's and the sealed one
             return
         if {**before, "shown": None} != {**case.bound, "shown": None}:
             await self.void(case, "the tool, its source or its environment changed after the approval")
@@ -269,6 +281,30 @@ def _belongs(case: Case, row: Row) -> bool:
 def _newest(logged: list[Logged], types: tuple[RecordType, ...]) -> JsonObject | None:
     found: list[Json] = [e.packet for e in logged if e.type in types and e.packet is not None]
     return cast("JsonObject | None", found[-1] if found else None)
+
+
+def _proved(approval: Row, logged: list[Logged]) -> bool:
+    """Whether each vote in an approval's row stands in a sealed record, given for this very action of this call.
+
+    Whoever can write the table but has no keys can write a vote there, and not into a record.
+    """
+    digests: dict[Json, Json] = {}
+    for entry in logged:
+        packet = entry.packet
+        if entry.type is RecordType.PENDING and packet is not None and packet["call"] == approval["call"]:
+            digests[packet["approval"]] = cast("JsonObject", packet["approval_digests"] or {}).get(
+                "requested"
+            )
+    newest = next(reversed(digests.values()), None)
+    votes = [
+        e.packet["vote"]
+        for e in logged
+        if e.type is RecordType.APPROVAL_DECIDED
+        and e.packet is not None
+        and e.packet["call"] == approval["call"]
+        and digests.get(e.packet["approval"]) == newest
+    ]
+    return newest is not None and all(vote in votes for vote in json.loads(approval["votes"]))
 
 
 def _what_changed(before: JsonObject, now: JsonObject) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from comptroller_policy.expressions import (
     check_expression,
     check_template,
     compile_expression,
+    paths_in,
 )
 from comptroller_policy.model import ToolFacts
 from comptroller_tools.declarations import ToolConfig
@@ -207,6 +208,12 @@ class Catalogue:
             )
             for problem in problems
         ]
+        if not findings and _seeks_what_is_not_stored(tool):
+            text = (
+                f"looks for `call.effect_key`, which `{tool.name}` never gets, so it would always find nothing; "
+                "give the function a parameter `Annotated[str, EffectKey]` and let it store that"
+            )
+            findings.append(Finding(f"{where}.recover.arguments", text))
         found = check_resource(config.resource, tool.definition.input_schema, f"{where}.resource")
         found += check_records(config.records, after, where)
         findings += [Finding(where, problem) for problem in found]
@@ -229,6 +236,16 @@ class Catalogue:
             "task": _TASK_SCHEMA,
             **facts,
         }
+
+
+def _seeks_what_is_not_stored(tool: Tool) -> bool:
+    """Whether recovery would look for an effect key that the source does not keep, and take every call for undone."""
+    rule = tool.config.recover
+    return (
+        rule is not None
+        and not tool.definition.stores_effect_key
+        and "call.effect_key" in paths_in(rule.arguments)
+    )
 
 
 _STRING = {"type": "string"}
