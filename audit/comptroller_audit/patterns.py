@@ -14,7 +14,8 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from comptroller_audit.checksums import IBAN_LENGTHS, is_card, is_iban, is_national_id
-from comptroller_audit.linear import Match, expression
+from comptroller_audit.credentials import credentials
+from comptroller_audit.linear import expression
 
 __all__ = ["AFTER_KEY", "CREDENTIALS", "END", "Finder", "Found", "Pattern"]
 
@@ -82,16 +83,26 @@ _PHONE_INTERNATIONAL: Final = expression(
     r"\+ ?[1-9(][0-9 ().\-/]{5,24}[0-9]|\b00 ?[1-9][0-9]{0,2}[ \-/(][0-9 ().\-/]{5,20}[0-9]"
 )
 _PHONE_AFTER_CUE: Final = expression(
-    r"(?i)(?:^|[^a-z])(?:tel|telefon|telephone|telefono|telefone|phone|mobile|mobil|movil|cell|cellphone|cellular|celular",
+    r"(?i)(?:^|[^a-z])(?:messages? to|tel|telefon|telephone|telefono|telefone|phone|mobile|mobil|movil|cell|cellphone|cellular|celular",
     r"|handy|portable|call|ring|text|sms|whatsapp|signal|fax|dial|callback|hotline|landline|rufnummer|numero)",
     r"(?:[ _:.,;()#=\x1f\"'\-]|(?:no|nr|num|number|nummer|is|at|on|me|us|him|her|them|back|under|unter|auf|au|ist|est|es"
-    r"|my|work|home|office|or)[ _:.\x1f]){1,8}",
+    r"|my|the|our|new|old|work|home|office|or)[ _:.\x1f]){1,8}",
     r"(\(?[0-9][0-9 ().\-/]{5,20}[0-9])",
 )
 _PHONE_AMERICAN: Final = expression(
     r"\([2-9][0-9]{2}\) ?[2-9][0-9]{2}[-. ][0-9]{4}\b|\b[2-9][0-9]{2}-[2-9][0-9]{2}-[0-9]{4}\b"
     r"|\b[2-9][0-9]{2}\.[2-9][0-9]{2}\.[0-9]{4}\b"
 )
+_PHONE_DIALLED: Final = expression(
+    r"\(?\b0[1-9][0-9]{0,4}\)?[ /\-.]{0,2}[0-9]{2,8}(?:[ \-.][0-9]{2,6}){0,4}\b"
+    r"|\b[0-9]{3}[ \-.][0-9]{3}[ \-.][0-9]{3,4}\b"
+)
+_PHONE_CUE: Final = re.compile(
+    r"(?<![a-z])(?:tel|fon|phone|mobil|movil|cell|handy|portable|call|ring|ruf|erreich|text|sms|whatsapp|fax|dial|contact"
+    r"|reach|my (?:\w+ )?number|registered)",
+    re.IGNORECASE,
+)
+_PHONE_CUE_CHARS: Final = 40
 _COUNTRY_CODE: Final = re.compile(  # ITU-T E.164, assigned codes
     r"1|7|2[07]|2[1-6]\d|29[0-9]|3[0-469]|3[578]\d|4[013-9]|42\d|5[1-8]|5[09]\d|6[0-6]|6[7-9]\d|8[1246]|8[058]\d|9[0-58]|9[679]\d"
 )
@@ -112,9 +123,15 @@ def _phones(text: str, data: bytes) -> Iterator[tuple[int, int]]:
         number = _digits(text[start:end])
         if 7 <= len(number) <= 15 and not _DATE_LIKE.match(text[start:end]) and _ends(text, end):
             yield start, end
+    for match in _PHONE_DIALLED.finditer(data):
+        start, end = match.span()
+        if 8 <= len(_digits(text[start:end])) <= 12 and _is_alone(text, start, end):
+            before = text[max(0, start - _PHONE_CUE_CHARS) : start]
+            if _PHONE_CUE.search(before[before.rfind(END) + 1 :]) and not _DATE_LIKE.match(text[start:end]):
+                yield start, end
     for match in _PHONE_AMERICAN.finditer(data):
         start, end = match.span()
-        if text[start - 1 : start] not in tuple("-./+") and text[end : end + 1] not in tuple("-./"):
+        if _is_alone(text, start, end):
             yield start, end
 
 
@@ -141,7 +158,7 @@ _ENDING: Final = expression(
     r"(?:[ _]?(?:in|with|on|auf|mit|par|en|by))?[ :(\"'#]{0,3}(?:the )?(?:digits? )?[*x# .\-]{0,8}([0-9]{4})\b",
 )
 _LAST_FOUR: Final = expression(
-    r"(?i)(?:last|letzte|letzten|final)[ _\-]{0,2}(?:4|four|vier)(?:[ _\-]?(?:digits?|numbers?|ziffern|of (?:the |my |your )?card))?",
+    r"(?i)(?:last|letzte|letzten|final)[ _\-]{0,2}(?:4|four|vier)(?:[ _\-]?(?:digits?|numbers?|ziffern))?(?: of (?:the |my |your |his |her )?(?:[a-z]{1,12} )?card)?",
     r"[ :=()#\"'\-\x1f]{0,6}(?:(?:is|are|was|were)[ :]{1,2})?[*xX# ]{0,8}([0-9]{4})\b",
 )
 _BRANDED: Final = expression(
@@ -253,87 +270,29 @@ def _ibans(text: str, data: bytes) -> Iterator[tuple[int, int]]:
 def _national_ids(text: str, data: bytes) -> Iterator[tuple[int, int]]:
     for match in _ID_SHAPED.finditer(data):
         start, end = match.span()
-        alone = text[start - 1 : start] not in tuple("-./") and text[end : end + 1] not in tuple("-/")
-        if alone and is_national_id(text[start:end].translate(_ID_SEPARATORS), _SHAPED_COUNTRIES):
+        if _is_alone(text, start, end) and is_national_id(
+            text[start:end].translate(_ID_SEPARATORS), _SHAPED_COUNTRIES
+        ):
             yield start, end
     for match in _ID_AFTER_CUE.finditer(data):
-        start, longest = match.span(1)
-        for end in range(longest, start + 4, -1):
-            if _ends(text, end) and text[end - 1] not in " .-/+":
-                compact = text[start:end].translate(_ID_SEPARATORS)
+        start, end = match.span(1)
+        found = _first_id(text, start, end)
+        if found is not None:
+            yield found
+
+
+def _first_id(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """The first stretch of whole words, the longest of those, that some country could have issued."""
+    for begin in range(start, end - 4):
+        if begin > start and text[begin - 1].isalnum():
+            continue
+        for stop in range(end, begin + 4, -1):
+            if _ends(text, stop) and text[stop - 1] not in " .-/+":
+                compact = text[begin:stop].translate(_ID_SEPARATORS)
                 # Swedish numbers are often written with the century.
                 if is_national_id(compact) or (len(compact) == 12 and is_national_id(compact[2:], ("se",))):
-                    yield start, end
-                    break
-
-
-# -- keys and passwords -------------------------------------------------------------------------------------------
-
-_KEY: Final = expression(
-    r"-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----[^\x1e]*?-----END [A-Z0-9 ]{0,40}-----",
-    r"|-----BEGIN [A-Z0-9 ]{0,32}PRIVATE KEY-----[^\x1e]*",
-    r"|\b(?:eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]{8,})?",
-    r"|(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}",
-    r"|gl(?:pat|dt|ptt|rt|soat|cbt)-[A-Za-z0-9_-]{20,}|xox[abeoprs]-[A-Za-z0-9-]{10,}|xapp-[A-Za-z0-9-]{20,}",
-    r"|(?:sk|rk|pk|whsec)_(?:live_|test_)?[A-Za-z0-9]{16,}|sk-(?:ant-|proj-|svcacct-|or-)?[A-Za-z0-9_-]{20,}",
-    r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}|SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}",
-    r"|npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{40,}|hf_[A-Za-z0-9]{30,}|do[opr]_v1_[a-f0-9]{64}|key-[0-9a-f]{32}",
-    r"|shp(?:at|ca|pa|ss)_[a-fA-F0-9]{32}|sq0[a-z]{3}-[A-Za-z0-9_-]{22,}|[0-9]{8,10}:AA[A-Za-z0-9_-]{33}",
-    r"|dapi[a-f0-9]{32}|hv[sb]\.[A-Za-z0-9_-]{24,}|AGE-SECRET-KEY-1[A-Z0-9]{58})",
-    r"|\bhooks\.slack\.com/services/[A-Za-z0-9/]{20,}",
-)
-_URL_PASSWORD: Final = expression(
-    r"\b[A-Za-z][A-Za-z0-9+.-]{1,15}://[^\s:/@\x1e]{0,64}:([^\s@/\x1e]{1,128})@"
-)
-_AUTHORIZATION: Final = expression(r"(?i)\b(?:bearer|basic)[ :]{1,2}([A-Za-z0-9._~+/=-]{16,})")
-_ASSIGNED: Final = expression(
-    r"(?i)(?:^|[^a-z])(?:(passwords?|passwd|passwort|kennwort|passphrase|contrasena|mot de passe|pwd|pin code",
-    r"|(?:secret|api|app|access|auth|client|private|account|signing|encryption)[ _-]?(?:access[ _-]?)?(?:key|token|secret)(?:[ _-]?id)?",
-    r"|(?:refresh|session|bearer|bot)[ _-]?token)|(secret|token))",
-    r"[\"']?[ \t]*(?:(:=|=>|[:=])|\b(?:is|was|ist|lautet|es|est)\b[ :]|(\x1f))[ \t]*[\"'`]?([^\s\"'`,;<>{}\x1e\x1f]{4,256})",
-)
-_NO_PASSWORD: Final = re.compile(
-    r"[*x.•-]+$|\[|\(|\$|%|//|(?:required|optional|string|null|none|true|false|hidden|redacted|withheld|removed|changeme"
-    r"|unknown|invalid|incorrect|wrong|expired|missing|empty|unset|reset|changed|secret|password|token)\W*$",
-    re.IGNORECASE,
-)
-_CURSOR: Final = re.compile(
-    r"(?:page|next|previous|prev|continuation|cursor|sync|csrf|delta)[ _-]?$", re.IGNORECASE
-)
-
-
-def _keys(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    yield from (match.span() for match in _KEY.finditer(data))
-    if "://" in text:
-        yield from (match.span(1) for match in _URL_PASSWORD.finditer(data))
-    for match in _AUTHORIZATION.finditer(data):
-        start, end = match.span(1)
-        if _is_mixed(text[start:end]):
-            yield start, end
-    for match in _ASSIGNED.finditer(data):
-        start, end = match.span(5)
-        end = start + len(text[start:end].rstrip(".)!?" if match.span(4)[0] < 0 else ""))
-        if _is_credential(text, text[start:end], match):
-            yield start, end
-
-
-def _is_credential(text: str, value: str, match: Match) -> bool:
-    """Whether what is assigned is a credential and not a word about one. A weak name needs a value that looks random."""
-    weak, sign, member = (match.span(group)[0] >= 0 for group in (2, 3, 4))
-    if _NO_PASSWORD.match(value):
-        return False
-    if weak:
-        cue = match.span(2)[0]
-        return len(value) >= 8 and _is_mixed(value) and not _CURSOR.search(text[max(0, cue - 14) : cue])
-    if member:
-        return True
-    if sign:
-        return len(value) >= 6 and not (value.isalpha() and (value.islower() or value.istitle()))
-    return len(value) >= 6 and _is_mixed(value)
-
-
-def _is_mixed(value: str) -> bool:
-    return any(c.isdigit() for c in value) and any(c.isalpha() for c in value)
+                    return begin, stop
+    return None
 
 
 # -- all of them --------------------------------------------------------------------------------------------------
@@ -343,13 +302,22 @@ def _digits(text: str) -> str:
     return "".join(filter(str.isdigit, text))
 
 
+def _is_alone(text: str, start: int, end: int) -> bool:
+    """Whether no longer number goes on before or behind."""
+    before, behind = text[max(0, start - 2) : start], text[end : end + 2]
+    return not (
+        (before[-1:] in tuple("-./+") and before[:1].isalnum())
+        or (behind[:1] in tuple("-./") and behind[1:].isdigit())
+    )
+
+
 def _ends(text: str, at: int) -> bool:
     return not text[at : at + 1].isalnum()
 
 
 _Search = Callable[[str, bytes], Iterator[tuple[int, int]]]
 _SEARCHES: Final[dict[Pattern, _Search]] = {
-    Pattern.API_KEY: _keys,
+    Pattern.API_KEY: credentials,
     Pattern.IBAN: _ibans,
     Pattern.CARD_NUMBER: _cards,
     Pattern.NATIONAL_ID: _national_ids,
@@ -357,6 +325,11 @@ _SEARCHES: Final[dict[Pattern, _Search]] = {
     Pattern.PHONE: _phones,
     Pattern.CARD_LAST4: _last_fours,
 }
+
+
+_WITHOUT_DIGITS: Final = frozenset({Pattern.EMAIL.value, Pattern.API_KEY.value})
+_FOUR_DIGITS: Final = re.compile(r"[0-9](?:[^0-9\x1e]{0,2}[0-9]){3}")
+"""The other patterns want four digits near one another at least, letters in an IBAN's body aside."""
 
 
 class Finder:
@@ -367,6 +340,7 @@ class Finder:
         if Pattern.CARD_LAST4 in wanted:
             wanted.add(Pattern.CARD_NUMBER)  # a whole number shows its last four too
         self._searches = [(kind.value, search) for kind, search in _SEARCHES.items() if kind in wanted]
+        self._wordy = [(kind, search) for kind, search in self._searches if kind in _WITHOUT_DIGITS]
 
     def __bool__(self) -> bool:
         return bool(self._searches)
