@@ -37,8 +37,8 @@ _ASSIGNED: Final = expression(
     r"|(?:refresh|session|bearer|bot)[ _-]?token)|(secret|token))",
     r"[\"']?[ \t]*(?:(:=|=>|[:=])|\b(?:is|was|ist|lautet|es|est)\b[ :]|(\x1f))[ \t]*[\"'`]?([^\s\"'`,;<>{}\x1e\x1f]{4,256})",
 )
-_NO_PASSWORD: Final = re.compile(
-    r"[*x.•-]+$|\[|\(|\$|%|//|(?:required|optional|string|null|none|true|false|hidden|redacted|withheld|removed|changeme"
+_NO_PASSWORD: Final = re.compile(  # placeholders, and words about passwords
+    r"[*x.-]+$|\[|\(|\$|%|//|(?:required|optional|string|null|none|true|false|hidden|redacted|withheld|removed|changeme"
     r"|unknown|invalid|incorrect|wrong|expired|missing|empty|unset|reset|changed|secret|password|token)\W*$",
     re.IGNORECASE,
 )

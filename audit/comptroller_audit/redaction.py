@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, cast
 
 from comptroller_audit.disguises import base64_runs, views
@@ -155,8 +156,10 @@ class _Cut:
         self._withheld = 0
         self._kinds: set[str] = set()
         self._hits: dict[int, list[Found]] = {}
+        tokens = book.places(parts.text) if book is not None and "⟦" in parts.text else []
         for hit in found:
-            self._place(hit)
+            if hit.kind == SECRET or not _is_within(hit, tokens):
+                self._place(hit)
 
     def released(self) -> Released:
         touched: Container[int] = self._hits.keys() | self._parts.rules.keys()
@@ -207,6 +210,11 @@ class _Cut:
 
     def _disarmed(self, text: str) -> str:
         return self._book.disarm(text) if self._book is not None and "⟦" in text else text
+
+
+def _is_within(hit: Found, places: list[tuple[int, int]]) -> bool:
+    at = bisect_right(places, hit.start, key=itemgetter(0)) - 1
+    return at >= 0 and hit.end <= places[at][1]
 
 
 def _merged(hits: list[Found]) -> list[Found]:

@@ -104,6 +104,10 @@ class TokenBook:
         match = _TOKEN.fullmatch(token)
         return match is not None and (match[1], match[3]) in self._entries
 
+    def places(self, text: str) -> list[tuple[int, int]]:
+        """Where tokens of this book stand in `text`, in order."""
+        return [match.span() for match in _TOKEN.finditer(text) if self.has(match[0])]
+
     def disarm(self, text: str) -> str:
         """`text` with brackets of its own around what looks like a token and is none of this book's."""
         return _TOKEN_LIKE.sub(lambda match: match[0] if self.has(match[0]) else f"[{match[1]}]", text)
