@@ -282,7 +282,7 @@ async def luck(world: World) -> None:
         elif world.serving:
             victim = chance.choice(world.serving)
             if kind == "lock":
-                victim.lose_lock()
+                victim.loses_lock = True
             elif kind == "kill":
                 victim.die("by bad luck")
             else:

@@ -43,6 +43,8 @@ class AtDispatch:
         row = self._reader.execute("SELECT * FROM calls WHERE id = ?", (key,)).fetchone()
         must(row is not None, "an effect needs a durable call", call=key)
         must(row["state"] == "committed", "an effect needs a committed call", call=key, state=row["state"])
+        free = self._world.locks.is_free(row["owner"])
+        must(not free, "who lost its lock dispatches nothing", call=key, owner=row["owner"])
         types = [self._type(index) for index in row["records"].split(",")]
         must("action" in types, "an effect needs a durable action packet", call=key, records=types)
         sent = [call for call, _ in self._world.dispatches].count(key)

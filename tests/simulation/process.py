@@ -106,6 +106,8 @@ class Lane:
             return
         # Durable, and not known to anybody yet: here a halt may come, the lock may go, the process may die.
         pause = self._process.random.choice(_PAUSES_S)
+        if self._process.loses_lock and pause:
+            self._process.lose_lock()
         asyncio.get_running_loop().call_later(pause, self._hand_over, batch)
         if self._queue:
             self._later()
@@ -133,6 +135,8 @@ class Process:
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.calls: dict[asyncio.Task[Answer], None] = {}
         self.at_the_bank = 0
+        self.loses_lock = False
+        """The next commit that is not heard of at once costs the lock."""
         self._stopping = asyncio.Event()
         self._installation = world.installation(self)
         self._main = self.spawn(self._live())
@@ -179,6 +183,7 @@ class Process:
         Not while the bank acts for it: nobody else can tell then that it is not dead, and `not_done` would be a guess.
         """
         if self.alive and not self.at_the_bank:
+            self.loses_lock = False
             self.world.note(f"{self.name} loses its lock")
             self.world.locks.free(self.owner)
 

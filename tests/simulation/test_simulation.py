@@ -28,7 +28,7 @@ from tests.simulation.world import Stage, World
 
 QUICK_ROUNDS = 500
 LONG_ROUNDS = 10_000
-SETTLE_S = 16.0
+SETTLE_S = 12.0
 """Virtual seconds after the last client's last answer: late wires land, recovery looks again."""
 _MEMORY = Path("/dev/shm")
 

@@ -37,8 +37,16 @@ from tests.simulation.virtual import VirtualClock, VirtualLoop
 
 __all__ = ["Heard", "Process", "Stage", "World"]
 
-WATCH_S = 0.5
+WATCH_S = 1.0
 """How often a process looks for switches here: less often than the product, since every look costs real time."""
+_OFTEN = {
+    "commit.begin": 1,
+    "commit.before": 1,
+    "commit.after": 1,
+    "recovery.before": 2,
+    "recovery.after": 20,
+}
+"""How much likelier than in a commit a process dies at a point: the less often it is passed, the more."""
 HERE = Path(__file__).parent
 
 
@@ -208,7 +216,7 @@ class World:
         """Whether the process that passes `point` dies there. Points that are passed rarely are struck more often."""
         if self.quiet or not self.kill_chance:
             return False
-        often = 1 if point.startswith("commit") else 2 if point.startswith("recovery") else 6
+        often = _OFTEN.get(point, 6)
         return self.random.random() < self.kill_chance * often
 
     def bury(self, process: Process) -> None:
