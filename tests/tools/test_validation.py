@@ -18,6 +18,7 @@ from comptroller_tools.validation import (
     PROBLEMS_MAX,
     check_why,
     compile_schema,
+    for_clients,
     screen,
     split_why,
     with_refs,
@@ -250,3 +251,21 @@ def test_the_seam_is_where_this_file_says(tmp_path: Path) -> None:
     (tmp_path / "part.json").write_text('{"type": "integer"}')
     with pytest.raises(SchemaInvalid):
         compile_schema({"$id": (tmp_path / "x.json").as_uri(), "$ref": "part.json"})
+
+
+def test_clients_get_no_fractional_multiple_to_check_in_floating_point() -> None:
+    schema = {
+        "type": "object",
+        "properties": {
+            "usd": {"type": "number", "multipleOf": 0.01},
+            "dozens": {"type": "array", "items": {"type": "integer", "multipleOf": 12}},
+            "multipleOf": {"type": "string"},
+        },
+    }
+    advertised = for_clients(schema)
+    assert advertised is not None
+    assert advertised["properties"]["usd"] == {"type": "number"}
+    assert advertised["properties"]["dozens"]["items"] == {"type": "integer", "multipleOf": 12}
+    assert "multipleOf" in advertised["properties"]
+    assert schema["properties"]["usd"] == {"type": "number", "multipleOf": 0.01}
+    assert for_clients(None) is None

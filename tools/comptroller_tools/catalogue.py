@@ -20,7 +20,7 @@ from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.source import Source, ToolDefinition
-from comptroller_tools.validation import Validator, compile_schema, screen, with_refs, with_why
+from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
 from comptroller_tools.verification import Expectation, compile_expectations
 
 __all__ = ["Catalogue", "CatalogueInvalid", "Tool"]
@@ -150,7 +150,7 @@ class Catalogue:
                 if side_effect
                 else definition.input_schema
             ),
-            advertised_output=output if side_effect else with_refs(output),
+            advertised_output=for_clients(output) if side_effect else with_refs(for_clients(output)),
             description=config.description or definition.description,
         )
 

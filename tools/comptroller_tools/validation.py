@@ -26,6 +26,7 @@ __all__ = [
     "Validator",
     "check_why",
     "compile_schema",
+    "for_clients",
     "screen",
     "split_why",
     "with_refs",
@@ -174,6 +175,26 @@ def split_why(arguments: Mapping[str, Any]) -> tuple[dict[str, Any], Json]:
 def check_why(why: Json) -> list[Problem]:
     """What is wrong with a `why` that was given. Whether one is needed is the tool's config."""
     return [Problem(_joined("why", p.path), p.text) for p in _WHY.check(why)]
+
+
+def for_clients(output_schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The schema of answers as clients get it: without fractional `multipleOf`.
+
+    Clients check it in floating point, where 4.43 is no multiple of 0.01, and drop a good answer. We check it exactly.
+    """
+    return None if output_schema is None else cast("dict[str, Any]", _without_fractions(dict(output_schema)))
+
+
+def _without_fractions(part: Any) -> Any:
+    if isinstance(part, dict):
+        return {
+            key: _without_fractions(inner)
+            for key, inner in cast("dict[str, Any]", part).items()
+            if key != "multipleOf" or not isinstance(inner, float) or inner.is_integer()
+        }
+    if isinstance(part, list):
+        return [_without_fractions(inner) for inner in cast("list[Any]", part)]
+    return part
 
 
 def with_refs(output_schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
