@@ -110,6 +110,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     service = build(installation, await asyncio.to_thread(Owner, locks, ambient.ids))
     background: list[asyncio.Task[None]] = []
     try:
+        await service.checkpointer.refuse_older(TENANT)
         activate = ActivateBundle(installation.bundle_digest, installation.policy.text())
         await store.commit(TENANT, Unit([activate]))
         await service.watch.look(TENANT)

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 
 import structlog
 
-from comptroller_audit.checkpoint import CheckpointFile, log_origin, sign_checkpoint
-from comptroller_audit.errors import CheckpointError, StoreError
+from comptroller_audit.checkpoint import (
+    CheckpointFile,
+    log_origin,
+    open_checkpoint,
+    sign_checkpoint,
+    vkey_of,
+)
+from comptroller_audit.errors import CheckpointError, StoreError, StoreUnsuitable
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, Store
 
@@ -29,9 +35,36 @@ class Checkpointer:
         self._sinks = sinks
         self._fault = fault
         self._written: dict[tuple[str, int], int] = {}
+        self._refused = False
+
+    async def refuse_older(self, tenant: str) -> None:
+        """Raises `StoreUnsuitable` when a sink holds a checkpoint of ours that the log does not reach.
+
+        Then the database is an old copy or was cut: claims, used approvals and spent budgets would be open again.
+        """
+        head, frontier = await self._store.read(lambda reader: reader.tree(tenant))
+        size, root = (head.size, frontier.root()) if head is not None else (0, None)
+        key, origin = vkey_of(self._ring.signer), log_origin(self._log_name, tenant)
+        for sink in self._sinks:
+            try:
+                note = await asyncio.to_thread(sink.newest, origin)
+                signed = open_checkpoint(note, key) if note is not None else None
+            except CheckpointError:  # unreadable, or another key's: for `audit verify` to tell
+                continue
+            if signed is not None and (signed.size > size or (signed.size == size and signed.root != root)):
+                self._refused = (
+                    True  # nothing of this store is signed: the end of the start that failed would
+                )
+                raise StoreUnsuitable(
+                    f"the store has {size} entries, and {sink.path} holds a signed checkpoint of {signed.size} that it "
+                    "does not reach or fit: it is an old copy, or was cut. What was done since could be done again. "
+                    "Bring the newer store back; or, to go on with this one all the same, move that file away"
+                )
 
     async def write(self, tenant: str) -> bool:
         """One checkpoint to every sink that has not got the log's present size. True when all have it."""
+        if self._refused:
+            return False
         head, frontier = await self._store.read(lambda reader: reader.tree(tenant))
         if head is None or head.size == 0:
             return True

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from comptroller_audit.errors import StoreUnsuitable
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.errors import ConfigInvalid
 from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, opened, structured, tool_of
@@ -224,3 +225,29 @@ async def test_a_call_proposed_under_other_roles_does_not_run_when_they_are_gone
         assert code_of(answer) in ("denied", "call_unknown")
         assert shop.moved() == []
         assert call_of(answer)
+
+
+# -- an old copy of the store ---------------------------------------------------------------------------------------
+
+
+async def test_a_store_older_than_its_newest_checkpoint_is_not_served(tmp_path: Path) -> None:
+    database, kept = tmp_path / "comptroller.db", tmp_path / "copy.db"
+    async with opened(tmp_path) as shop:
+        invoice = shop.paid()[0]
+    with sqlite3.connect(database) as connection, sqlite3.connect(kept) as copy:
+        connection.backup(copy)
+    connection.close()
+    copy.close()
+    async with opened(tmp_path) as shop:
+        assert code_of(await shop.refund(invoice, 5)) is None
+    for tail in ("-wal", "-shm"):
+        database.with_name(database.name + tail).unlink(missing_ok=True)
+    kept.replace(database)
+    for _ in range(2):
+        with pytest.raises(StoreUnsuitable, match="move that file away"):
+            async with opened(tmp_path):
+                pass
+    (tmp_path / "checkpoints.log").rename(tmp_path / "old.log")
+    async with opened(tmp_path) as shop:
+        assert code_of(await shop.refund(invoice, 5)) is None  # what the refusal warned of
+        assert len(shop.moved()) == 2
