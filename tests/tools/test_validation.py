@@ -254,7 +254,7 @@ def test_the_seam_is_where_this_file_says(tmp_path: Path) -> None:
 
 
 def test_clients_get_no_fractional_multiple_to_check_in_floating_point() -> None:
-    schema = {
+    schema: dict[str, Any] = {
         "type": "object",
         "properties": {
             "usd": {"type": "number", "multipleOf": 0.01},
