@@ -15,6 +15,8 @@ __all__ = ["BATCH_UNITS_MAX", "InlineLane", "Lane", "ThreadLane"]
 
 BATCH_UNITS_MAX = 256
 """Units one transaction takes; more wait for the next."""
+TURN_UNITS_MAX = 16
+"""Units of one turn of an event loop that are handed over before it ends, so that the writer works beside a long one."""
 
 
 class Lane(Protocol):
@@ -44,8 +46,8 @@ class InlineLane:
 class ThreadLane:
     """One writer thread; what arrives while a batch commits makes up the next batch (group commit).
 
-    What one turn of an event loop submits is handed over at the end of that turn: under load that makes few large
-    batches, and the writer works while the loop waits, instead of both fighting for the interpreter.
+    What one turn of an event loop submits is handed over at its end, or `TURN_UNITS_MAX` at a time: under load that makes few
+    large batches instead of many that fight the loop for the interpreter.
     """
 
     def __init__(self, runner: BatchRunner) -> None:
@@ -59,6 +61,8 @@ class ThreadLane:
         together = self._of_turn.get(waiting.loop)
         if together is not None:
             together.append(waiting)
+            if len(together) >= TURN_UNITS_MAX:
+                self._end_turn(waiting.loop)
             return
         self._of_turn[waiting.loop] = [waiting]
         waiting.loop.call_soon(self._end_turn, waiting.loop)
