@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from comptroller_audit.checksums import IBAN_LENGTHS, is_card, is_iban, is_national_id
+from comptroller_audit.checksums import IBAN_LENGTHS, NATIONAL_IDS, is_card, is_iban, is_national_id
 from comptroller_audit.credentials import credentials
 from comptroller_audit.linear import expression
 
@@ -270,9 +270,7 @@ def _ibans(text: str, data: bytes) -> Iterator[tuple[int, int]]:
 def _national_ids(text: str, data: bytes) -> Iterator[tuple[int, int]]:
     for match in _ID_SHAPED.finditer(data):
         start, end = match.span()
-        if _is_alone(text, start, end) and is_national_id(
-            text[start:end].translate(_ID_SEPARATORS), _SHAPED_COUNTRIES
-        ):
+        if _is_alone(text, start, end) and _is_issued(text[start:end], _SHAPED_COUNTRIES):
             yield start, end
     for match in _ID_AFTER_CUE.finditer(data):
         start, end = match.span(1)
@@ -287,12 +285,19 @@ def _first_id(text: str, start: int, end: int) -> tuple[int, int] | None:
         if begin > start and text[begin - 1].isalnum():
             continue
         for stop in range(end, begin + 4, -1):
-            if _ends(text, stop) and text[stop - 1] not in " .-/+":
-                compact = text[begin:stop].translate(_ID_SEPARATORS)
-                # Swedish numbers are often written with the century.
-                if is_national_id(compact) or (len(compact) == 12 and is_national_id(compact[2:], ("se",))):
-                    return begin, stop
+            if _ends(text, stop) and text[stop - 1] not in " .-/+" and _is_issued(text[begin:stop]):
+                return begin, stop
     return None
+
+
+def _is_issued(text: str, countries: tuple[str, ...] = tuple(NATIONAL_IDS)) -> bool:
+    """Whether it is a number of these countries as people write it; Finns need their sign, Swedes add the century."""
+    compact = text.translate(_ID_SEPARATORS)
+    return (
+        is_national_id(compact, countries)
+        or is_national_id(text, countries)
+        or (len(compact) == 12 and compact[:2] in ("19", "20") and is_national_id(compact[2:], ("se",)))
+    )
 
 
 # -- all of them --------------------------------------------------------------------------------------------------

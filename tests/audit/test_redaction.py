@@ -197,6 +197,14 @@ def test_a_text_that_imitates_our_marks_shifts_nothing() -> None:
     assert released.value == {"a": marks, marks: "b", "c": f"{marks}[withheld: email]{marks}"}
 
 
+def test_a_mark_of_ours_within_a_text_ends_no_search() -> None:
+    pem = "-----BEGIN PRIVATE KEY-----\nabc\x1edef\n-----END PRIVATE KEY-----"
+    assert EVERYTHING.release({"a": pem, "b": "c"}, Audience.MODEL).value == {
+        "a": "[withheld: api_key]",
+        "b": "c",
+    }
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),

@@ -276,4 +276,7 @@ NEGATIVES: list[Json] = [
     {"card_type": "visa", "card_expiry": "12/{year}"},
     {"ids": ["{n8}", "{n8}", "{n8}"]},
     {"matrix": [["{n4}", "{n4}"], ["{n4}", "{n4}"]]},
+    "Please call on {date_dots}, or on {date}.",
+    {"schema": {"password": "required", "api_key": "********", "client_secret": "[hidden]"}},
+    "part 212-736-5000-17 in box 9.212.736.5000, lot 536-22-1234-9",
 ]
