@@ -202,7 +202,10 @@ class VoteOnApproval:
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(APPROVALS, self.approval)
-        if row is None or row["state"] != ApprovalState.PENDING:
+        decidable = (
+            {ApprovalState.PENDING.value} if self.vote.yes else _OPEN
+        )  # a yes can be taken back until it is used
+        if row is None or row["state"] not in decidable:
             now = "unknown" if row is None else row["state"]
             return Refusal(
                 Code.KEY_CONFLICT, f"Approval {self.approval} is {now}; only a pending one can be decided."

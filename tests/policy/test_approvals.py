@@ -318,5 +318,7 @@ async def test_a_yes_and_a_no_that_race_end_in_one_decision(store_url: str, tmp_
             commit(store, VoteOnApproval("a", yes("bob", yes=False), "d1")),
         )
         assert isinstance(first, Committed)
-        assert isinstance(second, Stopped)
-        assert rows_of(store, APPROVALS, "a")["a"]["state"] == "approved"
+        assert isinstance(second, Committed)  # a yes that is not used yet can be taken back
+        assert rows_of(store, APPROVALS, "a")["a"]["state"] == "denied"
+        assert isinstance(await commit(store, VoteOnApproval("a", yes("carol"), "d1")), Stopped)
+        assert rows_of(store, WAITING, "p")["p"] == {"pending": 0}

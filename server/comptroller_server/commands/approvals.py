@@ -164,7 +164,8 @@ def deny(ctx: click.Context, approval: str, reason: str, credential_file: Path |
 def _decide(invocation: Invocation, wanted: str, yes: bool, reason: str, file: Path | None) -> None:
     async def work(installation: Installation) -> tuple[Request, Voter, str | None]:
         request = await _request(installation, wanted)
-        if request.state != ApprovalState.PENDING:
+        decidable = {ApprovalState.PENDING.value} if yes else _OPEN
+        if request.state not in decidable:
             return request, NOBODY, f"it is {request.state}; only a pending one can be decided"
         if not invocation.as_json and file is None:
             _show(request)
