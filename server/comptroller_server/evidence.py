@@ -18,9 +18,11 @@ from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
 from comptroller_server.case import Case
 
-__all__ = ["Evidence"]
+__all__ = ["TOO_LONG", "Evidence"]
 
 PACKET_VERSION = 1
+TOO_LONG = frozenset({"withheld", "bytes", "sha256"})
+"""What stands for arguments that a refusal's record does not keep."""
 REFUSED_BYTES_MAX = 16_384
 """Arguments that a refusal's record keeps whole; of longer ones it keeps size and digest, so that none fills a disk."""
 

@@ -35,7 +35,16 @@ from comptroller_server.protocol import (
 )
 from comptroller_server.signals import stop_on_signals
 
-__all__ = ["BODY_WAIT_S", "DRAIN_S", "PATH", "SESSIONS_MAX", "build_app", "loopback", "serve_http", "subject_of"]
+__all__ = [
+    "BODY_WAIT_S",
+    "DRAIN_S",
+    "PATH",
+    "SESSIONS_MAX",
+    "build_app",
+    "loopback",
+    "serve_http",
+    "subject_of",
+]
 
 PATH = "/mcp"
 
@@ -142,6 +151,9 @@ class _App:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
         sdk = self._sdk
+        if headers.has_ours():  # a grant or a task that is passed over would let more happen than was meant
+            await _plain(400, "This server understands no Comptroller-* headers; leave them out.")(send)
+            return
         if scope["method"] == "POST":
             framed = await self._framed(receive)
             if framed is None:
@@ -236,6 +248,9 @@ class _Headers:
 
     def count(self, name: bytes) -> int:
         return sum(1 for key, _ in self._raw if key == name)
+
+    def has_ours(self) -> bool:
+        return any(key.lower().startswith(b"comptroller-") for key, _ in self._raw)
 
     def only(self, name: bytes) -> str | None:
         values = [value for key, value in self._raw if key == name]

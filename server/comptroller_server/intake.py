@@ -238,11 +238,12 @@ class Intake:
         """The implicit key from the arguments, and the explicit one when the client sent one."""
         key = self._ring.claim_key(case.tenant)
         scope = (case.subject.principal.id.encode(), tool.name.encode())
-        arguments = keyed_digest(key, "arguments", case.argument_bytes)
+        spelled = _spelled_out(case.arguments, tool, case.argument_bytes)
+        arguments = keyed_digest(key, "arguments", spelled)
         replays = tool.effect is Effect.CREATE and not tool.config.repeatable
         window = self._terms.replay_window_ms
         implicit = Claim(
-            keyed_digest(key, "claim", *scope, case.argument_bytes),
+            keyed_digest(key, "claim", *scope, spelled),
             arguments,
             replays=replays,
             window_ms=window,
@@ -260,6 +261,17 @@ class Intake:
             replays=True,
         )
         return (stated, implicit)
+
+
+def _spelled_out(arguments: JsonObject, tool: Tool, given: bytes) -> bytes:
+    """Canonical arguments with declared defaults filled in: leaving one out does not make another action of it."""
+    properties = cast("Mapping[str, JsonObject | bool]", tool.definition.input_schema.get("properties", {}))
+    left_out: JsonObject = {
+        name: schema["default"]
+        for name, schema in properties.items()
+        if name not in arguments and not isinstance(schema, bool) and "default" in schema
+    }
+    return canonical_bytes({**arguments, **left_out}) if left_out else given
 
 
 def _check_meta(proposal: Proposal) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "guarded",
     "keyless",
     "mutter",
+    "noted",
     "searched",
     "spill",
 ]
@@ -120,4 +121,10 @@ def searched(
 
 def keyless(key: str) -> dict[str, Any]:
     """Make something, and forget which call asked for it."""
+    return {"key": key}
+
+
+def noted(key: str, note: str = "", urgent: bool = False) -> dict[str, Any]:
+    """Make something, with two things that may be left out."""
+    _note(f"made {key} {note} {urgent}")
     return {"key": key}

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from comptroller_audit.unit import Committed, Stopped
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_budgets.history import HISTORY
+from comptroller_policy.approvals import Assurance
 from comptroller_policy.switches import SwitchScope
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import WHY, Changes, call_of, code_of, opened, tool_of
@@ -21,6 +23,10 @@ ODD = Path(__file__).with_name("odd_tools.py")
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ODD_TOOLS_LEDGER", str(tmp_path / "odd.txt"))
     return tmp_path / "odd.txt"
+
+
+def lines(ledger: Path) -> list[str]:
+    return ledger.read_text().splitlines() if ledger.exists() else []
 
 
 def only_managers_read_invoices(config: dict[str, Any]) -> None:
@@ -182,6 +188,37 @@ async def test_two_reasons_that_disagree_are_refused(tmp_path: Path) -> None:
         assert code_of(await shop.refund(invoice, 5, meta=other)) == "invalid_arguments"
         assert shop.moved() == []
         assert code_of(await shop.refund(invoice, 5, meta={"comptroller/why": dict(WHY)})) is None
+
+
+# -- the same thing, spelled otherwise ------------------------------------------------------------------------------
+
+
+async def test_a_default_that_is_spelled_out_makes_no_other_action(tmp_path: Path, ledger: Path) -> None:
+    async with opened(tmp_path, odd({"name": "noted", "allow_actions": ["create"]})) as shop:
+        first = await shop.call("noted", key="a", why=WHY)
+        spelled: tuple[dict[str, Any], ...] = ({"note": ""}, {"urgent": False}, {"urgent": False, "note": ""})
+        for same in spelled:
+            again = await shop.call("noted", {"key": "a", "why": WHY, **same})
+            assert again.meta.get("comptroller/replayed") is True
+            assert call_of(again) == call_of(first)
+        assert code_of(await shop.call("noted", key="a", note="other", why=WHY)) is None
+        assert len(lines(ledger)) == 2
+
+
+@pytest.mark.parametrize("assurance", list(Assurance))
+async def test_a_yes_can_be_taken_back_until_it_is_used(tmp_path: Path, assurance: Assurance) -> None:
+    async with opened(tmp_path) as shop:
+        first, second = shop.paid()[:2]
+        call = await shop.pending(first)
+        await shop.vote(call)
+        assert isinstance(await shop.vote(call, yes=False, assurance=assurance), Committed)
+        assert code_of(await shop.resume(call)) == "approval_denied"
+        assert shop.moved() == []
+        used = await shop.pending(second)
+        await shop.vote(used)
+        assert code_of(await shop.resume(used)) is None
+        assert isinstance(await shop.vote(used, yes=False), Stopped)
+        assert shop.state(used) == "done"
 
 
 # -- burying evidence -----------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from comptroller_server.commands.opening import installation_of, on_store, quiet
 from comptroller_server.commands.record import CallRecord, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
+from comptroller_server.evidence import TOO_LONG
 from comptroller_server.installation import Installation
 
 __all__ = ["policy"]
@@ -110,6 +111,10 @@ def _again(installation: Installation, record: CallRecord) -> Again:
         refusal = section(packet, "refusal").get("code")
         raise CommandError(
             f"policy was not asked about call {record.call}: it was refused before ({refusal})"
+        )
+    if section(packet, "arguments").keys() == TOO_LONG:
+        raise CommandError(
+            f"the arguments of call {record.call} were too long to keep, so nothing can be decided again"
         )
     bundle, tool = installation.policy, str(packet["tool"])
     if tool not in bundle.tools():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -20,11 +21,20 @@ __all__ = ["Card", "at", "compact", "cut", "emit", "plain", "say", "table"]
 _LABEL_CHARS = 11
 
 
+_unseen = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+).match
+"""Letters and marks without a shape: fillers, joiners, variation selectors (Unicode, Default_Ignorable_Code_Point)."""
+
+
 def plain(text: str) -> str:
-    """One line that is safe on a terminal: what is not printable (controls, bidi, line ends) becomes `\\uXXXX`."""
-    if text.isprintable():
+    """One line that is safe on a terminal: what is not printable (controls, bidi, line ends) becomes `\\uXXXX`.
+
+    So does what counts as printable and shows nothing, with which two ids or amounts can be made to look alike.
+    """
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(c if c.isprintable() else _escaped(ord(c)) for c in text)
+    return "".join(c if c.isprintable() and not _unseen(c) else _escaped(ord(c)) for c in text)
 
 
 def _escaped(code: int) -> str:
