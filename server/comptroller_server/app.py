@@ -145,10 +145,18 @@ async def _end(service: Service) -> None:
         await service.checkpointer.write(TENANT)
     except StoreError as error:
         _log.error("the last checkpoint was not written", error=str(error))
-    for source in service.installation.sources.values():
+    sources = service.installation.sources.values()
+    for source in sources:
         await source.close()
     await service.installation.store.close()
-    service.owner.release()
+    if any(getattr(source, "busy", 0) for source in sources):
+        # Freed now, another process would look, find nothing and call it not done, while the tool goes on here.
+        _log.error(
+            "a tool still runs past its deadline; the owner lock goes with the process",
+            owner=service.owner.id,
+        )
+    else:
+        service.owner.release()
 
 
 async def _recover(service: Service, interval_s: float) -> None:

@@ -65,6 +65,7 @@ class Bank:
     random: random.Random
     trouble: float
     acting_for: Callable[[Action], AbstractContextManager[None]]
+    busy: Callable[[], int]
     now_s: Callable[[], float]
     detach: Callable[[Awaitable[None], bool], None]
     accounts: dict[str, tuple[float, int]] = field(default_factory=dict[str, tuple[float, int]])
@@ -138,7 +139,7 @@ class Bank:
         return Outcome(EffectHappened.DONE, value=value)
 
     async def _later(self, action: Action) -> None:
-        await asyncio.sleep(self.random.uniform(4, 9))
+        await asyncio.sleep(self.random.uniform(4, 16))
         self._write(action, 0)
 
     def _move(self, account: str, by_usd: float) -> None:
@@ -171,6 +172,11 @@ class Switchboard:
     async def call(self, action: Action, deadline: float) -> Outcome:
         assert self.bank is not None, "no round is running"
         return await self.bank.call(action, deadline)
+
+    @property
+    def busy(self) -> int:
+        """Tools of the asking process that have not ended."""
+        return self.bank.busy() if self.bank is not None else 0
 
     async def close(self) -> None:
         """Other processes of the round go on using it."""

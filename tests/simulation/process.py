@@ -199,7 +199,7 @@ class Process:
         await asyncio.wait([self._main])
         if self.alive:
             await asyncio.sleep(
-                self.random.choice((0.0, 0.5))
+                self.random.choice((0.0, 0.5, 8.0))
             )  # between the last line and the end of the process
             self.die("by its own end")
 

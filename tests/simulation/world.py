@@ -130,6 +130,7 @@ class World:
             random=random.Random(f"{seed}/bank"),
             trouble=self.random.choice((0.0, 0.1, 0.25, 0.6)),
             acting_for=self._acting_for,
+            busy=_at_the_bank,
             now_s=self.clock.monotonic,
             detach=self._detach,
             accounts={f"acc-{letter}": (self.random.choice((40.0, 90.0, 500.0)), 1) for letter in "abc"},
@@ -268,3 +269,8 @@ class World:
             checkpoint_files=(self.folder / "checkpoints.log",),
         )
         return replace(self.stage.config, store=settings, data_dir=self.folder)
+
+
+def _at_the_bank() -> int:
+    process = CURRENT.get()
+    return process.at_the_bank if process is not None else 0
