@@ -161,7 +161,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/lookups.py",
-        "if self._bundle.decide(question).verdict is not Verdict.ALLOW:",
+        "if not self._allows(_service(tenant, tool.config.roles or ()), tool, rendered):",
         "if False:",
         f"{_S}/test_look_ups.py::test_a_look_up_obeys_the_rules_of_the_tool_it_uses",
     ),
@@ -179,7 +179,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/intake.py",
-        "            if ids[ref] not in rows:\n",
+        "            if ids.get(ref) not in rows:\n",
         "            if False:\n",
         f"{_S}/test_calls.py::test_a_ref_of_another_task_or_of_nobody_is_stale",
     ),
@@ -229,8 +229,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/repeats.py",
-        'if row is None or not _belongs(case, row) or row["task"] != case.task.id:',
-        "if row is None:",
+        '            or not _belongs(case, row)\n            or row["task"] != case.task.id\n',
+        "",
         f"{_S}/test_approvals.py::test_only_the_same_person_client_and_task_may_resume",
     ),
     # -- budgets --------------------------------------------------------------------------------------------------
@@ -347,5 +347,102 @@ MUTATIONS = (
         "            case.receipt = outcome.receipts[-1]\n            return\n",
         "            return\n",
         "tests/server/test_pipeline.py::test_every_answer_names_its_record_and_the_log_holds_it",
+    ),
+    # -- what an enemy tried --------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "max(case.received_ms, head.record_ms)",
+        "case.received_ms",
+        f"{_S}/test_enemy_world.py::test_a_clock_set_back_makes_no_rule_over_history_forget",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "charges_for(self._limits, amounts, scoped, case.window_ms)",
+        "charges_for(self._limits, amounts, scoped, self._clock.now_ms())",
+        f"{_S}/test_enemy_world.py::test_a_clock_set_back_into_an_earlier_window_spends_no_budget_twice",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        'if packet["call"] != call or not _proved(approval, logged):',
+        "if False:",
+        f"{_S}/test_enemy_world.py::test_an_approval_written_into_the_table_opens_no_gate",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        '        and digests.get(e.packet["approval"]) == newest\n',
+        "",
+        f"{_S}/test_enemy_world.py::test_the_votes_for_an_earlier_state_of_the_record_open_no_gate",
+    ),
+    Mutation(
+        f"{_SERVER}/checkpoints.py",
+        "if signed is not None and (signed.size > size",
+        "if signed is not None and (False",
+        f"{_S}/test_enemy_world.py::test_a_store_older_than_its_newest_checkpoint_is_not_served",
+    ),
+    Mutation(
+        f"{_SERVER}/decisions.py",
+        "            if not case.may_tell_facts():\n",
+        "            if False:\n",
+        f"{_S}/test_enemy_agent.py::test_a_refusal_by_facts_the_caller_may_not_read_says_nothing_of_them",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "    if not case.may_tell_facts():\n",
+        "    if False:\n",
+        f"{_S}/test_enemy_agent.py::test_a_read_back_the_caller_may_not_read_is_not_quoted_to_it",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        'row["effect"] != Effect.READ and ',
+        "",
+        f"{_S}/test_enemy_agent.py::test_a_read_cannot_be_had_again_through_resume_call",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        "            if stop is not None:\n                raise Refused(stop)\n",
+        "",
+        f"{_S}/test_enemy_agent.py::test_a_halted_tool_gives_nothing_through_resume_call",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "        _check_meta(case.proposal)\n",
+        "",
+        f"{_S}/test_enemy_agent.py::test_a_meta_key_of_ours_that_is_not_understood_is_never_passed_over",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "if why is not None and beside is not None and why != beside:",
+        "if False:",
+        f"{_S}/test_enemy_agent.py::test_two_reasons_that_disagree_are_refused",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "if left_out else given",
+        "if False else given",
+        f"{_S}/test_enemy_agent.py::test_a_default_that_is_spelled_out_makes_no_other_action",
+    ),
+    Mutation(
+        f"{_SERVER}/evidence.py",
+        "if len(spelled) <= REFUSED_BYTES_MAX:",
+        "if True:",
+        f"{_S}/test_enemy_agent.py::test_refusals_of_huge_proposals_do_not_fill_the_disk",
+    ),
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        "(self.always or row",
+        "(row",
+        f"{_S}/test_enemy_agent.py::test_repeats_cannot_push_a_vote_out_of_the_calls_record",
+    ),
+    Mutation(
+        f"{_SERVER}/http.py",
+        "if headers.has_ours():",
+        "if False:",
+        f"{_S}/test_enemy_outside.py::test_a_header_of_ours_that_is_not_understood_is_never_passed_over",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        "decidable = {ApprovalState.PENDING.value} if self.vote.yes else _OPEN",
+        "decidable = {ApprovalState.PENDING.value}",
+        f"{_S}/test_enemy_agent.py::test_a_yes_can_be_taken_back_until_it_is_used",
     ),
 )

@@ -202,9 +202,8 @@ class VoteOnApproval:
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(APPROVALS, self.approval)
-        decidable = (
-            {ApprovalState.PENDING.value} if self.vote.yes else _OPEN
-        )  # a yes can be taken back until it is used
+        # A yes can be taken back until it is used.
+        decidable = {ApprovalState.PENDING.value} if self.vote.yes else _OPEN
         if row is None or row["state"] not in decidable:
             now = "unknown" if row is None else row["state"]
             return Refusal(

@@ -77,9 +77,8 @@ class Pipeline:
         await self._intake.validate(case)  # 4 validate
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
-            case.window_ms = max(
-                case.received_ms, head.record_ms
-            )  # a clock set back opens no earlier window again
+            # A clock set back opens no earlier window again.
+            case.window_ms = max(case.received_ms, head.record_ms)
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide

@@ -80,9 +80,7 @@ class Repeats:
             text = '`resume_call` takes exactly {"call": "<id from the pending answer>"}.'
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
         row = None
-        if (
-            wanted.isprintable() and len(wanted) <= CALL_ID_CHARS_MAX
-        ):  # else no id, and no database need be asked
+        if wanted.isprintable() and len(wanted) <= CALL_ID_CHARS_MAX:  # else it is no id
             row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, wanted))
         if (
             row is None
