@@ -31,8 +31,8 @@ demo: $(STAMP) ## Run the main job on the embedded support desk; SEED=n works ot
 test: $(STAMP) ## Run the suite, without the long rounds.
 	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci $(PARALLEL)
 
-test-long: $(STAMP) ## Run everything: long rounds, kills, mutations.
-	$(BIN)/python -m pytest --hypothesis-profile=long $(PARALLEL)
+test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations.
+	$(BIN)/python -m pytest -m long --hypothesis-profile=long $(PARALLEL)
 
 check: lint types layers test ## Everything a change must pass before review.
 
