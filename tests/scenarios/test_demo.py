@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
+
+from comptroller_server.cli import cli
 
 
 class Played:
@@ -43,8 +46,10 @@ class Played:
         return done.stdout
 
     def why(self, call: str) -> dict[str, Any]:
-        options = ("--config", str(self.folder / "comptroller.yaml"), "--data-dir", str(self.folder / "data"))
-        found: dict[str, Any] = json.loads(self.comptroller(*options, "why", call, "--json"))
+        options = ["--config", str(self.folder / "comptroller.yaml"), "--data-dir", str(self.folder / "data")]
+        done = CliRunner().invoke(cli, [*options, "why", call, "--json"])
+        assert done.exit_code == 0, done.output
+        found: dict[str, Any] = json.loads(done.stdout)
         return found
 
 
