@@ -21,7 +21,7 @@ settings.register_profile(
     "dev", max_examples=50, deadline=None, suppress_health_check=_SLOW_IS_FINE, print_blob=True
 )
 settings.register_profile(
-    "ci", max_examples=50, deadline=None, suppress_health_check=_SLOW_IS_FINE, derandomize=True
+    "ci", max_examples=25, deadline=None, suppress_health_check=_SLOW_IS_FINE, derandomize=True
 )
 settings.register_profile(
     "long", max_examples=500, deadline=None, suppress_health_check=_SLOW_IS_FINE, print_blob=True
