@@ -17,6 +17,7 @@ from typing import Any, cast
 import jsonschema_rs
 
 from comptroller_audit.vocabulary import Effect, Json, JsonObject
+from comptroller_policy.paths import is_list
 from comptroller_tools.errors import SchemaInvalid
 from comptroller_tools.source import ToolDefinition
 
@@ -192,9 +193,7 @@ def _without_fractions(part: Any) -> Any:
             for key, inner in cast("dict[str, Any]", part).items()
             if key != "multipleOf" or not isinstance(inner, float) or inner.is_integer()
         }
-    if isinstance(part, list):
-        return [_without_fractions(inner) for inner in cast("list[Any]", part)]
-    return part
+    return [_without_fractions(inner) for inner in part] if is_list(part) else part
 
 
 def with_refs(output_schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
