@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.benchmarks.processes import Bench, Loads, RawSync, first_answer_s
-from tests.benchmarks.report import Row, print_controls, print_rows, print_steps
+from tests.benchmarks.processes import Bench, Loads, Machine, RawSync, first_answer_s
+from tests.benchmarks.report import Row, print_controls, print_disturbance, print_rows, print_steps
 from tests.benchmarks.steps import measure_steps
 
 _TOOLS = ("read_item", "move_stock")
@@ -29,6 +29,7 @@ def main() -> int:
         folder = Path(place)
         sync = RawSync(folder / "sync")
         rows: list[Row] = []
+        machine = Machine()
         store = folder / "store"
         store.mkdir()
         first_ever = first_answer_s("governed", store)  # makes keys, tokens and the schema
@@ -43,6 +44,7 @@ def main() -> int:
         starts = [(first_answer_s("bare"), first_answer_s("governed", store)) for _ in range(5)]
         missed = print_rows(rows, sync.milliseconds)
         missed += print_controls(sync.milliseconds, memory, starts, first_ever)
+        print_disturbance(*machine.disturbance())
         for tool in _TOOLS:
             print_steps(tool, measure_steps(folder / tool, tool, 200 if options.quick else 1_000))
     return 1 if missed and not options.quick else 0

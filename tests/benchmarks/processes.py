@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Bench", "Loads", "RawSync", "Round", "Sample", "first_answer_s"]
+__all__ = ["Bench", "Loads", "Machine", "RawSync", "Round", "Sample", "first_answer_s"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
@@ -140,6 +141,33 @@ class Bench:
             latencies[len(latencies) * 99 // 100],
             commits / calls,
         )
+
+
+class Machine:
+    """What else used the cores while the benchmark ran. With much of it, the figures say little about the product."""
+
+    def __init__(self) -> None:
+        self._ticks, self._own = _core_ticks(), _own_ticks()
+
+    def disturbance(self) -> tuple[float, float]:
+        """Shares of all core time since then: taken by the host of a virtual machine, and by other processes.
+
+        Call it when the benchmark's processes have ended: only then are they known to be its own.
+        """
+        spent = [now - then for now, then in zip(_core_ticks(), self._ticks, strict=True)]
+        stolen, waiting = spent[7], spent[3] + spent[4]
+        others = max(0.0, sum(spent) - stolen - waiting - (_own_ticks() - self._own))
+        return stolen / sum(spent), others / sum(spent)
+
+
+def _own_ticks() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used) * os.sysconf("SC_CLK_TCK")
+
+
+def _core_ticks() -> list[int]:
+    """user, nice, system, idle, iowait, irq, softirq, steal of all cores (proc(5), /proc/stat)."""
+    return [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
 class RawSync:

@@ -9,12 +9,13 @@ from statistics import median
 from tests.benchmarks.processes import Loads, Round
 from tests.benchmarks.steps import ALLOWANCES, StepCost
 
-__all__ = ["Row", "print_controls", "print_rows", "print_steps"]
+__all__ = ["Row", "print_controls", "print_disturbance", "print_rows", "print_steps"]
 
 _THROUGHPUT = {"read_item": (0.60, 0.80), "move_stock": (0.40, 0.60)}
 _TAIL = (1.8, 1.3)
 _ADDED_MS = {"read_item": (1, 0.4, 0.12), "move_stock": (2, 0.6, 0.2)}
 """Syncs a call waits for, and ms over them: must, stretch."""
+DISTURBED_MAX = 0.05
 _START_S = (1.2, 0.3)
 _MEMORY_MIB = (50.0, 30.0)
 _KINDS = {"read_item": "read, decision needs no argument", "move_stock": "side effect, argument policy, fact"}
@@ -90,6 +91,15 @@ def print_controls(
     )
     print(f"Memory over bare after all rounds: {more[1]:.0f} MiB.")
     return missed
+
+
+def print_disturbance(stolen: float, others: float) -> None:
+    """How far the machine was the benchmark's own. Both are shares of all core time."""
+    print(f"Of the cores' time the host of this machine took {stolen:.0%} and other processes {others:.0%}.")
+    if stolen + others > DISTURBED_MAX:
+        print(
+            "That is too much: ratios are a lower bound, and latencies tell little. Measure again when it is idle."
+        )
 
 
 def print_steps(tool: str, costs: Sequence[StepCost]) -> None:
