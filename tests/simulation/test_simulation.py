@@ -12,7 +12,9 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import pytest
 
@@ -55,23 +57,27 @@ def _played(first: int, count: int) -> Counter[str]:
     """Rounds of `count` seeds, in processes side by side; what happened in them. A broken law shows its trace."""
     share = -(-count // AT_ONCE)
     parts = [(at, min(at + share, first + count)) for at in range(first, first + count, share)]
-    playing = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.simulation.rounds", str(one), str(stop)],
-            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for one, stop in parts
-    ]  # fmt: skip
     seen: Counter[str] = Counter()
-    try:
-        for process in playing:
-            out, trace = process.communicate()
-            assert process.returncode == 0, trace
-            seen.update(json.loads(out))
-    finally:
-        for process in playing:
-            process.kill()
-            process.communicate()
+    with ExitStack() as stack:
+        # What they log goes to files: a process whose pipe is full stands still until it is read.
+        logs = [stack.enter_context(TemporaryFile("w+")) for _ in parts]
+        playing = [
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.simulation.rounds", str(one), str(stop)],
+                cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True,
+            )
+            for (one, stop), log in zip(parts, logs, strict=True)
+        ]  # fmt: skip
+        try:
+            for process, log in zip(playing, logs, strict=True):
+                out, _ = process.communicate()
+                log.seek(0)
+                assert process.returncode == 0, log.read()[-20_000:]
+                seen.update(json.loads(out))
+        finally:
+            for process in playing:
+                process.kill()
+                process.communicate()
     return seen
 
 
