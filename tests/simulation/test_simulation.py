@@ -77,7 +77,9 @@ def _played(first: int, count: int) -> Counter[str]:
         finally:
             for process in playing:
                 process.kill()
-                process.communicate()
+                process.wait()
+                if process.stdout is not None:
+                    process.stdout.close()
     return seen
 
 
