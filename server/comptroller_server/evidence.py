@@ -153,8 +153,8 @@ class Evidence:
                         "fact": check.fact,
                         "path": check.path,
                         "equal": check.equal,
-                        "expected": self._clean(_plain(check.expected)),
-                        "found": self._clean(_plain(check.found)),
+                        "expected": self._clean(check.expected),
+                        "found": self._clean(check.found),
                     }
                     for check in (verification.checks if verification else ())
                 ],
@@ -223,12 +223,3 @@ def _capped(proposal: JsonObject) -> JsonObject:
         "sha256": sha256(spelled.encode()).hexdigest(),
     }
     return {**proposal, "arguments": short}
-
-
-def _plain(value: Any) -> Json:
-    """Decimals as text; JSON values as they are."""
-    return (
-        cast("Json", value)
-        if isinstance(value, None | bool | int | float | str | list | dict)
-        else str(value)
-    )

@@ -13,7 +13,6 @@ from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
 from comptroller_audit.errors import CanonicalError, CommitUnknown, StoreError
-from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
@@ -344,10 +343,6 @@ class Outcomes:
     async def record_refusal(self, case: Case, refusal: Refusal) -> Receipt | None:
         """Make a refusal durable that no commit has recorded."""
         outcome = await self._store.commit(case.tenant, self._commits.refused(case, refusal))
-        return outcome.receipts[-1] if outcome.receipts else None
-
-    async def note(self, tenant: str, call: str, record: LogRecord) -> Receipt | None:
-        outcome = await self._store.commit(tenant, self._commits.note(call, record))
         return outcome.receipts[-1] if outcome.receipts else None
 
 
