@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections.abc import AsyncGenerator, Mapping
@@ -339,8 +340,10 @@ async def test_a_body_that_streams_without_end_is_cut_off(tmp_path: Path) -> Non
                 sent += 65_536
 
         flooding = asyncio.create_task(flood())
-        async with asyncio.timeout(10):
-            assert b" 413 " in await reader.readline()
+        async with asyncio.timeout(30):
+            # The server answers and hangs up on bytes still under way, so a reset can overtake the answer.
+            with contextlib.suppress(ConnectionError):
+                assert b" 413 " in await reader.readline()
             await asyncio.wait({flooding})
         assert isinstance(flooding.exception(), OSError)
         assert sent < 50_000_000
