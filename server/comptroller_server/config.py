@@ -127,19 +127,47 @@ def _merged(files: Sequence[Path]) -> tuple[Node, list[Finding], bool]:
 
 
 def _joined(first: Node, second: Node, path: KeyPath, findings: list[Finding]) -> Node:
-    """`second` added to `first`: mappings merge, `tools` concatenate, anything else may be set once."""
+    """`second` added to `first`: mappings merge, `tools` by name, anything else may be set once."""
     if isinstance(first.value, Mapping) and isinstance(second.value, Mapping):
         entries = dict(first.value)
         for key, node in second.value.items():
             entries[key] = _joined(entries[key], node, (*path, key), findings) if key in entries else node
         return Node(first.file, first.line, entries)
     if path == ("tools",) and isinstance(first.value, tuple) and isinstance(second.value, tuple):
-        return Node(first.file, first.line, (*first.value, *second.value))
+        return Node(first.file, first.line, _joined_tools(first.value, second.value, findings))
     shown = ".".join(str(part) for part in path)
     findings.append(
         Finding(second.where, f"`{shown}` is already set in {first.where}; keep it in one of the two files")
     )
     return first
+
+
+def _joined_tools(first: Sequence[Node], second: Sequence[Node], findings: list[Finding]) -> tuple[Node, ...]:
+    """All entries; one that an earlier file names too adds its other keys to that one.
+
+    An entry that repeats a name of its own file stays, for the check of names to find.
+    """
+    entries = list(first)
+    named = {name: at for at, entry in enumerate(entries) if (name := _name_of(entry)) is not None}
+    for node in second:
+        name = _name_of(node) or ""
+        at = named.get(name)
+        if at is None or not isinstance(node.value, Mapping) or node.file in _files_of(entries[at]):
+            entries.append(node)
+            continue
+        rest = replace(node, value={key: value for key, value in node.value.items() if key != "name"})
+        entries[at] = replace(_joined(entries[at], rest, ("tools", name), findings), at=entries[at].at)
+    return tuple(entries)
+
+
+def _name_of(entry: Node) -> str | None:
+    name = entry.value.get("name") if isinstance(entry.value, Mapping) else None
+    return name.value if name is not None and isinstance(name.value, str) else None
+
+
+def _files_of(entry: Node) -> set[str]:
+    """The files that wrote keys of this entry."""
+    return {child.file for child in entry.value.values()} if isinstance(entry.value, Mapping) else set()
 
 
 def _validated(tree: Node, empty: Sequence[KeyPath]) -> tuple[Document, Node, list[Finding]]:

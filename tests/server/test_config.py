@@ -179,6 +179,25 @@ def test_the_same_leaf_in_two_files_names_both_places(tmp_path: Path) -> None:
     ]
 
 
+def test_a_tool_named_in_two_files_has_the_keys_of_both(tmp_path: Path) -> None:
+    more = "tools: [{name: find_refund, description: Finds it., limits: {timeout_s: 3}}]"
+    found = load(tmp_path, z=more).tool("find_refund")
+    assert found is not None
+    assert (found.allow_actions, found.description, found.limits.timeout_s) == (
+        (Effect.READ,),
+        "Finds it.",
+        3,
+    )
+    assert len(load(tmp_path, z=more).tools) == len(load(tmp_path).tools)
+
+
+def test_a_tools_key_in_two_files_names_both_places(tmp_path: Path) -> None:
+    again = "tools:\n  - name: issue_refund\n    roles: [everyone]\n    constraints: {max_amount_usd: 5000}\n"
+    found = "\n".join(findings(tmp_path, DESK, z=again))
+    assert "z.yaml:3: `tools.issue_refund.roles` is already set in comptroller.yaml:" in found
+    assert "z.yaml:4: `tools.issue_refund.constraints.max_amount_usd` is already set in" in found
+
+
 def test_a_mapping_in_one_file_and_a_value_in_the_other_do_not_merge(tmp_path: Path) -> None:
     assert "is already set in comptroller.yaml:12" in findings(tmp_path, DESK, z="budgets: 4\n")[0]
 
