@@ -10,8 +10,8 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One worker a core, four at most: each brings a Postgres of its own.
-PARALLEL := -n auto --maxprocesses=4 --dist=loadfile
+# One worker a core, four at most: each brings a Postgres of its own. tests/conftest.py puts the longest files first.
+PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test test-long check lint format types layers bench coverage package lock clean
 

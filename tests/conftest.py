@@ -29,6 +29,20 @@ settings.register_profile(
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 _NO_POSTGRES = pytest.StashKey[str]()
+_LONGEST = (
+    "test_mutations.py",
+    "test_kills.py",
+    "test_simulation.py",
+    "test_cli_processes.py",
+    "test_demo.py",
+    "test_store_processes.py",
+)
+"""Files that take a worker longest: started last, one of them would leave the other workers idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: at for at, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session")

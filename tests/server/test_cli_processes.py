@@ -257,6 +257,9 @@ async def test_the_next_start_tells_what_it_recovered(tmp_path: Path) -> None:
 
 
 async def test_following_the_log_ends_quietly_when_interrupted(tmp_path: Path) -> None:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a suite in the background ignores it, and children too
     place = await made(tmp_path)
     process = await place.start("audit", "tail", "-f")
     assert process.stdout is not None

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -29,11 +26,11 @@ from comptroller_server.config import load_config
 from comptroller_server.installation import Ambient, Installation
 from comptroller_tools.desk.database import ensure
 from comptroller_tools.desk.ledger import DeskEffect, effects, faults_in_sums
+from tests.simulation.nursery import Nursery
 from tests.simulation.record import Record, check_record, must, nothing_runs
 
 __all__ = ["KILLS", "Kill", "Life", "Order", "Step", "installation"]
 
-ROOT = Path(__file__).parents[2]
 DESK = Path(comptroller_tools.desk.__file__).parent / "comptroller.yaml"
 VICTIM_S_MAX = 120.0
 SMALL_USD, LARGE_USD = 5, 30
@@ -130,6 +127,7 @@ class Life:
     deaths: list[str] = field(default_factory=list[str])
     before: int = 0
     """Effects the desk's records begin with."""
+    _nursery: Nursery = field(init=False, repr=False)
 
     @property
     def desk(self) -> Path:
@@ -137,6 +135,12 @@ class Life:
 
     def live(self, kills: Sequence[Kill]) -> None:
         """Die of every kill in turn; at last, start once more and end well."""
+        with Nursery() as self._nursery:
+            self._live(kills)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _live(self, kills: Sequence[Kill]) -> None:
         self.folder.mkdir(exist_ok=True)
         ensure(self.desk, self.number)
         self.before = len(effects(self.desk))
@@ -151,8 +155,6 @@ class Life:
         said = self._run(Order(str(self.folder), self.url, self._again()))
         self._check_repeat(said)
         self._check_files(over=True)
-
-    # -- parts ----------------------------------------------------------------------------------------------------
 
     def _again(self) -> tuple[Step, ...]:
         """What the one before proposed, once more; and whatever a person has to do with it."""
@@ -188,25 +190,15 @@ class Life:
         """One process; what it said before its end."""
         journal = self.folder / "said.jsonl"
         journal.unlink(missing_ok=True)
-        environment = {**os.environ, "COMPTROLLER_DESK": str(self.desk)}
-        command = [sys.executable, "-m", "tests.simulation.victim", json.dumps(asdict(order))]
         log = self.folder / "victims.log"
-        with log.open("ab") as errors:
-            ended = subprocess.run(
-                command,
-                cwd=ROOT,
-                env=environment,
-                stdout=errors,
-                stderr=errors,
-                timeout=VICTIM_S_MAX,
-                check=False,
-            )
+        here = {"COMPTROLLER_DESK": str(self.desk)}
+        code = self._nursery.bear(json.dumps(asdict(order)), log, here, VICTIM_S_MAX)
         wanted = -signal.SIGKILL if order.point else 0
         tail = log.read_text(errors="replace")[-2000:]
         must(
-            ended.returncode == wanted,
+            code == wanted,
             "a victim ends as ordered",
-            code=ended.returncode,
+            code=code,
             order=order,
             log=tail,
         )

@@ -1,6 +1,6 @@
-"""A real service that kills itself, with SIGKILL, where its orders say. Run by `lives.py`, one process a death.
+"""A real service that kills itself, with SIGKILL, where its orders say: one process a death, born in `nursery.py`.
 
-`python -m tests.simulation.victim '<Order as JSON>'`; what each step was answered goes to `said.jsonl`, a line each.
+Its order comes as JSON; what each step was answered goes to `said.jsonl`, a line each.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +109,3 @@ def main(words: list[str]) -> None:
     order = json.loads(words[0])
     order["steps"] = tuple(Step(**step) for step in order["steps"])
     asyncio.run(_obey(Order(**order)))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
