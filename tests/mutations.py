@@ -445,4 +445,77 @@ MUTATIONS = (
         "decidable = {ApprovalState.PENDING.value}",
         f"{_S}/test_enemy_agent.py::test_a_yes_can_be_taken_back_until_it_is_used",
     ),
+    # -- checks of the operator's own ---------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            await self._checking.before(case)  # checks of the operator's own, which can only refuse\n",
+        "",
+        f"{_S}/test_checks.py::test_a_check_that_says_no_stops_the_call_before_anything_is_done",
+    ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            await self._checking.after(case)\n",
+        "",
+        f"{_S}/test_checks.py::test_a_change_that_a_check_finds_wrong_is_handed_over",
+    ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "    return case.checks_deny or (",
+        "    return (",
+        f"{_S}/test_checks.py::test_an_approved_call_is_checked_again_and_a_no_ends_it",
+    ),
+    Mutation(
+        f"{_SERVER}/checking.py",
+        "            if not checked.passed:\n",
+        "            if checked.verdict == 'failed':\n",
+        f"{_S}/test_checks.py::test_a_check_that_does_anything_but_pass_stops_the_call",
+    ),
+    Mutation(
+        f"{_SERVER}/checking.py",
+        "        if check.rule.facts and not case.may_tell_facts():\n",
+        "        if False:\n",
+        f"{_S}/test_checks.py::test_a_fact_that_only_a_check_reads_is_looked_up_for_it_and_decides_quietly_for_a_stranger",
+    ),
+    Mutation(
+        f"{_SERVER}/checking.py",
+        "        if unread:\n",
+        "        if False:\n",
+        f"{_S}/test_checks.py::test_a_check_without_the_record_it_needs_cannot_tell",
+    ),
+    Mutation(
+        f"{_SERVER}/checking.py",
+        '    "unknown": Verification.UNKNOWN,\n',
+        '    "unknown": Verification.MATCHED,\n',
+        f"{_S}/test_checks.py::test_a_check_that_cannot_tell_leaves_the_call_in_doubt",
+    ),
+    Mutation(
+        f"{_SERVER}/checking.py",
+        "self._release.text(checked.reason, Audience.MODEL)",
+        "checked.reason",
+        f"{_S}/test_checks.py::test_what_a_check_says_goes_out_quoted_capped_and_without_secrets",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        "counted = dict.fromkeys((*reads.history, *needs.history))",
+        "counted = dict.fromkeys(reads.history)",
+        f"{_S}/test_checks.py::test_a_check_sees_citations_and_history_of_the_call",
+    ),
+    Mutation(
+        "tools/comptroller_tools/check_running.py",
+        "    if isinstance(returned, Passed):\n",
+        "    if returned:\n        return Passed()\n    if isinstance(returned, Passed):\n",
+        f"{_S}/test_checks.py::test_a_check_that_does_anything_but_pass_stops_the_call",
+    ),
+    Mutation(
+        "tools/comptroller_tools/check_loading.py",
+        "if _is_path(hints[parameter.name]) and (problem",
+        "if False and (problem",
+        f"{_S}/test_checks.py::test_a_check_that_could_not_run_as_written_is_found_at_load",
+    ),
+    Mutation(
+        f"{_SERVER}/installation.py",
+        "        code = self.checks.code.encode()\n",
+        '        code = b""\n',
+        f"{_S}/test_checks.py::test_other_code_of_a_check_is_another_bundle",
+    ),
 )

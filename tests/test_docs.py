@@ -161,6 +161,23 @@ async def test_a_booking_of_another_room_is_stopped_by_the_rule_after_the_call(r
     assert answer.is_error and "rule right-room" in answer.text
 
 
+@pytest.mark.anyio
+async def test_the_checks_of_their_page_hold_in_the_meeting_rooms(rooms: Path) -> None:
+    page = ROOT / "docs" / "checks.md"
+    (rooms / "house_rules.py").write_text(blocks(page, "python")[0][1])
+    config = rooms / "comptroller.yaml"
+    config.write_text(config.read_text().replace("policies:", blocks(page, "yaml")[0][1] + "policies:"))
+    installation = Installation(load_config(config, data_dir=rooms / "data"))
+    subject = installation.identity.stdio_subject("booker")
+    why: JsonObject = {"reason": "The team meets.", "citations": []}
+    async with running(installation) as service:
+        arguments: JsonObject = {"room": "attic", "day": "2026-12-01", "seats": 9, "why": why}
+        many = await service.pipeline.call(Proposal(subject, "book_room", arguments))
+        few = await service.pipeline.call(Proposal(subject, "book_room", {**arguments, "seats": 8}))
+    assert code_of(many) == "check_failed" and "9 seats are more than 8." in many.text
+    assert not few.is_error
+
+
 def code_of(answer: Answer) -> Json:
     refusal = answer.meta["comptroller/refusal"]
     assert isinstance(refusal, dict)

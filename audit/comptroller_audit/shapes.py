@@ -167,9 +167,18 @@ class CheckView(_Open):
     equal: bool | None = None
 
 
+class CheckedView(_Open):
+    """What one of the operator's own checks said: `check` is the function as configured."""
+
+    check: str
+    verdict: Literal["passed", "failed", "unknown"]
+    reason: str
+
+
 class VerificationView(_Open):
     result: Verification
     checks: list[CheckView] = []
+    checked: list[CheckedView] = []
 
 
 class OutcomeView(_Open):
@@ -211,6 +220,7 @@ class _Considered(_Open):
     history: dict[str, int]
     derived: dict[str, str]
     decision: DecisionView
+    checked: list[CheckedView] = []
 
 
 class ActionPacket(_Proposed, _OfTool, _Considered):
@@ -257,6 +267,7 @@ class RefusedPacket(_Proposed):
     refusal: RefusalView
     original: str | None = None
     decision: DecisionView | None = None
+    checked: list[CheckedView] = []
 
 
 class PendingPacket(_Proposed, _OfTool, _Considered):

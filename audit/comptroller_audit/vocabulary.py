@@ -175,6 +175,7 @@ class Code(StrEnum):
     TOOL_FAILED = "tool_failed"
     OUTPUT_INVALID = "output_invalid"
     VERIFICATION_FAILED = "verification_failed"
+    CHECK_FAILED = "check_failed"
     OVERLOADED = "overloaded"
     STORE_UNAVAILABLE = "store_unavailable"
     SECRET_IN_ARGUMENTS = "secret_in_arguments"  # noqa: S105 -- a refusal code
@@ -193,6 +194,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.RECORD_CHANGED: RefusalClass.STALE_CONTEXT,
     Code.DENIED: RefusalClass.POLICY_VIOLATION,
     Code.HALTED: RefusalClass.POLICY_VIOLATION,
+    Code.CHECK_FAILED: RefusalClass.POLICY_VIOLATION,
     Code.APPROVAL_DENIED: RefusalClass.POLICY_VIOLATION,
     Code.APPROVAL_VOID: RefusalClass.POLICY_VIOLATION,
     Code.SECRET_IN_ARGUMENTS: RefusalClass.POLICY_VIOLATION,

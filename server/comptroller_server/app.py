@@ -16,6 +16,7 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
 from comptroller_server.commits import ApprovalTerms, Commits
 from comptroller_server.decisions import Decisions
@@ -54,6 +55,7 @@ class Service:
     recovery: Recovery
     checkpointer: Checkpointer
     quotas: Quotas
+    checking: Checking
     recovered: list[Recovered]
 
 
@@ -81,7 +83,8 @@ def build(installation: Installation, owner: Owner) -> Service:
         ids,
         IntakeTerms(limits.replay_window_s * 1000),
     )
-    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment, watch.switches)
+    needs = needs_of(config.tools)
+    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs)
     dispatcher = Dispatcher(
         clock, owner, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
     )
@@ -94,8 +97,9 @@ def build(installation: Installation, owner: Owner) -> Service:
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
     sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
     checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
-    pipeline = Pipeline(intake, look_ups, decisions, repeats, dispatcher, outcomes, watch)
-    return Service(i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, [])
+    checking = Checking(i.checks, look_ups, release)
+    pipeline = Pipeline(intake, look_ups, decisions, repeats, dispatcher, outcomes, watch, checking)
+    return Service(i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, [])
 
 
 @contextlib.asynccontextmanager
@@ -145,6 +149,7 @@ async def _end(service: Service) -> None:
         await service.checkpointer.write(TENANT)
     except StoreError as error:
         _log.error("the last checkpoint was not written", error=str(error))
+    await service.checking.close()
     sources = service.installation.sources.values()
     for source in sources:
         await source.close()

@@ -16,6 +16,7 @@ from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_server.proposal import Proposal
 from comptroller_server.taskbook import TaskView
 from comptroller_tools.catalogue import Tool
+from comptroller_tools.check_running import Checked
 from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
@@ -87,6 +88,9 @@ class Case:
     # 7 decide, 8 approve
     decided_ms: int = 0
     decision: Decision = field(default=UNDECIDED)
+    checked: tuple[Checked, ...] = ()
+    checks_deny: bool = False
+    """A check said a definite no: like a deny, it ends a call that people had approved."""
     approvals: dict[str, int] = field(default_factory=dict[str, int])
     gates: tuple[Gate, ...] = ()
     bound: JsonObject = field(default_factory=dict[str, Json])
@@ -102,6 +106,7 @@ class Case:
     problem: Refusal | None = None
     verification: VerificationResult | None = None
     read_back: dict[str, Any] = field(default_factory=dict[str, Any])
+    checked_after: tuple[Checked, ...] = ()
     decision_after: Decision | None = None
     refs: tuple[NewRef, ...] = ()
     released: Json = None

@@ -11,6 +11,7 @@ from comptroller_budgets.limits import Scope
 from comptroller_policy.errors import Finding
 from comptroller_server.config_model import Document
 from comptroller_server.config_paths import KeyPath, finding_at
+from comptroller_server.config_verification import verification_findings
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
 
@@ -125,6 +126,7 @@ def _one_tool(
     for at, expectation in enumerate(tool.verify):
         if expectation.fact not in facts:
             yield ("verify", at, "fact"), f"is not one of this tool's `facts`; {_choose(facts)}"
+    yield from verification_findings(tool, facts)
     for at, gate in enumerate(tool.approval):
         if gate.role == "requester":
             message = "cannot be `requester` in this version: nobody agrees to their own call; name a role of approvers"

@@ -17,6 +17,7 @@ from comptroller_budgets.ledger import holds_in_packet
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
 from comptroller_server.case import Case
+from comptroller_tools.check_running import Checked
 
 __all__ = ["TOO_LONG", "Evidence"]
 
@@ -89,6 +90,7 @@ class Evidence:
             "derived": {name: str(value) for name, value in case.derived.items()},
             "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
             "decision": _decision(case.decision),
+            **({"checked": self._checked(case.checked)} if case.checked else {}),
         }
 
     def refused(self, case: Case, refusal: Refusal) -> LogRecord:
@@ -158,6 +160,7 @@ class Evidence:
                     }
                     for check in (verification.checks if verification else ())
                 ],
+                "checked": self._checked(case.checked_after),
             },
             "decision_after": _decision(case.decision_after) if case.decision_after else None,
             "refs": [ref.as_json() for ref in case.refs],
@@ -207,6 +210,11 @@ class Evidence:
             "policies": list(refusal.policies),
             "details": refusal.details,
         }
+
+    def _checked(self, checked: Sequence[Checked]) -> list[Json]:
+        return [
+            {"check": one.check, "verdict": one.verdict, "reason": self._clean(one.reason)} for one in checked
+        ]
 
     def _clean(self, value: Any) -> Json:
         return self._release.release(value, Audience.RECORD).value

@@ -26,6 +26,7 @@ from comptroller_server.config_model import Config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.identity import LocalIdentity
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
+from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
 from comptroller_tools.functions import FunctionSource
 from comptroller_tools.source import Source
@@ -92,10 +93,18 @@ class Installation:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
 
     @cached_property
+    def checks(self) -> LoadedChecks:
+        try:
+            return load_checks(self.catalogue, self.config.base_dir)
+        except CatalogueInvalid as error:
+            raise ConfigInvalid(self.config.placed(error.findings)) from error
+
+    @cached_property
     def bundle_digest(self) -> str:
-        """SHA-256 (hex) over policy and config: what a packet says was in force."""
+        """SHA-256 (hex) over policy, config and the code of checks: what a packet says was in force."""
         material = canonical_bytes(self.config.digest_material())
-        return digest("comptroller/bundle/v1", self.policy.digest.encode(), material).hex()
+        code = self.checks.code.encode()
+        return digest("comptroller/bundle/v1", self.policy.digest.encode(), material, code).hex()
 
     @cached_property
     def release(self) -> Release:
@@ -121,6 +130,7 @@ class Installation:
     def check(self) -> None:
         """Compile everything that can be wrong without serving. Raises `ConfigInvalid`."""
         self.policy  # noqa: B018 -- compiling is the check
+        self.checks  # noqa: B018
 
 
 def principal_key(ring: KeyRing, tenant: str, principal: str) -> str:

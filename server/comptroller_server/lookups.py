@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
 
@@ -34,7 +35,7 @@ from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.source import Action, Outcome
 
-__all__ = ["LookUpFailed", "LookUps", "history_rows", "unavailable"]
+__all__ = ["LookUpFailed", "LookUps", "Needs", "history_rows", "unavailable"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -44,6 +45,17 @@ LOOKUP_S_MAX = 10.0
 BUSY_WAIT_S_MAX = 5.0
 """How long a call waits for another one that is changing the same record."""
 BUSY_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Facts and history that a tool's checks and judges read, beside what policy and verification do."""
+
+    facts: frozenset[str] = frozenset()
+    history: frozenset[str] = frozenset()
+
+
+NOTHING = Needs()
 
 
 class LookUpFailed(Exception):
@@ -62,6 +74,7 @@ class LookUps:
         clock: Clock,
         environment: str,
         switches: Callable[[str], Switches],
+        needs: Mapping[str, Needs],
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -70,20 +83,23 @@ class LookUps:
         self._clock = clock
         self._environment = environment
         self._switches = switches
+        self._needs = needs
 
     async def gather(self, case: Case, switch_seq: int) -> None:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
         tool = case.tool_in_hand
         reads = self._bundle.reads(tool.name)
         rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.window_ms)
-        watched = [rows[name] for name in reads.history]
+        needs = self._needs.get(tool.name, NOTHING)
+        counted = dict.fromkeys((*reads.history, *needs.history))
+        watched = [rows[name] for name in counted]
         guard = case.guard
         case.basis = Basis({}, switch_seq)
         if watched or guard:
             counts, revisions = await self._quiet(case, [*watched, *([guard] if guard else [])], guard)
-            case.history = {name: counts[rows[name]] for name in reads.history}
+            case.history = {name: counts[rows[name]] for name in counted}
             case.basis = Basis(revisions, switch_seq)
-        wanted = self._facts_wanted(tool, reads.facts, reads.derived)
+        wanted = self._facts_wanted(tool, reads.facts, reads.derived) | needs.facts
         case.facts = await self._facts(case, tool, wanted)
         case.may_tell_facts = lambda: all(self._may_read(case, tool.config.facts[name]) for name in wanted)
         try:

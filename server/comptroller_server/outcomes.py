@@ -371,7 +371,7 @@ def _state_after(case: Case, outcome: Outcome) -> CallState:
         return CallState.IN_DOUBT
     result = case.verification.result if case.verification else Verification.NOT_DECLARED
     if result is Verification.UNKNOWN:
-        case.problem = _in_doubt(case.call, "the record could not be read back")
+        case.problem = _in_doubt(case.call, "its result could not be verified")
         return CallState.IN_DOUBT
     return CallState.DONE if case.problem is None else CallState.HANDED_OFF
 

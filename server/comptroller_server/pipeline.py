@@ -13,6 +13,7 @@ from comptroller_audit.vocabulary import Code, Refusal, Subject
 from comptroller_policy.model import Verdict
 from comptroller_server.answers import refusal_answer, success_answer
 from comptroller_server.case import UNDECIDED, Case, Refused
+from comptroller_server.checking import Checking
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Dispatcher
 from comptroller_server.intake import Intake
@@ -42,6 +43,7 @@ class Pipeline:
         dispatcher: Dispatcher,
         outcomes: Outcomes,
         watch: Watch,
+        checking: Checking,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -50,6 +52,7 @@ class Pipeline:
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._watch = watch
+        self._checking = checking
 
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
@@ -82,6 +85,7 @@ class Pipeline:
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             self._decisions.before(case)  # 7 decide
+            await self._checking.before(case)  # checks of the operator's own, which can only refuse
             if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:
                 self._outcomes.bind(case)
                 await self._repeats.recheck(case)
@@ -109,6 +113,7 @@ class Pipeline:
         try:
             case.outcome = await self._dispatcher.run(case)  # 10 run
             await self._outcomes.verify(case, self._look_ups)  # 11 verify
+            await self._checking.after(case)
             self._decisions.after(case)  # 12 decide
             self._outcomes.release(case)  # 13 release
         except Exception:
@@ -146,8 +151,8 @@ class Pipeline:
 
 
 def _denied(case: Case) -> bool:
-    """Whether policy said no, whatever the answer may say of it."""
-    return case.decision is not UNDECIDED and case.decision.verdict is Verdict.DENY
+    """Whether policy or a check said no, whatever the answer may say of it."""
+    return case.checks_deny or (case.decision is not UNDECIDED and case.decision.verdict is Verdict.DENY)
 
 
 _MOVING = Refusal(

@@ -118,6 +118,10 @@ class Catalogue:
             for tool in self._tools.values()
         ]
 
+    def schemas(self, tool: Tool) -> Mapping[str, Mapping[str, Any]]:
+        """What each path root of a tool's expressions holds: `input`, `output`, `facts.NAME` and so on."""
+        return self._schemas(tool)
+
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self, config: ToolConfig, where: str) -> Tool:

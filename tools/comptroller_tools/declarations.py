@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from comptroller_policy.declarations import Name, ToolRules
+from comptroller_tools.check_rules import CHECKS_MAX, CheckRule
 
 __all__ = ["AbsentMeans", "RecordRule", "RecoverRule", "ToolConfig", "ToolLimits", "VerifyRule"]
 
@@ -63,6 +64,7 @@ class ToolConfig(ToolRules):
     cost_usd: str | None = None
     verify: tuple[VerifyRule, ...] = ()
     recover: RecoverRule | None = None
+    checks: tuple[CheckRule, ...] = Field(default=(), max_length=CHECKS_MAX)
     why: bool = True
     repeatable: bool = False
     limits: ToolLimits = Field(default_factory=ToolLimits)

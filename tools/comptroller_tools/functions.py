@@ -35,7 +35,7 @@ from comptroller_tools.source import Action, EffectHappened, Outcome, ToolDefini
 from comptroller_tools.threads import WorkerThreads
 from comptroller_tools.validation import screen
 
-__all__ = ["EffectKey", "FunctionSource", "ToolContext"]
+__all__ = ["EffectKey", "FunctionSource", "ToolContext", "load_target"]
 
 THREADS_MAX = 64
 """Sync functions that may run at once in one source, those that hang included."""
@@ -76,7 +76,7 @@ class FunctionSource:
         self._clock: Clock = clock or SystemClock()
         self._tasks_max = tasks_max
         where = f"sources.{name}.python"
-        module, only = _load(where, target, base_dir or Path.cwd())
+        module, only = load_target(where, target, base_dir or Path.cwd())
         self._tools = _read_tools(where, module, only)
         self._identity = {
             "transport": "python",
@@ -268,8 +268,8 @@ def _conversion(error: ValidationError) -> str:
     return "; ".join(lines[:CONVERSION_PROBLEMS_MAX])
 
 
-def _load(where: str, target: str, base_dir: Path) -> tuple[ModuleType, str | None]:
-    """The module that `target` names and the single function asked for, if any."""
+def load_target(where: str, target: str, base_dir: Path) -> tuple[ModuleType, str | None]:
+    """The module that `target` names and the single function asked for, if any. Raises `SourceInvalid`."""
     if found := _FILE_TARGET.match(target):
         return _load_file(where, base_dir / Path(found["file"]).expanduser()), found["name"]
     if not (found := _MODULE_TARGET.match(target)):
