@@ -12,7 +12,7 @@ from comptroller_audit.errors import StoreUnavailable, StoreUnsuitable
 
 __all__ = ["SCHEMA_VERSION", "schema_is_current", "upgrade"]
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 
 
 def schema_is_current(database: Database) -> bool:

@@ -4,7 +4,7 @@ The envelope is hashed into the tree and kept for ever; the payload can be erase
 guessed from what is left after an erasure: arguments and output appear only as HMACs under a random key that
 lives inside the sealed payload.
 
-What a packet of each type holds is said by the models in shapes.py; writing a packet does not go through them.
+What a packet of each type holds is said by the models in shapes.py and task_shapes.py; writing a packet does not go through them.
 `python -m comptroller_audit.packets` publishes them as JSON Schema in schemas/.
 """
 
@@ -125,6 +125,6 @@ def compose(
 
 
 if __name__ == "__main__":
-    from comptroller_audit.shapes import publish  # the models are not needed to write a record
+    from comptroller_audit.published import publish  # the models are not needed to write a record
 
     publish()

@@ -6,20 +6,16 @@ Nothing here runs when a record is written (packets.py).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from comptroller_audit.packets import PACKET_VERSION, compact_json
 from comptroller_audit.vocabulary import (
     CallState,
     Code,
     Effect,
-    JsonObject,
     PrincipalKind,
     RecordType,
     RefusalClass,
@@ -36,8 +32,10 @@ __all__ = [
     "CallClosed",
     "Envelope",
     "LateOutcome",
+    "OpenShape",
     "Payload",
     "PendingPacket",
+    "ProposedShape",
     "ReadPacket",
     "Recovered",
     "RefusalsCounted",
@@ -45,10 +43,6 @@ __all__ = [
     "ReplayedPacket",
     "Resolved",
     "SwitchChanged",
-    "TaskEnded",
-    "check_packet",
-    "publish",
-    "published_schemas",
 ]
 
 Version = Literal[1]
@@ -363,11 +357,9 @@ class BundleActivated(_Open):
     bundle: str
 
 
-class TaskEnded(_Open):
-    v: Version
-    task: str
-    outcome: str
-
+OpenShape = _Open
+ProposedShape = _Proposed
+"""What packets of other modules begin with; published.py joins them all."""
 
 PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
     {
@@ -387,34 +379,5 @@ PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.SWITCH_CLEARED: SwitchChanged,
         RecordType.APPROVER_ADDED: ApproverAdded,
         RecordType.BUNDLE_ACTIVATED: BundleActivated,
-        RecordType.TASK_ENDED: TaskEnded,
     }
 )
-_WRAPPING: Mapping[str, type[BaseModel]] = MappingProxyType({"envelope": Envelope, "payload": Payload})
-_SCHEMAS = Path(__file__).parent / "schemas"
-
-
-def check_packet(kind: RecordType, packet: JsonObject) -> None:
-    """Raises ValueError (Pydantic's, naming each field) when the packet is not one of this type."""
-    PACKETS[kind].model_validate_json(compact_json(packet))
-
-
-def published_schemas() -> dict[str, str]:
-    """File name to text: one JSON Schema (2020-12) for the envelope, the payload and each record type."""
-    models = {**_WRAPPING, **{kind.value: model for kind, model in PACKETS.items()}}
-    texts: dict[str, str] = {}
-    for name, model in models.items():
-        schema = {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "$id": f"urn:comptroller:{name}:v{PACKET_VERSION}",
-            **model.model_json_schema(),
-        }
-        texts[f"{name}.v{PACKET_VERSION}.json"] = json.dumps(schema, indent=2, sort_keys=True) + "\n"
-    return texts
-
-
-def publish(folder: Path = _SCHEMAS) -> None:
-    """Write the schemas into the package."""
-    folder.mkdir(exist_ok=True)
-    for name, text in published_schemas().items():
-        (folder / name).write_text(text)

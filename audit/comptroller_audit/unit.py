@@ -113,6 +113,11 @@ class State:
         self.records.append(record)
         return self._first_index + len(self.records) - 1
 
+    @property
+    def newest_index(self) -> int:
+        """The index of the record that this batch appended last."""
+        return self._first_index + len(self.records) - 1
+
     def dirty(self) -> dict[Relation, list[tuple[str, Row]]]:
         """What the batch writes, by table."""
         writes: dict[Relation, list[tuple[str, Row]]] = {}

@@ -130,7 +130,11 @@ class RecordType(StrEnum):
     SWITCH_CLEARED = "switch_cleared"
     APPROVER_ADDED = "approver_added"
     BUNDLE_ACTIVATED = "bundle_activated"
+    TASK_BEGUN = "task_begun"
+    TASK_STATUS = "task_status"
     TASK_ENDED = "task_ended"
+    HANDED_OFF = "handed_off"
+    HANDOFF_CLOSED = "handoff_closed"
 
 
 class RefusalClass(StrEnum):
@@ -169,6 +173,9 @@ class Code(StrEnum):
     BUDGET_EXHAUSTED = "budget_exhausted"
     TIME_EXHAUSTED = "time_exhausted"
     TASK_UNKNOWN = "task_unknown"
+    TASK_OPEN = "task_open"
+    TASK_HANDED_OFF = "task_handed_off"
+    SUCCESS_NOT_FOUND = "success_not_found"
     CALL_UNKNOWN = "call_unknown"
     LOOKUP_FAILED = "lookup_failed"
     TIMEOUT = "timeout"
@@ -188,6 +195,9 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.INVALID_ARGUMENTS: RefusalClass.TOOL_MISMATCH,
     Code.WHY_MISSING: RefusalClass.TOOL_MISMATCH,
     Code.TASK_UNKNOWN: RefusalClass.TOOL_MISMATCH,
+    Code.TASK_OPEN: RefusalClass.TOOL_MISMATCH,
+    Code.TASK_HANDED_OFF: RefusalClass.POLICY_VIOLATION,
+    Code.SUCCESS_NOT_FOUND: RefusalClass.SILENT_WRONG,
     Code.CALL_UNKNOWN: RefusalClass.TOOL_MISMATCH,
     Code.KEY_CONFLICT: RefusalClass.TOOL_MISMATCH,
     Code.CITATION_STALE: RefusalClass.STALE_CONTEXT,

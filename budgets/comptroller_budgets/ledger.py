@@ -90,6 +90,7 @@ def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
         call=call,
         details={
             "budget": charge.limit.id,
+            "scope": charge.limit.scope.value,
             "unit": charge.limit.unit,
             "left_micro": max(0, left),
             "needed_micro": charge.amount_micro,

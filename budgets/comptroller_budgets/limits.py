@@ -74,6 +74,7 @@ class BudgetsConfig(BaseModel):
     windows: tuple[WindowLimit, ...] = ()
     task_idle_s: int = Field(default=300, ge=1)
     think_gap_s_max: int = Field(default=30, ge=0)
+    tasks_per_hour_max: int = Field(default=60, ge=1, le=1_000_000)
 
     def limits(self) -> tuple[Limit, ...]:
         """Every counted limit, task limits first. Steps and the wall clock belong to the task row (tasks.py)."""

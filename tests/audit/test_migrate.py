@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 import comptroller_audit.calls
 import comptroller_audit.log
 import comptroller_audit.owners
+import comptroller_budgets.handoffs
 import comptroller_budgets.history
 import comptroller_budgets.ledger
 import comptroller_budgets.tasks
@@ -33,6 +34,7 @@ WITH_TABLES = (
     comptroller_audit.calls,
     comptroller_audit.log,
     comptroller_audit.owners,
+    comptroller_budgets.handoffs,
     comptroller_budgets.history,
     comptroller_budgets.ledger,
     comptroller_budgets.tasks,

@@ -75,7 +75,7 @@ def test_used_and_held_count_together() -> None:
     table.run(TakeHold("c", (charge(4 * MICRO),)))
     refusal = refused(table.run(TakeHold("d", (charge(3 * MICRO),))))
     assert refusal.details == {
-        "budget": "calls", "unit": "calls", "left_micro": 2 * MICRO, "needed_micro": 3 * MICRO,
+        "budget": "calls", "scope": "task", "unit": "calls", "left_micro": 2 * MICRO, "needed_micro": 3 * MICRO,
     }  # fmt: skip
     assert "2 of 10 left" in refusal.text
     assert refusal.call == "d"

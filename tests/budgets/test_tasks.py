@@ -14,6 +14,7 @@ from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_budgets.limits import BudgetsConfig
 from comptroller_budgets.tasks import (
     CURRENT_TASKS,
+    NO_POINTER,
     TASKS,
     AwaitPerson,
     EnterTask,
@@ -30,7 +31,7 @@ def enter(
     table: Bench, task: str = "t1", *, is_new: bool = False, flight: int = 1, **changes: Any
 ) -> Stop | None:
     fields: dict[str, Any] = {
-        "pointer": "p|a", "principal": "p", "actor": "a", "step_key": "s1", "received_ms": table.clock.wall_ms,
+        "pointer": "p:a", "principal": "p", "actor": "a", "step_key": "s1", "received_ms": table.clock.wall_ms,
         "config": CONFIG, "call": "c",
     }  # fmt: skip
     return table.run(EnterTask(task=task, is_new=is_new, flight=flight, **{**fields, **changes}))
@@ -55,10 +56,11 @@ def leave(table: Bench, name: str = "t1") -> None:
 
 def test_the_first_call_begins_a_task() -> None:
     table = begun()
-    assert table.row(CURRENT_TASKS, "p|a") == {"task": "t1"}
+    assert table.row(CURRENT_TASKS, "p:a") == {**NO_POINTER, "task": "t1"}
     assert task(table) == {
         "principal": "p", "actor": "a", "step_key": "s1", "steps": 1, "active_ms": 0, "in_flight": 1,
-        "awaiting": 0, "since_ms": NOON, "started_ms": NOON,
+        "awaiting": 0, "since_ms": NOON, "started_ms": NOON, "state": "open", "outcome": "", "code": "",
+        "begun": False, "records": "", "spent_ms": 0, "ended_ms": 0,
     }  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def test_a_task_that_another_owner_replaced_is_entered_by_nobody() -> None:
     table.clock.pass_ms(301_000)
     assert enter(table, "t2", is_new=True) is None
     assert enter(table, "t1") == Moved("task")
-    assert table.row(CURRENT_TASKS, "p|a") == {"task": "t2"}
+    assert table.row(CURRENT_TASKS, "p:a")["task"] == "t2"
 
 
 def test_a_task_nobody_began_is_not_entered() -> None:

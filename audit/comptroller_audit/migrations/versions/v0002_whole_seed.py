@@ -1,0 +1,50 @@
+"""What came after the first schema: tasks that are begun and ended, and hand-offs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_TEXT, _INT, _BIG, _BOOL = sa.String(), sa.Integer(), sa.BigInteger(), sa.Boolean()
+
+
+def _keyed(name: str, **columns: sa.types.TypeEngine[Any]) -> None:
+    """A state table, keyed (tenant, id)."""
+    op.create_table(
+        name,
+        sa.Column("tenant", _TEXT, primary_key=True),
+        sa.Column("id", _TEXT, primary_key=True),
+        *(sa.Column(column, kind, nullable=False) for column, kind in columns.items()),
+        sqlite_with_rowid=False,
+    )
+
+
+def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) -> None:
+    """A column that rows of the first schema get with `default`."""
+    op.add_column(table, sa.Column(name, kind, nullable=False, server_default=sa.text(default)))
+
+
+def upgrade() -> None:
+    _tasks()
+
+
+def _tasks() -> None:
+    _add("tasks", "state", _TEXT, "'open'")
+    _add("tasks", "outcome", _TEXT, "''")
+    _add("tasks", "code", _TEXT, "''")
+    _add("tasks", "begun", _BOOL, "false")
+    _add("tasks", "records", sa.Text(), "''")
+    _add("tasks", "spent_ms", _BIG, "0")
+    _add("tasks", "ended_ms", _BIG, "0")
+    op.create_index("tasks_by_state", "tasks", ["tenant", "begun", "state"])
+    _add("current_tasks", "begun", _TEXT, "''")
+    _add("current_tasks", "rest_ms", _BIG, "0")
+    _add("current_tasks", "spent_ms", _BIG, "0")
+    _keyed(
+        "handoffs", state=_TEXT, cause=_TEXT, actor=_TEXT, records=sa.Text(), created_ms=_BIG, updated_ms=_BIG
+    )
