@@ -65,7 +65,7 @@ class TaskEnded(OpenShape):
     by: Annotated[Literal["agent", "idle"] | None, Field(description="who ended it")] = None
     call: str | None = None
     unit: str | None = None
-    proof: list[ProofView] = Field(default_factory=list)
+    proof: list[ProofView] = Field(default_factory=list[ProofView])
     problem: Annotated[RefusalView | None, Field(description="a false claim of success")] = None
 
 
