@@ -508,8 +508,8 @@ MUTATIONS = (
     ),
     Mutation(
         "tools/comptroller_tools/check_loading.py",
-        "if _is_path(hints[parameter.name]) and (problem",
-        "if False and (problem",
+        "            if (problem := _path_problem(path, rule, schemas))\n",
+        "            if (problem := _path_problem(path, rule, schemas)) and False\n",
         f"{_S}/test_checks.py::test_a_check_that_could_not_run_as_written_is_found_at_load",
     ),
     Mutation(
@@ -517,5 +517,29 @@ MUTATIONS = (
         "        code = self.checks.code.encode()\n",
         '        code = b""\n',
         f"{_S}/test_checks.py::test_other_code_of_a_check_is_another_bundle",
+    ),
+    Mutation(
+        "tools/comptroller_tools/checks_records.py",
+        "    if wanted in cited:\n",
+        "    if cited:\n",
+        "tests/tools/test_ready_checks.py::test_a_refund_on_another_invoice_than_the_one_that_was_read_is_stopped",
+    ),
+    Mutation(
+        "tools/comptroller_tools/checks_totals.py",
+        "    if total <= limit:\n",
+        "    if total > 0:\n",
+        "tests/tools/test_ready_checks.py::test_refunds_beyond_what_was_paid_are_stopped",
+    ),
+    Mutation(
+        "tools/comptroller_tools/checks_wording.py",
+        "    if not any(wanted.values()):\n",
+        "    if False:\n",
+        "tests/tools/test_ready_checks.py::test_a_policy_page_that_bars_nothing_lets_nothing_through",
+    ),
+    Mutation(
+        "tools/comptroller_tools/checks_changes.py",
+        " if beyond else Passed()\n",
+        " if not changed else Passed()\n",
+        "tests/tools/test_ready_checks.py::test_a_refund_that_changes_more_than_the_refund_is_handed_over",
     ),
 )

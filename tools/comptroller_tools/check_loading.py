@@ -173,9 +173,19 @@ def _options(
             findings.append(Finding(place, "has a type that no configuration can give; use JSON types"))
             continue
         options[parameter.name] = frozen(value)
-        if _is_path(hints[parameter.name]) and (problem := _path_problem(value, rule, schemas)):
-            findings.append(Finding(place, problem))
+        findings += [
+            Finding(place, problem)
+            for path in _paths(hints[parameter.name], value)
+            if (problem := _path_problem(path, rule, schemas))
+        ]
     return options, findings
+
+
+def _paths(hint: Any, value: Any) -> tuple[str, ...]:
+    """The paths that an option holds: it is a `DataPath` or a tuple of them."""
+    if typing.get_origin(hint) is tuple and _is_path(typing.get_args(hint)[0]):
+        return tuple(value)
+    return (value,) if _is_path(hint) else ()
 
 
 def _is_path(hint: Any) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias, cast
+from typing import Annotated, Any, TypeAlias, TypeGuard, cast
 
 __all__ = [
     "CallView",
@@ -136,11 +136,13 @@ def frozen(value: Any) -> Frozen:
     return value
 
 
+def _is_array(value: Any) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(value, tuple)
+
+
 def _step(value: Any, part: str, path: str) -> Any:
     if isinstance(value, Mapping) and part in value:
         return cast("Mapping[str, Any]", value)[part]
-    if isinstance(value, tuple) and part.isdecimal():
-        items: tuple[Any, ...] = value
-        if int(part) < len(items):
-            return items[int(part)]
+    if _is_array(value) and part.isdecimal() and int(part) < len(value):
+        return value[int(part)]
     raise KeyError(path)
