@@ -42,6 +42,7 @@ __all__ = [
     "RefusedPacket",
     "ReplayedPacket",
     "Resolved",
+    "RolloutChanged",
     "SwitchChanged",
 ]
 
@@ -207,6 +208,16 @@ class _OfTool(_Open):
     record: RecordView | None = None
 
 
+class DrawView(_Open):
+    """The draw of a side effect under a rollout: `canary` went without its gate; `standing` says why, or why not."""
+
+    canary: bool
+    standing: str
+    bucket: Annotated[int, Field(ge=0, lt=10_000)]
+    percent: Annotated[int, Field(ge=0, le=100)]
+    drawn_by: Literal["record", "principal"]
+
+
 class _Considered(_Open):
     """What the decision was made from. Decimals in `derived` are text."""
 
@@ -215,6 +226,7 @@ class _Considered(_Open):
     derived: dict[str, str]
     decision: DecisionView
     checked: list[CheckedView] = []
+    rollout: DrawView | None = None
 
 
 class ActionPacket(_Proposed, _OfTool, _Considered):
@@ -343,6 +355,22 @@ class SwitchChanged(_Open):
     switch_seq: int
 
 
+class RolloutChanged(_Open):
+    """A tool was promoted or demoted, with the evidence counted until then. `call` is the one that broke it."""
+
+    v: Version
+    tool: str
+    word: Literal["promoted", "demoted"]
+    before: Annotated[int, Field(ge=0, le=100, description="percent in force until then")]
+    percent: Annotated[int, Field(ge=0, le=100)]
+    configured: Annotated[int, Field(ge=0, le=100, description="what the configuration says")]
+    reason: str
+    by: str
+    call: str | None = None
+    switch_seq: int
+    evidence: dict[str, int]
+
+
 class ApproverAdded(_Open):
     v: Version
     approver: str
@@ -377,6 +405,7 @@ PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.LATE_OUTCOME: LateOutcome,
         RecordType.SWITCH_SET: SwitchChanged,
         RecordType.SWITCH_CLEARED: SwitchChanged,
+        RecordType.ROLLOUT_CHANGED: RolloutChanged,
         RecordType.APPROVER_ADDED: ApproverAdded,
         RecordType.BUNDLE_ACTIVATED: BundleActivated,
     }

@@ -128,6 +128,7 @@ class RecordType(StrEnum):
     LATE_OUTCOME = "late_outcome"
     SWITCH_SET = "switch_set"
     SWITCH_CLEARED = "switch_cleared"
+    ROLLOUT_CHANGED = "rollout_changed"
     APPROVER_ADDED = "approver_added"
     BUNDLE_ACTIVATED = "bundle_activated"
     TASK_BEGUN = "task_begun"

@@ -73,9 +73,12 @@ def after_name(tool: str) -> str:
     return f"{tool}:after"
 
 
-def actions_of(tool: ToolFacts, roles: Collection[str]) -> tuple[Action, Action]:
-    """The two actions of a tool. `roles` are those that any policy of the bundle asks approvals of."""
-    before = _before(tool, roles)
+def actions_of(tool: ToolFacts, roles: Collection[str], *, rolled_out: bool = False) -> tuple[Action, Action]:
+    """The two actions of a tool. `roles` are those that any policy of the bundle asks approvals of.
+
+    `rolled_out` says that side effects are drawn for the canary, so that `context.rollout` is there.
+    """
+    before = _before(tool, roles, rolled_out)
     resource = "Record" if tool.resource_kind is not None else "Source"
     return (
         Action(tool.name, tool, frozenset({tool.effect.value, CALL}), resource, before),
@@ -83,7 +86,7 @@ def actions_of(tool: ToolFacts, roles: Collection[str]) -> tuple[Action, Action]
     )
 
 
-def _before(tool: ToolFacts, roles: Collection[str]) -> RecordOf:
+def _before(tool: ToolFacts, roles: Collection[str], rolled_out: bool) -> RecordOf:
     rules: ToolRules = tool.rules
     fields: dict[str, CedarType] = {
         "input": record_type(tool.input_schema),
@@ -105,6 +108,8 @@ def _before(tool: ToolFacts, roles: Collection[str]) -> RecordOf:
         fields["derived"] = _required(dict.fromkeys(rules.derived, Scalar(Kind.DECIMAL)))
     if roles:
         fields["approvals"] = _longs(roles)
+    if rolled_out and tool.effect is not Effect.READ:
+        fields["rollout"] = _required({"canary": Scalar(Kind.BOOL)})
     return _required(fields)
 
 

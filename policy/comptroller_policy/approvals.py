@@ -25,6 +25,7 @@ from comptroller_audit.errors import TransitionError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, Json, JsonObject, RecordType, Refusal
+from comptroller_policy.rollout_changes import count_vote
 
 __all__ = [
     "APPROVALS",
@@ -248,6 +249,8 @@ class VoteOnApproval:
             task=row["task"],
         )
         counted = self.vote.assurance is Assurance.CREDENTIAL
+        if counted:
+            count_vote(state, row["tool"], self.vote.yes)
         return NoteOnCall(row["call"], record, always=counted).apply(state)
 
 

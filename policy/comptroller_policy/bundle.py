@@ -36,7 +36,8 @@ TASK_SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}, "step"
 
 _RESERVED_IDS = frozenset({DEFAULT_DENY, AFTER_IMPLICIT, EARLY_IMPLICIT, ERROR_DENY})
 _COUNTER = re.compile(r"(task|principal)\.[A-Za-z][A-Za-z0-9_]{0,63}")
-_LOOKED_UP = ("facts", "history", "derived")
+_LOOKED_UP = ("facts", "history", "derived", "rollout")
+"""What is not known before the look-ups; a draw is made from the record that a look-up names."""
 
 
 def compile_bundle(tools: Sequence[ToolFacts], files: Sequence[PolicyFile], rollout: RolloutMode) -> Bundle:
@@ -55,7 +56,8 @@ def compile_bundle(tools: Sequence[ToolFacts], files: Sequence[PolicyFile], roll
         # Names that clash would make one Cedar action of two tools; nothing after this can be judged.
         raise BundleInvalid(findings)
     roles = sorted({policy.gate.role for policy in policies if policy.gate is not None})
-    actions = [action for tool in tools for action in actions_of(tool, roles)]
+    rolled_out = rollout is not RolloutMode.OFF
+    actions = [action for tool in tools for action in actions_of(tool, roles, rolled_out=rolled_out)]
     findings.extend(lint(policies, actions, _RESERVED_IDS))
     if findings:
         raise BundleInvalid(findings)

@@ -30,8 +30,12 @@ class HistoryWindow(StrEnum):
 
 
 class RolloutMode(StrEnum):
-    """`human_approval` puts the gate `@approval("approver")` on every side effect."""
+    """`human_approval` puts the gate `@approval("approver")` on every side effect outside the canary.
 
+    `auto` asks nobody until a breach or a `demote` brings the gate back; `off` knows no rollout at all.
+    """
+
+    OFF = "off"
     AUTO = "auto"
     HUMAN_APPROVAL = "human_approval"
 

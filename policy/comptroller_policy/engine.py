@@ -121,7 +121,8 @@ class Bundle:
         if slice_.before.reads_call:
             return self._decide(slice_, question)
         approvals = tuple(question.approvals.get(gate.role, 0) for gate in slice_.gates.values())
-        key = (question.tool, question.subject, question.environment, _kind(question.record), approvals)
+        known = (question.environment, _kind(question.record), question.canary)
+        key = (question.tool, question.subject, known, approvals)
         found = self._decided.get(key)
         if found is None:
             found = self._decide(slice_, question)

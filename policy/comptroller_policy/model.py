@@ -68,7 +68,7 @@ class Question:
 
     `facts`, `history` and `derived` hold only what the tool's slice reads (`Bundle.reads`).
     `history` maps `principal.<name>` or `task.<name>` to a count. `approvals` maps role to the number of
-    distinct people who agreed. `output` and `after` are set only for the decision after the call.
+    distinct people who agreed; `canary` lets the call past the rollout gate. `output` and `after` are set only for the decision after the call.
     """
 
     tool: str
@@ -83,6 +83,7 @@ class Question:
     history: Mapping[str, int] = field(default_factory=dict[str, int])
     derived: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
     approvals: Mapping[str, int] = field(default_factory=dict[str, int])
+    canary: bool = False
     output: Any = None
     after: Mapping[str, Any] = field(default_factory=dict[str, Any])
 

@@ -4,7 +4,7 @@ allow_actions, roles   <tool>.allow                      permit
 constraints            <tool>.max_<arg>, .min_<arg>, .require_<arg>, .one_of.<arg>   forbid
 approval               <tool>.approval.<role>[.<n>]      gate
 nothing classified     <tool>.unclassified               gate, one approver
-rollout.mode           rollout.human_approval.<tool>     gate, one approver
+rollout.mode           rollout.human_approval.<tool>     gate, one approver, outside the canary
 """
 
 from __future__ import annotations
@@ -259,7 +259,6 @@ def _gate(tool: ToolFacts, rule: ApprovalRule, id_: str, where: str) -> Policy |
 
 
 def _defaults(tool: ToolFacts, rules: ToolRules, rollout: RolloutMode) -> Iterator[Policy | Finding]:
-    one = ApprovalRule(role=APPROVER)
     if not rules.allow_actions and not rules.approval:
         yield _policy(
             f"{tool.name}.unclassified",
@@ -270,5 +269,13 @@ def _defaults(tool: ToolFacts, rules: ToolRules, rollout: RolloutMode) -> Iterat
             f"unless {{ context.approvals.{APPROVER} >= 1 }}",
             approval=APPROVER,
         )
-    if rollout is RolloutMode.HUMAN_APPROVAL and tool.effect is not Effect.READ:
-        yield _gate(tool, one, f"rollout.human_approval.{tool.name}", "rollout.mode")
+    if rollout is not RolloutMode.OFF and tool.effect is not Effect.READ:
+        yield _policy(
+            f"rollout.human_approval.{tool.name}",
+            "rollout.mode",
+            f"{tool.name} needs the approval of one person with the role {APPROVER}.",
+            "forbid",
+            tool.name,
+            f"when {{ !context.rollout.canary }} unless {{ context.approvals.{APPROVER} >= 1 }}",
+            approval=APPROVER,
+        )

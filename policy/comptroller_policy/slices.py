@@ -38,7 +38,7 @@ __all__ = [
     "with_record",
 ]
 
-_CACHEABLE_ROOTS = frozenset({"actor", "environment", "approvals"})
+_CACHEABLE_ROOTS = frozenset({"actor", "environment", "approvals", "rollout"})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +46,7 @@ class Prepared:
     """Policies ready to be asked about one action.
 
     `reads_record` is true when a policy reads the resource's attributes or parent, `reads_call` when the answer
-    depends on more than the principal, its actor, the environment and the approvals. `reasons` is by policy id.
+    depends on more than the principal, its actor, the environment, the approvals and the draw. `reasons` is by policy id.
     """
 
     action: Action
@@ -148,6 +148,8 @@ def _raw(root: str, type_: Any, question: Question, approvals: Mapping[str, int]
         }
     if root == "approvals":
         return {role: approvals.get(role, 0) for role in type_.fields}
+    if root == "rollout":
+        return {"canary": question.canary}
     if root == "task":
         return {"id": question.task, "step": question.step}
     if root == "actor":

@@ -16,6 +16,7 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
 from comptroller_server.commits import ApprovalTerms, Commits
@@ -69,7 +70,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
     evidence = Evidence(release, i.bundle_digest)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
-    commits = Commits(evidence, config.budgets, terms, i.catalogue, owner, i.bundle_digest)
+    commits = Commits(evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest)
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     intake = Intake(
         i.catalogue,
@@ -98,7 +99,8 @@ def build(installation: Installation, owner: Owner) -> Service:
     sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
     checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
     checking = Checking(i.checks, look_ups, release)
-    pipeline = Pipeline(intake, look_ups, decisions, repeats, dispatcher, outcomes, watch, checking)
+    canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
+    pipeline = Pipeline(intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking)
     return Service(i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, [])
 
 

@@ -13,6 +13,7 @@ from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
 from comptroller_budgets.limits import Charge
 from comptroller_policy.model import Decision, Gate, Record, Verdict
+from comptroller_policy.rollout import Draw
 from comptroller_server.proposal import Proposal
 from comptroller_server.taskbook import TaskView
 from comptroller_tools.catalogue import Tool
@@ -85,6 +86,8 @@ class Case:
     """Whether the caller could have read the facts itself; if not, they decide and no answer speaks of them."""
     history: dict[str, int] = field(default_factory=dict[str, int])
     derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    draw: Draw | None = None
+    """Whether the call is in the canary; None where no rollout applies."""
     # 7 decide, 8 approve
     decided_ms: int = 0
     decision: Decision = field(default=UNDECIDED)

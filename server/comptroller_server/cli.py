@@ -30,6 +30,7 @@ _COMMANDS = {
     "policy": ("policy:policy", "Show the policies, and explain a decision."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),
     "resume": ("switches:resume", "Lift what `halt` set."),
+    "rollout": ("rollout:rollout", "How far tools go without a person; promote and demote."),
     "audit": ("audit:audit", "Verify the log, and follow it."),
 }
 

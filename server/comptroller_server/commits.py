@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, TakeClaims
+from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part, Unit
-from comptroller_audit.vocabulary import CallState, Json, Refusal
+from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
 from comptroller_budgets.ledger import Spend, TakeHold
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
@@ -24,7 +25,9 @@ from comptroller_policy.approvals import (
     votes_in_packet,
 )
 from comptroller_policy.switches import HeadUnmoved
+from comptroller_server.canary import case_ended, recovered_ended, share_kept
 from comptroller_server.case import Case
+from comptroller_server.config_model import RolloutConfig
 from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
 from comptroller_tools.catalogue import Catalogue
@@ -48,6 +51,7 @@ class Commits:
         self,
         evidence: Evidence,
         budgets: BudgetsConfig,
+        rollout: RolloutConfig,
         terms: ApprovalTerms,
         catalogue: Catalogue,
         owner: Owner,
@@ -55,6 +59,7 @@ class Commits:
     ) -> None:
         self._evidence = evidence
         self._budgets = budgets
+        self._rollout = rollout
         self._terms = terms
         self._owner = owner
         self._bundle = bundle
@@ -156,7 +161,7 @@ class Commits:
                 ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
                 AwaitPerson(case.task.id, -1, self._budgets),
             ]
-        parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
+        parts += [*share_kept(case), TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
         return Unit(parts, self._on_refusal(case))
 
     def end(self, case: Case, record: LogRecord) -> Unit:
@@ -164,6 +169,7 @@ class Commits:
         epoch = 1 if case.resumed is None else case.resumed.row["epoch"]
         return Unit(
             [
+                *case_ended(self._rollout, case),
                 MoveCall(
                     case.call,
                     CallState.COMMITTED,
@@ -182,6 +188,10 @@ class Commits:
     ) -> list[Part]:
         """`effect_ended` with this installation's budgets."""
         return effect_ended(call, task, state, guard, counted, self._budgets)
+
+    def recovered(self, call: str, row: Row, state: CallState, action: JsonObject) -> list[Part]:
+        """What a call that recovery ends says about its tool's rollout."""
+        return recovered_ended(self._rollout, row["tool"], row["effect"], call, state, action)
 
     def read(self, case: Case, record: LogRecord) -> Unit:
         """The one commit of a read, with the same checks; if any refuses, nothing of the result is released."""

@@ -118,6 +118,7 @@ def _one_tool(
         yield from _must_read(("facts", name, "tool"), fact.tool, tools, written)
     if tool.recover is not None:
         yield from _must_read(("recover", "tool"), tool.recover.tool, tools, written)
+    yield from _must_reverse(tool, tools, written)
     for key, rule in tool.history.items():
         if not _HISTORY.fullmatch(key):
             yield ("history", key), "must be named `principal.<name>` or `task.<name>`"
@@ -147,6 +148,28 @@ def _must_read(
         yield (
             path,
             f"names `{name}`, which is not a read; a look-up needs a tool with `allow_actions: [read]`",
+        )
+
+
+def _must_reverse(
+    tool: ToolConfig, tools: Mapping[str, ToolConfig], written: _Written
+) -> Iterator[tuple[KeyPath, str]]:
+    """What `compensate` names: another side effect, which is not reversed in turn."""
+    if tool.compensate is None:
+        return
+    name, path = tool.compensate.tool, ("compensate", "tool")
+    if tool.effect is Effect.READ:
+        yield ("compensate",), "stands at a read, which changes nothing; remove it"
+    if name not in written.names:
+        yield path, f"names no tool; {_choose(written.names)}"
+    elif name == tool.name:
+        yield path, "names the tool itself; name the one that reverses it"
+    elif name in written.intact and tools[name].effect is Effect.READ:
+        yield path, f"names `{name}`, which is a read and reverses nothing"
+    elif name in written.intact and tools[name].compensate is not None:
+        yield (
+            path,
+            f"names `{name}`, which declares `compensate` itself; what reverses is not reversed in turn",
         )
 
 

@@ -21,6 +21,7 @@ from comptroller_budgets.limits import BudgetsConfig
 from comptroller_policy.declarations import Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
+from comptroller_policy.rollout import configured_percent
 from comptroller_server.config_paths import parsed_path, shown_path
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -111,9 +112,16 @@ class SourceConfig(_Section):
 
 
 class RolloutConfig(_Section):
-    """`rollout:` whether a person must agree to every side effect."""
+    """`rollout:` whether a person must agree to side effects, and how many of them go without one."""
 
-    mode: RolloutMode = RolloutMode.AUTO
+    mode: RolloutMode = RolloutMode.OFF
+    canary_percent: int = Field(default=0, ge=0, le=100)
+    promote_after: int = Field(default=20, ge=1, le=1_000_000)
+
+    @property
+    def percent(self) -> int:
+        """The percent of side effects that the configuration alone lets go without a person."""
+        return configured_percent(self.mode, self.canary_percent)
 
 
 class ApprovalsConfig(_Section):

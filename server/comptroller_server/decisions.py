@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_policy.model import Decision, Question, Verdict
+from comptroller_policy.rollout import Standing
 from comptroller_server.case import Case, Refused
 from comptroller_server.lookups import unavailable
 from comptroller_server.watch import Watch
@@ -40,6 +42,14 @@ class Decisions:
     def before(self, case: Case) -> None:
         """7: Cedar, with facts, history, derived values and the approvals given so far."""
         case.decision = self._bundle.decide(self._question(case))
+        if (
+            case.decision.verdict is Verdict.NEEDS_APPROVAL
+            and case.draw
+            and case.draw.standing is Standing.IN
+        ):
+            # Somebody is asked anyway, so this is nothing to go without the rollout's own gate.
+            case.draw = replace(case.draw, standing=Standing.OTHER_GATE)
+            case.decision = self._bundle.decide(self._question(case))
         if case.decision.verdict is Verdict.DENY:
             if not case.may_tell_facts():
                 raise Refused(unavailable(case, _because(case.decision)))
@@ -79,6 +89,7 @@ class Decisions:
             history=case.history,
             derived=case.derived,
             approvals=case.approvals,
+            canary=case.draw is not None and case.draw.canary,
             output=output,
             after=after or {},
         )

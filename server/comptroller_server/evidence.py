@@ -91,6 +91,7 @@ class Evidence:
             "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
             "decision": _decision(case.decision),
             **({"checked": self._checked(case.checked)} if case.checked else {}),
+            **({"rollout": case.draw.in_packet()} if case.draw is not None else {}),
         }
 
     def refused(self, case: Case, refusal: Refusal) -> LogRecord:

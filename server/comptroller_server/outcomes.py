@@ -26,7 +26,7 @@ from comptroller_audit.vocabulary import (
     Refusal,
     Verification,
 )
-from comptroller_budgets.limits import BudgetsConfig, Scope, charges_for
+from comptroller_budgets.limits import BudgetsConfig, Charge, Scope, charges_for
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import micro
@@ -129,7 +129,7 @@ class Outcomes:
     async def begin(self, case: Case) -> Moved | Existing | Lost | None:
         """Charges and deadline; for all but free reads, the one transaction before the side effect."""
         tool = case.tool_in_hand
-        case.charges = self._charges(case)
+        case.charges = self.charges(case)
         wait_s = tool.config.limits.timeout_s
         if case.task.remaining_ms is not None:
             wait_s = min(wait_s, max(0.001, case.task.remaining_ms / 1000))
@@ -155,7 +155,8 @@ class Outcomes:
         self._intake.entered(case)
         return None
 
-    def _charges(self, case: Case) -> Any:
+    def charges(self, case: Case) -> tuple[Charge, ...]:
+        """What the call takes from each budget. Raises `Refused` for an amount that cannot be counted."""
         tool = case.tool_in_hand
         amounts = {"calls": MICRO}
         for unit, expression in tool.units.items():

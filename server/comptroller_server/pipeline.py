@@ -12,6 +12,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import Code, Refusal, Subject
 from comptroller_policy.model import Verdict
 from comptroller_server.answers import refusal_answer, success_answer
+from comptroller_server.canary import Canary
 from comptroller_server.case import UNDECIDED, Case, Refused
 from comptroller_server.checking import Checking
 from comptroller_server.decisions import Decisions
@@ -38,6 +39,7 @@ class Pipeline:
         self,
         intake: Intake,
         look_ups: LookUps,
+        canary: Canary,
         decisions: Decisions,
         repeats: Repeats,
         dispatcher: Dispatcher,
@@ -47,6 +49,7 @@ class Pipeline:
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
+        self._canary = canary
         self._decisions = decisions
         self._repeats = repeats
         self._dispatcher = dispatcher
@@ -84,6 +87,7 @@ class Pipeline:
             case.window_ms = max(case.received_ms, head.record_ms)
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
+            await self._canary.draw(case)  # who goes without a person
             self._decisions.before(case)  # 7 decide
             await self._checking.before(case)  # checks of the operator's own, which can only refuse
             if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:

@@ -110,7 +110,9 @@ class Recovery:
         }
         record = LogRecord(RecordType.RECOVERED, packet, call=call, task=row["task"])
         move = MoveCall(call, CallState(row["state"]), state, row["epoch"], record, new_epoch=True)
-        unit = Unit([move, *self._aftermath(call, row, state, action)])
+        unit = Unit(
+            [*self._evidence(call, row, state, action), move, *self._aftermath(call, row, state, action)]
+        )
         outcome = await self._store.commit(tenant, unit)
         self._fault("recovery.after")
         if not isinstance(outcome, Committed):
@@ -144,6 +146,12 @@ class Recovery:
         if rule.absent_means is AbsentMeans.NOT_DONE and gone:
             return CallState.NOT_DONE, f"looked up with {rule.tool}: the effect is not there", None
         return CallState.IN_DOUBT, f"looked up with {rule.tool}: absent, which proves nothing yet", None
+
+    def _evidence(self, call: str, row: Row, state: CallState, action: Logged | None) -> list[Part]:
+        if row["state"] != CallState.COMMITTED:
+            return []  # counted when it came to be in doubt
+        packet = action.packet if action is not None else None
+        return self._commits.recovered(call, row, state, packet or {})
 
     def _aftermath(self, call: str, row: Row, state: CallState, action: Logged | None) -> list[Part]:
         packet = action.packet if action is not None and action.packet is not None else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping
 
 import structlog
 
@@ -12,6 +13,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import Acknowledge, Owner
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Head, Unit
+from comptroller_policy.rollout import Level, Word, read_levels
 from comptroller_policy.switches import Switches
 from comptroller_server.dispatch import Counts
 
@@ -33,11 +35,16 @@ class Watch:
         self._counts = counts
         self._heads: dict[str, tuple[float, Head]] = {}
         self._switches: dict[str, Switches] = {}
+        self._rollouts: dict[str, dict[str, Level]] = {}
         self._acknowledged: dict[str, tuple[str, int]] = {}
 
     def switches(self, tenant: str) -> Switches:
         """The switches in force, as this process knows them now."""
         return self._switches.get(tenant) or Switches()
+
+    def rollouts(self, tenant: str) -> Mapping[str, Level]:
+        """The words in force about tools' rollouts, as this process knows them now."""
+        return self._rollouts.get(tenant) or {}
 
     async def fresh(self, tenant: str) -> Head:
         """The head row, at most `FRESH_S` old; switches are read again when their sequence moved."""
@@ -50,18 +57,29 @@ class Watch:
         """Read the head row now."""
         at = self._clock.monotonic()
 
-        def read(reader: Reader) -> tuple[Head, Switches | None]:
+        def read(reader: Reader) -> tuple[Head, Switches | None, dict[str, Level]]:
             head = reader.head(tenant) or Head(0, 0, 0, "")
             known = self._switches.get(tenant)
-            moved = known is None or known.seq != head.switch_seq
-            return head, Switches.read(reader, tenant) if moved else None
+            if known is not None and known.seq == head.switch_seq:
+                return head, None, {}
+            return head, Switches.read(reader, tenant), read_levels(reader, tenant)
 
-        head, switches = await self._store.read(read)
+        head, switches, levels = await self._store.read(read)
         if switches is not None:
             self._switches[tenant] = switches
+            self._follow(tenant, levels)
             head.switch_seq = switches.seq
         self._heads[tenant] = (at, head)
         return head
+
+    def _follow(self, tenant: str, levels: dict[str, Level]) -> None:
+        """Obey the words about rollouts, and tell the log of each that is new to this process."""
+        known = self._rollouts.get(tenant)
+        for tool, level in levels.items():
+            if known is not None and known.get(tool) != level and level.word is not Word.CONFIGURED:
+                tell = _log.warning if level.word is Word.DEMOTED else _log.info
+                tell("rollout changed", tool=tool, word=level.word.value, percent=level.percent)
+        self._rollouts[tenant] = levels
 
     async def acknowledge(self, tenant: str) -> None:
         """Tell the store which switch sequence this process obeys, when that has changed."""

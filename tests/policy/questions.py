@@ -82,7 +82,7 @@ def refund_tool(**rules: Any) -> ToolFacts:
 
 
 def bundle(
-    *texts: str, rollout: RolloutMode = RolloutMode.AUTO, files: tuple[PolicyFile, ...] = (), **rules: Any
+    *texts: str, rollout: RolloutMode = RolloutMode.OFF, files: tuple[PolicyFile, ...] = (), **rules: Any
 ) -> Bundle:
     """The desk's two tools with these rules, and each text as one operator file."""
     written = [PolicyFile(f"policies/{at}.cedar", text) for at, text in enumerate(texts)]

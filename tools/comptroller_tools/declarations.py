@@ -10,7 +10,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from comptroller_policy.declarations import Name, ToolRules
 from comptroller_tools.check_rules import CHECKS_MAX, CheckRule
 
-__all__ = ["AbsentMeans", "RecordRule", "RecoverRule", "ToolConfig", "ToolLimits", "VerifyRule"]
+__all__ = [
+    "AbsentMeans",
+    "CompensateRule",
+    "RecordRule",
+    "RecoverRule",
+    "ToolConfig",
+    "ToolLimits",
+    "VerifyRule",
+]
 
 
 class _Declared(BaseModel):
@@ -45,6 +53,13 @@ class RecoverRule(_Declared):
     absent_means: AbsentMeans = AbsentMeans.IN_DOUBT
 
 
+class CompensateRule(_Declared):
+    """The side effect that reverses this one, and where its arguments come from: input, output, facts, call."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
 class ToolLimits(_Declared):
     timeout_s: float = Field(default=30, gt=0, le=600)
     response_kib_max: int = Field(default=256, ge=1, le=16_384)
@@ -65,6 +80,7 @@ class ToolConfig(ToolRules):
     verify: tuple[VerifyRule, ...] = ()
     recover: RecoverRule | None = None
     checks: tuple[CheckRule, ...] = Field(default=(), max_length=CHECKS_MAX)
+    compensate: CompensateRule | None = None
     why: bool = True
     repeatable: bool = False
     limits: ToolLimits = Field(default_factory=ToolLimits)

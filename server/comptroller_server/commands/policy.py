@@ -20,6 +20,7 @@ from comptroller_audit.vocabulary import (
 from comptroller_policy.approvals import given
 from comptroller_policy.engine import Bundle, Explained
 from comptroller_policy.model import Decision, Question, Record
+from comptroller_policy.rollout import is_canary
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
 from comptroller_server.commands.record import CallRecord, read_call, section
@@ -160,6 +161,7 @@ def _question(installation: Installation, record: CallRecord, packet: JsonObject
         history=cast("dict[str, int]", section(packet, "history")),
         derived={name: Decimal(str(value)) for name, value in section(packet, "derived").items()},
         approvals=given({"votes": json.dumps(votes)}),
+        canary=is_canary(packet),
     )
 
 

@@ -1,4 +1,4 @@
-"""What came after the first schema: tasks that are begun and ended, and hand-offs."""
+"""What came after the first schema: tasks that are begun and ended, hand-offs, and rollouts."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) ->
 
 def upgrade() -> None:
     _tasks()
+    _rollouts()
 
 
 def _tasks() -> None:
@@ -47,4 +48,19 @@ def _tasks() -> None:
     _add("current_tasks", "spent_ms", _BIG, "0")
     _keyed(
         "handoffs", state=_TEXT, cause=_TEXT, actor=_TEXT, records=sa.Text(), created_ms=_BIG, updated_ms=_BIG
+    )
+
+
+def _rollouts() -> None:
+    counted = ("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied", "clean")
+    _keyed(
+        "rollouts",
+        word=_TEXT,
+        percent=_INT,
+        base=_INT,
+        reason=sa.Text(),
+        changed_by=_TEXT,
+        seq=_INT,
+        at_ms=_BIG,
+        **dict.fromkeys(counted, _INT),
     )

@@ -1,0 +1,189 @@
+"""Rollout: how large a share of a tool's side effects goes without the gate `rollout.human_approval.<tool>`.
+
+The config gives a percent, the store may hold a later word about one tool, and a draw says of one business record
+whether it is in that share. A word changes under the head lock and raises `head.switch_seq`, as switches do, so that
+"on the next commit" is exact.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Text, bindparam, select
+from sqlmodel import Field, SQLModel
+
+from comptroller_audit.canonical import keyed_digest
+from comptroller_audit.database import Relation, Row, table_of
+from comptroller_audit.store import Reader
+from comptroller_audit.vocabulary import JsonObject
+from comptroller_policy.declarations import RolloutMode
+
+__all__ = [
+    "BUCKETS",
+    "PERCENT_MAX",
+    "ROLLOUTS",
+    "STEPS",
+    "Draw",
+    "DrawnBy",
+    "Level",
+    "RolloutRow",
+    "Standing",
+    "Word",
+    "bucket_of",
+    "configured_percent",
+    "effective",
+    "is_canary",
+    "is_drawn",
+    "level_in",
+    "read_levels",
+]
+
+BUCKETS = 10_000
+"""Buckets of the draw; one percent is a hundred of them."""
+PERCENT_MAX = 100
+STEPS = (5, 25, 50, PERCENT_MAX)
+"""A promotion goes to the next of these percents, never past it."""
+
+
+class Word(StrEnum):
+    """Who spoke last about a tool: the config alone, a promotion, or a demotion."""
+
+    CONFIGURED = "configured"
+    PROMOTED = "promoted"
+    DEMOTED = "demoted"
+
+
+class RolloutRow(SQLModel, table=True):
+    """One tool: the word in force, and the evidence since it was given. `id` is the tool's name.
+
+    `base` is the config's percent when the word was given. `clean` counts verified calls in a row without a
+    contradiction: a `silent_wrong`, a call in doubt or a person's no begins it again.
+    """
+
+    __tablename__ = "rollouts"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    word: str
+    percent: int
+    base: int
+    reason: str = Field(sa_type=Text)
+    changed_by: str
+    seq: int
+    at_ms: int = Field(sa_type=BigInteger)
+    calls: int
+    verified: int
+    silent_wrong: int
+    in_doubt: int
+    agreed: int
+    denied: int
+    clean: int
+
+
+ROLLOUTS = Relation(RolloutRow)
+_TABLE = table_of(RolloutRow)
+_ALL = select(_TABLE.c.id, _TABLE.c.word, _TABLE.c.percent, _TABLE.c.base).where(
+    _TABLE.c.tenant == bindparam("tenant")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """The word in force about one tool."""
+
+    word: Word
+    percent: int
+    base: int
+
+
+def level_in(row: Row | None) -> Level | None:
+    return Level(Word(row["word"]), row["percent"], row["base"]) if row is not None else None
+
+
+def read_levels(reader: Reader, tenant: str) -> dict[str, Level]:
+    """Tool to word, as last committed. Read `head.switch_seq` before: a newer word only makes a commit look again."""
+    rows = reader.query(_ALL, tenant=tenant)
+    return {str(tool): Level(Word(word), int(percent), int(base)) for tool, word, percent, base in rows}
+
+
+def configured_percent(mode: RolloutMode, canary_percent: int) -> int:
+    """What the config alone opens: everything in `auto`, the canary while people are asked."""
+    return PERCENT_MAX if mode is RolloutMode.AUTO else canary_percent
+
+
+def effective(level: Level | None, configured: int) -> int:
+    """The percent in force.
+
+    A demotion holds whatever the config says, until a promotion. A promotion holds under the config it was made
+    under; a config that was lowered since then lowers it too, and one that was raised raises it.
+    """
+    if level is None or level.word is Word.CONFIGURED:
+        return configured
+    if level.word is Word.DEMOTED:
+        return 0
+    if configured == level.base:
+        return level.percent
+    return min(configured, level.percent) if configured < level.base else max(configured, level.percent)
+
+
+# ------------------------------------------------------------------------------------------------- the draw
+
+
+class DrawnBy(StrEnum):
+    """What the draw was made from: nothing that an agent can vary."""
+
+    RECORD = "record"
+    PRINCIPAL = "principal"
+
+
+class Standing(StrEnum):
+    """Why a call goes without the rollout gate (`auto`, `in`), or why it does not."""
+
+    AUTO = "auto"
+    IN = "in"
+    OUTSIDE = "outside"
+    RESUMED = "resumed"
+    IRREVERSIBLE = "irreversible"
+    UNNAMED_RECORD = "unnamed_record"
+    WINDOW_SHARE = "window_share"
+    OTHER_GATE = "other_gate"
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One call's draw: `bucket` of `BUCKETS`, and the percent in force when it was made."""
+
+    standing: Standing
+    bucket: int
+    percent: int
+    drawn_by: DrawnBy
+
+    @property
+    def canary(self) -> bool:
+        """Whether the call goes without the rollout gate: `context.rollout.canary`."""
+        return self.standing in (Standing.AUTO, Standing.IN)
+
+    def in_packet(self) -> JsonObject:
+        return {
+            "canary": self.canary,
+            "standing": self.standing.value,
+            "bucket": self.bucket,
+            "percent": self.percent,
+            "drawn_by": self.drawn_by.value,
+        }
+
+
+def bucket_of(key: bytes, *subject: bytes) -> int:
+    """0 to `BUCKETS` - 1, from an HMAC under the store's secret: always the same, and nobody outside can tell it."""
+    return int(keyed_digest(key, "rollout", *subject), 16) % BUCKETS
+
+
+def is_drawn(bucket: int, percent: int) -> bool:
+    """Whether the bucket is in the share. Who is in at 5 percent is in at 25 too."""
+    return bucket < percent * (BUCKETS // PERCENT_MAX)
+
+
+def is_canary(packet: JsonObject) -> bool:
+    """Whether a recorded call went without the rollout gate."""
+    drawn = packet.get("rollout")
+    return isinstance(drawn, dict) and drawn.get("canary") is True
