@@ -161,7 +161,8 @@ class Commits:
                 ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
                 AwaitPerson(case.task.id, -1, self._budgets),
             ]
-        parts += [*share_kept(case), TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
+        parts += share_kept(case)
+        parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
         return Unit(parts, self._on_refusal(case))
 
     def end(self, case: Case, record: LogRecord) -> Unit:
