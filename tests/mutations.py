@@ -542,4 +542,29 @@ MUTATIONS = (
         " if not changed else Passed()\n",
         "tests/tools/test_ready_checks.py::test_a_refund_that_changes_more_than_the_refund_is_handed_over",
     ),
+    # -- retention ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_AUDIT}/retention.py",
+        "        if int(index) not in kept and ",
+        "        if ",
+        "tests/audit/test_retention.py::test_calls_that_are_not_over_keep_their_payloads",
+    ),
+    Mutation(
+        f"{_AUDIT}/database.py",
+        '            "secure_delete=ON",',
+        '            "secure_delete=OFF",',
+        "tests/audit/test_retention.py::test_an_erased_payload_is_in_no_page_of_the_files",
+    ),
+    Mutation(
+        f"{_SERVER}/retention.py",
+        '        if row is not None and now - row["trusted_ms"] > self._jump_ms:',
+        "        if False:",
+        "tests/audit/test_retention.py::test_a_clock_that_jumped_ahead_erases_nothing_until_a_person_accepts_it",
+    ),
+    Mutation(
+        f"{_AUDIT}/rebuild.py",
+        "        for first, last in _subtract(missing, erased):",
+        "        for first, last in []:",
+        "tests/audit/test_retention.py::test_a_payload_that_goes_without_an_erasure_entry_is_found",
+    ),
 )

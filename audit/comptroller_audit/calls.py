@@ -183,13 +183,15 @@ def _stands(call: Row) -> bool:
 class OpenCall:
     """Part: write a call's first row in `to` and append its record.
 
-    `fields` gives every column of `CallRow` but tenant, id, state, epoch, records and the times.
+    `fields` gives every column of `CallRow` but tenant, id, state, epoch, records and the times. `notes` are appended
+    before the record, so that a commit's last receipt is the record's.
     """
 
     call: str
     to: CallState
     fields: Mapping[str, Any]
     record: LogRecord
+    notes: tuple[LogRecord, ...] = ()
 
     def keys(self) -> Iterable[Key]:
         return [(CALLS, self.call)]
@@ -199,7 +201,7 @@ class OpenCall:
             raise TransitionError(f"A call cannot begin as {self.to}.")
         if (row := state.get(CALLS, self.call)) is not None:
             return Lost(self.call, row)
-        index = state.append(self.record)
+        indexes = [state.append(record) for record in (*self.notes, self.record)]
         state.put(
             CALLS,
             self.call,
@@ -207,7 +209,7 @@ class OpenCall:
                 **self.fields,
                 "state": self.to.value,
                 "epoch": 1,
-                "records": str(index),
+                "records": ",".join(map(str, indexes)),
                 "created_ms": state.now_ms,
                 "updated_ms": state.now_ms,
             },
@@ -218,7 +220,8 @@ class OpenCall:
 @dataclass(frozen=True, slots=True)
 class MoveCall:
     """Part: move a call from `came_from` at `epoch` to `to` and append its record. `epoch` None skips that check
-    (a person's decision on a pending call, where the state alone guards). `new_epoch` fences an old owner off."""
+    (a person's decision on a pending call, where the state alone guards). `new_epoch` fences an old owner off;
+    `notes` are appended before the record."""
 
     call: str
     came_from: CallState
@@ -227,6 +230,7 @@ class MoveCall:
     record: LogRecord
     changes: Mapping[str, Any] = field(default_factory=dict[str, Any])
     new_epoch: bool = False
+    notes: tuple[LogRecord, ...] = ()
 
     def keys(self) -> Iterable[Key]:
         return [(CALLS, self.call)]
@@ -238,7 +242,7 @@ class MoveCall:
         row = state.get(CALLS, self.call)
         if row is None or row["state"] != self.came_from or self.epoch not in (None, row["epoch"]):
             return Lost(self.call, row)
-        index = state.append(self.record)
+        indexes = [state.append(record) for record in (*self.notes, self.record)]
         state.put(
             CALLS,
             self.call,
@@ -247,7 +251,7 @@ class MoveCall:
                 **self.changes,
                 "state": self.to.value,
                 "epoch": row["epoch"] + (1 if self.new_epoch else 0),
-                "records": f"{row['records']},{index}",
+                "records": ",".join((row["records"], *map(str, indexes))),
                 "updated_ms": state.now_ms,
             },
         )

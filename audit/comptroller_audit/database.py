@@ -275,6 +275,19 @@ class Database:
             if not busy:
                 self._fold_at = WAL_BYTES_MAX
 
+    def scrub(self) -> None:
+        """Rewrite what may still hold erased rows: the write-ahead log, or the pages of `log_payload`."""
+        with contextlib.ExitStack() as held:
+            connection = self.connect()
+            held.callback(connection.close)
+            with contextlib.suppress(Exception):  # the erasure is durable; this is for what lies beside it
+                if self.is_sqlite:
+                    held.enter_context(self.write_lock(1.0))
+                    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                else:
+                    connection.autocommit = True
+                    connection.execute("VACUUM log_payload")
+
     def close(self, *connections: Any) -> None:
         """Close driver connections; under the write lock if it can be had, because the last close checkpoints."""
         with contextlib.ExitStack() as held:
@@ -309,6 +322,7 @@ def _engine(url: URL, is_sqlite: bool) -> Engine:
             "mmap_size=0",
             f"busy_timeout={_BUSY_MS}",
             "trusted_schema=OFF",
+            "secure_delete=ON",  # an erased payload must not stay in free pages
             "foreign_keys=ON",
         ):
             connection.execute(f"PRAGMA {pragma}").fetchall()

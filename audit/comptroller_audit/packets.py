@@ -43,7 +43,10 @@ compact_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 @dataclass(frozen=True, slots=True)
 class LogRecord:
-    """One record to append. `arguments` and `output` are canonical bytes; only their keyed digests are kept."""
+    """One record to append. `arguments` and `output` are canonical bytes; only their keyed digests are kept.
+
+    `erases` are spans `(first, last)` of earlier entries whose payloads go with this record.
+    """
 
     type: RecordType
     packet: JsonObject
@@ -52,6 +55,7 @@ class LogRecord:
     task: str | None = None
     arguments: bytes | None = None
     output: bytes | None = None
+    erases: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +72,7 @@ def build_envelope(
 ) -> str:
     """The envelope: compact JSON, sorted keys, ASCII; absent fields are left out.
 
-    `{arguments, attempt, call, i, output, payload, t, task, tenant, type, v}` with `i` the index, `t` the record
+    `{arguments, attempt, call, erases, i, output, payload, t, task, tenant, type, v}` with `i` the index, `t` the record
     time in milliseconds, `payload` the SHA-256 of the sealed bytes, `arguments` and `output` HMAC-SHA-256, in hex.
     """
     envelope: JsonObject = {}  # filled in sorted order, which sorting again would only pay for twice
@@ -78,6 +82,8 @@ def build_envelope(
         envelope["attempt"] = record.attempt
     if record.call is not None:
         envelope["call"] = record.call
+    if record.erases:
+        envelope["erases"] = [list(span) for span in record.erases]
     envelope["i"] = index
     if record.output is not None:
         envelope["output"] = hmac.new(hmac_key, record.output, "sha256").hexdigest()

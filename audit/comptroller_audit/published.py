@@ -13,11 +13,14 @@ from comptroller_audit import shapes
 from comptroller_audit.packets import PACKET_VERSION, compact_json
 from comptroller_audit.shapes import Envelope, Payload
 from comptroller_audit.task_shapes import TASK_PACKETS
+from comptroller_audit.trace_shapes import TRACE_PACKETS
 from comptroller_audit.vocabulary import JsonObject, RecordType
 
 __all__ = ["PACKETS", "check_packet", "publish", "published_schemas"]
 
-PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType({**shapes.PACKETS, **TASK_PACKETS})
+PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
+    {**shapes.PACKETS, **TASK_PACKETS, **TRACE_PACKETS}
+)
 _WRAPPING: Mapping[str, type[BaseModel]] = MappingProxyType({"envelope": Envelope, "payload": Payload})
 _SCHEMAS = Path(__file__).parent / "schemas"
 

@@ -67,7 +67,7 @@ class Envelope(_Open):
         int, Field(ge=0, description="record time, milliseconds since the Unix epoch; never decreases")
     ]
     tenant: str
-    type: RecordType | Literal["erased"]
+    type: RecordType
     payload: Annotated[Hex64, Field(description="SHA-256 of the sealed payload's bytes")]
     call: str | None = None
     attempt: str | None = None
@@ -388,6 +388,7 @@ class BundleActivated(_Open):
 OpenShape = _Open
 ProposedShape = _Proposed
 """What packets of other modules begin with; published.py joins them all."""
+
 
 PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
     {

@@ -156,6 +156,13 @@ class Store:
         self._reader.close()
         self._reader = fresh
 
+    async def scrub(self) -> None:
+        """After an erasure, leave none of it in the write-ahead log (SQLite) or in dead rows (Postgres).
+
+        What a reader, a crash or a missing right stands in the way of is left for the next time.
+        """
+        await asyncio.to_thread(self.database.scrub)
+
     async def close(self) -> None:
         """Finish what was submitted, then close. Later commits and reads raise `StoreClosed`."""
         if self._closed:

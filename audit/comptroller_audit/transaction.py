@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, delete, select, update
 
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.database import Database, Relation, Row, is_driver_error, table_of
@@ -186,6 +186,9 @@ class BatchRunner:
         for relation, rows in dirty.items():
             named = [{"tenant": tenant, "id": row_id, **row} for row_id, row in rows]
             self._database.write_rows(cursor, self._database.upsert(relation), named)
+        for record in state.records:
+            for first, last in record.erases:
+                cursor.execute(self._sql.erase, {"tenant": tenant, "first": first, "last": last})
         size = head.size
         composed: list[Composed] = []
         nodes: list[dict[str, Any]] = []
@@ -279,6 +282,14 @@ class _LogStatements:
                     name: bindparam(f"b_{name}")
                     for name in ("size", "frontier", "record_ms", "switch_seq", "bundle")
                 }
+            )
+        )
+        payload = table_of(LogPayload)
+        self.erase = database.sql(
+            delete(payload).where(
+                payload.c.tenant == bindparam("tenant"),
+                payload.c.idx >= bindparam("first"),
+                payload.c.idx <= bindparam("last"),
             )
         )
         self.leaf_at = database.sql(

@@ -136,6 +136,11 @@ class RecordType(StrEnum):
     TASK_ENDED = "task_ended"
     HANDED_OFF = "handed_off"
     HANDOFF_CLOSED = "handoff_closed"
+    TRACE_TOOL_CALLS = "trace_tool_calls"
+    TRACE_RETRIEVAL = "trace_retrieval"
+    TRACE_DECISIONS = "trace_decisions"
+    ERASED = "erased"
+    CLOCK_ACCEPTED = "clock_accepted"
 
 
 class RefusalClass(StrEnum):

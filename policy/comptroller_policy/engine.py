@@ -99,6 +99,12 @@ class Bundle:
         """What deciding about `tool` needs: look up and compute nothing else. KeyError for an unknown tool."""
         return self._slices[tool].reads
 
+    def asked(self, tool: str, *, after: bool = False) -> tuple[str, ...]:
+        """The ids of the policies that decide calls of `tool`, before or after. KeyError for an unknown tool."""
+        slice_ = self._slices[tool]
+        prepared = slice_.after if after else slice_.before
+        return tuple(policy.id for policy in prepared.policies) if prepared is not None else ()
+
     def visible(self, subject: Subject, tool: str) -> bool:
         """False only when every call of `tool` by `subject` would be denied, whatever its arguments."""
         return tool in self._slices and self._visible(subject, tool)

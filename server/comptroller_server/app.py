@@ -31,7 +31,9 @@ from comptroller_server.pipeline import Pipeline
 from comptroller_server.quotas import Quotas
 from comptroller_server.recovery import Recovered, Recovery
 from comptroller_server.repeats import Repeats
+from comptroller_server.retention import Retention
 from comptroller_server.taskbook import TaskBook
+from comptroller_server.traces import Tracer
 from comptroller_server.watch import Watch
 
 __all__ = ["Service", "running"]
@@ -57,6 +59,7 @@ class Service:
     checkpointer: Checkpointer
     quotas: Quotas
     checking: Checking
+    retention: Retention
     recovered: list[Recovered]
 
 
@@ -68,7 +71,8 @@ def build(installation: Installation, owner: Owner) -> Service:
     counts = Counts()
     watch = Watch(store, clock, owner, counts)
     quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
-    evidence = Evidence(release, i.bundle_digest)
+    tracer = Tracer(config.logging.levels, release, clock)
+    evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
     commits = Commits(evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest)
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
@@ -85,15 +89,17 @@ def build(installation: Installation, owner: Owner) -> Service:
         IntakeTerms(limits.replay_window_s * 1000),
     )
     needs = needs_of(config.tools)
-    look_ups = LookUps(i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs)
+    look_ups = LookUps(
+        i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer
+    )
     dispatcher = Dispatcher(
-        clock, owner, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault
+        clock, owner, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault, tracer
     )
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
     repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock, i.policy, watch)
-    decisions = Decisions(i.policy, watch, clock, environment)
+    decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
     sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
@@ -101,7 +107,10 @@ def build(installation: Installation, owner: Owner) -> Service:
     checking = Checking(i.checks, look_ups, release)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     pipeline = Pipeline(intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking)
-    return Service(i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, [])
+    retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
+    return Service(
+        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, []
+    )
 
 
 @contextlib.asynccontextmanager
@@ -128,6 +137,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
             _for_ever("recovery", _recover(service, config.limits.recovery_interval_s)),
             _for_ever("checkpoints", service.checkpointer.run([TENANT], config.store.checkpoint_interval_s)),
             _for_ever("counting", _count_refusals(service)),
+            _for_ever("retention", service.retention.run(TENANT, config.limits.retention_interval_s)),
         ]
         yield service
     finally:

@@ -16,6 +16,7 @@ from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
 from comptroller_server.proposal import Proposal
 from comptroller_server.taskbook import TaskView
+from comptroller_server.traces import Trace
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.check_running import Checked
 from comptroller_tools.refs import NewRef
@@ -116,6 +117,7 @@ class Case:
     withheld: int = 0
     state: CallState = CallState.PROPOSED
     receipt: Receipt | None = None
+    trace: Trace = field(default_factory=Trace)
 
     @property
     def subject(self) -> Subject:

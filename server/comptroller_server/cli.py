@@ -32,6 +32,7 @@ _COMMANDS = {
     "resume": ("switches:resume", "Lift what `halt` set."),
     "rollout": ("rollout:rollout", "How far tools go without a person; promote and demote."),
     "audit": ("audit:audit", "Verify the log, and follow it."),
+    "retention": ("retention:retention", "Erase payloads whose time is over."),
 }
 
 

@@ -91,7 +91,7 @@ class Commits:
             AwaitPerson(case.task.id, 1, self._budgets),
             TakeClaims(case.call, case.claims),
             request,
-            OpenCall(case.call, CallState.PENDING, fields, record),
+            OpenCall(case.call, CallState.PENDING, fields, record, self._evidence.traces(case, after=False)),
         ]
         return Unit(parts, self._on_refusal(case))
 
@@ -139,6 +139,7 @@ class Commits:
         """Step 9: basis unchanged, claims, approval, holds, action packet; all or nothing."""
         votes = votes_in_packet(case.resumed.approval) if case.resumed else []
         record = self._evidence.action(case, votes, self._history_of(case))
+        traces = self._evidence.traces(case, after=False)
         parts: list[Part] = [
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             HistoryUnmoved(case.basis.history),
@@ -146,7 +147,7 @@ class Commits:
             TakeClaims(case.call, case.claims),
         ]
         if case.resumed is None:
-            parts.append(OpenCall(case.call, CallState.COMMITTED, self._fields(case), record))
+            parts.append(OpenCall(case.call, CallState.COMMITTED, self._fields(case), record, traces))
         else:
             approval = case.resumed.approval
             parts += [  # the move first: who resumes second meets the call's state, not what the first one took
@@ -157,6 +158,7 @@ class Commits:
                     case.resumed.row["epoch"],
                     record,
                     {"owner": self._owner.id, "step": case.task.step},
+                    notes=traces,
                 ),
                 ConsumeApproval(case.resumed.row["approval"], case.requested_digest, given(approval)),
                 AwaitPerson(case.task.id, -1, self._budgets),
@@ -178,6 +180,7 @@ class Commits:
                     epoch,
                     record,
                     {"code": case.problem.code.value if case.problem else ""},
+                    notes=self._evidence.traces(case, after=True),
                 ),
                 *self.aftermath(case.call, case.task.id, case.state, case.guard, self.counted_rows(case)),
                 GiveRefs(case.task.id, case.call, case.refs),
@@ -201,7 +204,9 @@ class Commits:
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=0),
             Spend(case.call, case.charges),
-            OpenCall(case.call, case.state, self._fields(case), record),
+            OpenCall(
+                case.call, case.state, self._fields(case), record, self._evidence.traces(case, after=None)
+            ),
             GiveRefs(case.task.id, case.call, case.refs),
             BumpHistory(self.counted_rows(case)),
         ]
@@ -221,7 +226,8 @@ class Commits:
             original = refusal.call or case.call
             return NoteOnCall(original, self._evidence.again(case, original, refusal))
         fields = self._fields(case) | {"code": refusal.code.value, "claims": ""}
-        return OpenCall(case.call, CallState.REFUSED, fields, self._evidence.refused(case, refusal))
+        record = self._evidence.refused(case, refusal)
+        return OpenCall(case.call, CallState.REFUSED, fields, record, self._evidence.traces(case, after=None))
 
     def _fields(self, case: Case) -> dict[str, Any]:
         tool = case.tool

@@ -69,6 +69,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         rollout=document.rollout,
         approvals=document.approvals,
         limits=document.limits,
+        logging=document.logging,
         environment=document.environment,
         secrets=secrets,
         tree=tree,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_budgets.limits import BudgetsConfig
@@ -23,6 +23,7 @@ from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
 from comptroller_server.config_paths import parsed_path, shown_path
+from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
 
@@ -35,6 +36,7 @@ __all__ = [
     "IdentityConfig",
     "LimitsConfig",
     "LocalIdentityConfig",
+    "LoggingConfig",
     "RolloutConfig",
     "SourceConfig",
     "StoreSettings",
@@ -124,6 +126,23 @@ class RolloutConfig(_Section):
         return configured_percent(self.mode, self.canary_percent)
 
 
+class LoggingConfig(_Section):
+    """`logging:` what is recorded beside the packets, and for how many days payloads are kept."""
+
+    trace_level: str = Field(default="packets", max_length=200)
+    retention_days: int | None = Field(default=None, ge=1, le=36_500)
+
+    @field_validator("trace_level")
+    @classmethod
+    def _known_words(cls, text: str) -> str:
+        trace_levels(text)
+        return text
+
+    @property
+    def levels(self) -> frozenset[TraceLevel]:
+        return trace_levels(self.trace_level)
+
+
 class ApprovalsConfig(_Section):
     """`approvals:` how long a request for a person stands and how many may stand at once."""
 
@@ -137,6 +156,8 @@ class LimitsConfig(_Section):
 
     attempts_per_minute_max: int = Field(default=120, ge=1, le=1_000_000)
     refusal_records_per_minute_max: int = Field(default=60, ge=0, le=1_000_000)
+    clock_jump_s_max: float = Field(default=604_800, gt=0, le=31_536_000)
+    retention_interval_s: float = Field(default=3600, gt=0, le=86_400)
     queue_max: int = Field(default=1024, ge=1, le=1_000_000)
     in_flight_max: int = Field(default=256, ge=1, le=65_536)
     halt_wait_s: float = Field(default=2, gt=0, le=600)
@@ -157,6 +178,7 @@ class Document(_Section):
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    logging: LoggingConfig = Field(default_factory=LoggingConfig)
     environment: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
 
 
@@ -193,6 +215,7 @@ class Config:
     rollout: RolloutConfig
     approvals: ApprovalsConfig
     limits: LimitsConfig
+    logging: LoggingConfig
     environment: str
     secrets: tuple[str, ...] = field(repr=False)
     tree: Node = field(repr=False, compare=False)
@@ -226,7 +249,7 @@ class Config:
         """
         material: dict[str, Json] = {
             section: _json(getattr(self, section))
-            for section in ("agent", "identity", "budgets", "rollout", "approvals", "limits")
+            for section in ("agent", "identity", "budgets", "rollout", "approvals", "limits", "logging")
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}
         material["tools"] = [_json(tool) for tool in sorted(self.tools, key=lambda tool: tool.name)]

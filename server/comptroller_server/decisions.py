@@ -12,6 +12,7 @@ from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_policy.rollout import Standing
 from comptroller_server.case import Case, Refused
 from comptroller_server.lookups import unavailable
+from comptroller_server.traces import Tracer
 from comptroller_server.watch import Watch
 from comptroller_tools.source import EffectHappened
 
@@ -21,8 +22,9 @@ __all__ = ["Decisions"]
 class Decisions:
     """Asks the bundle, and turns a deny into a refusal that says what to do next."""
 
-    def __init__(self, bundle: Bundle, watch: Watch, clock: Clock, environment: str) -> None:
+    def __init__(self, bundle: Bundle, watch: Watch, clock: Clock, environment: str, tracer: Tracer) -> None:
         self._bundle = bundle
+        self._tracer = tracer
         self._watch = watch
         self._clock = clock
         self._environment = environment
@@ -34,14 +36,16 @@ class Decisions:
         if refusal is not None:
             raise Refused(refusal)
         case.decided_ms = self._clock.now_ms()
-        decision = self._bundle.decide_early(self._question(case))
+        case.trace.forget()
+        decision = self._bundle.decide_early(question := self._question(case))
+        self._trace(case, "early", question, decision)
         if decision is not None and decision.verdict is Verdict.DENY:
             case.decision = decision
             raise Refused(_denied(case, decision))
 
     def before(self, case: Case) -> None:
         """7: Cedar, with facts, history, derived values and the approvals given so far."""
-        case.decision = self._bundle.decide(self._question(case))
+        self._decide(case)
         if (
             case.decision.verdict is Verdict.NEEDS_APPROVAL
             and case.draw
@@ -49,11 +53,15 @@ class Decisions:
         ):
             # Somebody is asked anyway, so this is nothing to go without the rollout's own gate.
             case.draw = replace(case.draw, standing=Standing.OTHER_GATE)
-            case.decision = self._bundle.decide(self._question(case))
+            self._decide(case)
         if case.decision.verdict is Verdict.DENY:
             if not case.may_tell_facts():
                 raise Refused(unavailable(case, _because(case.decision)))
             raise Refused(_denied(case, case.decision))
+
+    def _decide(self, case: Case) -> None:
+        case.decision = self._bundle.decide(question := self._question(case))
+        self._trace(case, "before", question, case.decision)
 
     def after(self, case: Case) -> None:
         """12: Cedar again, with the output and what was read back; only forbids count.
@@ -70,10 +78,16 @@ class Decisions:
         ):
             return
         after = case.read_back
-        case.decision_after = self._bundle.decide_after(self._question(case, outcome.value, after))
+        question = self._question(case, outcome.value, after)
+        case.decision_after = self._bundle.decide_after(question)
+        self._trace(case, "after", question, case.decision_after)
         if case.decision_after.verdict is not Verdict.ALLOW and case.problem is None:
             denied = _denied if case.tool_in_hand.is_read else _denied_after
             case.problem = denied(case, case.decision_after)
+
+    def _trace(self, case: Case, stage: str, question: Question, decision: Decision | None) -> None:
+        asked = self._bundle.asked(question.tool, after=stage == "after")
+        self._tracer.decided(case.trace, stage, question, decision, asked)
 
     def _question(self, case: Case, output: Any = None, after: dict[str, Any] | None = None) -> Question:
         return Question(

@@ -16,6 +16,7 @@ from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
 from comptroller_server.case import Case, Refused
+from comptroller_server.traces import Tracer
 from comptroller_tools.source import Action, EffectHappened, Outcome
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
@@ -70,8 +71,10 @@ class Dispatcher:
         queue_max: int,
         counts: Counts,
         fault: FaultPoint,
+        tracer: Tracer,
     ) -> None:
         self._clock = clock
+        self._tracer = tracer
         self._owner = owner
         self._switches = switches
         self._in_flight_max = in_flight_max
@@ -110,11 +113,17 @@ class Dispatcher:
         if refusal is not None:
             case.problem = refusal
             return Outcome(EffectHappened.NONE, error=refusal.code.value)
+        began = self._tracer.now()
+        outcome = await self._hand_over(case, action)
+        self._tracer.handed_over(case.trace, action, tool.source.name, outcome, began)
+        return outcome
+
+    async def _hand_over(self, case: Case, action: Action) -> Outcome:
         self.counts.waiting -= case.committed
         self.counts.dispatched += 1
         try:
             async with asyncio.timeout(max(0.0, case.deadline - self._clock.monotonic()) + SOURCE_GRACE_S):
-                outcome = await tool.source.call(action, case.deadline)
+                outcome = await case.tool_in_hand.source.call(action, case.deadline)
             self._fault("dispatch.after")
             return outcome
         except TimeoutError:

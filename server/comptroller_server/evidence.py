@@ -17,6 +17,7 @@ from comptroller_budgets.ledger import holds_in_packet
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
 from comptroller_server.case import Case
+from comptroller_server.traces import Tracer
 from comptroller_tools.check_running import Checked
 
 __all__ = ["TOO_LONG", "Evidence"]
@@ -50,9 +51,10 @@ def _decision(decision: Decision) -> JsonObject:
 class Evidence:
     """Builds log records from a case. `bundle` is the digest of the policy and config in force."""
 
-    def __init__(self, release: Release, bundle: str) -> None:
+    def __init__(self, release: Release, bundle: str, tracer: Tracer) -> None:
         self._release = release
         self._bundle = bundle
+        self.tracer = tracer
 
     def proposal(self, case: Case) -> JsonObject:
         """What was proposed, by whom, under what: common to every packet of a call."""
@@ -169,6 +171,10 @@ class Evidence:
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
         return self._record(record_type, case, packet)
+
+    def traces(self, case: Case, *, after: bool | None) -> tuple[LogRecord, ...]:
+        """What the configured levels tell of this call beside its packets."""
+        return self.tracer.records(case.trace, case.call, case.attempt, case.task.id, after=after)
 
     def replayed(self, case: Case, original: str) -> LogRecord:
         return self._record(

@@ -30,6 +30,7 @@ from comptroller_policy.model import Question, Verdict
 from comptroller_policy.switches import Switches, SwitchScope, switch_id
 from comptroller_server.case import Basis, Case, Refused
 from comptroller_server.dispatch import SOURCE_GRACE_S
+from comptroller_server.traces import Tracer
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
@@ -75,6 +76,7 @@ class LookUps:
         environment: str,
         switches: Callable[[str], Switches],
         needs: Mapping[str, Needs],
+        tracer: Tracer,
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -84,6 +86,7 @@ class LookUps:
         self._environment = environment
         self._switches = switches
         self._needs = needs
+        self._tracer = tracer
 
     async def gather(self, case: Case, switch_seq: int) -> None:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
@@ -115,12 +118,23 @@ class LookUps:
         for name in sorted(set(facts)):
             fact = tool.config.facts[name]
             try:
-                after[name] = await self.read(
-                    case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call
-                )
+                after[name] = await self._traced(case, name, fact, deadline, after=True)
             except LookUpFailed:
                 after[name] = None
         return after
+
+    async def _traced(self, case: Case, name: str, fact: FactRule, deadline: float, *, after: bool) -> Any:
+        """`read` for a fact of this call. Raises `LookUpFailed`."""
+        began = self._tracer.now()
+        value, error = None, None
+        try:
+            value = await self.read(case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call)
+        except LookUpFailed as failed:
+            error = str(failed)
+            raise
+        finally:
+            self._tracer.looked_up(case.trace, name, fact.tool, value, error, began, after=after)
+        return value
 
     async def read(
         self,
@@ -221,9 +235,7 @@ class LookUps:
         for name in sorted(wanted):
             fact = tool.config.facts[name]
             try:
-                facts[name] = await self.read(
-                    case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call
-                )
+                facts[name] = await self._traced(case, name, fact, deadline, after=False)
             except LookUpFailed as error:
                 raise Refused(unavailable(case, str(error))) from error
         return facts

@@ -258,6 +258,9 @@ class Outcomes:
             for r in shown
             if r.key.isprintable() and r.version.isprintable()  # no database keeps every control character
         )
+        self._evidence.tracer.released(
+            case.trace, case.tool_in_hand.name, [ref.as_json() for ref in case.refs], case.withheld
+        )
 
     # -- 14 commit ------------------------------------------------------------------------------------------------
 

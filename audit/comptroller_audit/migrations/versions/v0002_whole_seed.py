@@ -1,4 +1,4 @@
-"""What came after the first schema: tasks that are begun and ended, hand-offs, and rollouts."""
+"""What came after the first schema. Each table or column is added by a function of its own, named for what it is for."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) ->
 def upgrade() -> None:
     _tasks()
     _rollouts()
+    _retention()
 
 
 def _tasks() -> None:
@@ -64,3 +65,7 @@ def _rollouts() -> None:
         at_ms=_BIG,
         **dict.fromkeys(counted, _INT),
     )
+
+
+def _retention() -> None:
+    _keyed("retention", trusted_ms=_BIG, erased=_BIG)

@@ -1,0 +1,174 @@
+"""Retention: payloads of calls whose time is over are erased; envelopes and tree stay, and say that they were.
+
+An erased payload is gone with its wrapped key. An entry of type `erased` names the spans, so that the verifier tells an
+erasure from a theft. Payloads that a call still needs are kept, and so is what the log tells about the installation
+itself: approvers, switches, bundles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import BigInteger, bindparam, select
+from sqlmodel import Field, SQLModel
+
+from comptroller_audit.calls import log_indexes
+from comptroller_audit.database import Relation, table_of
+from comptroller_audit.log import LogEntry, LogPayload
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.query import calls_in_state
+from comptroller_audit.store import Reader
+from comptroller_audit.unit import Key, Moved, State, Stop
+from comptroller_audit.vocabulary import CallState, RecordType
+
+__all__ = [
+    "RETENTION",
+    "AcceptClock",
+    "Erase",
+    "RetentionRow",
+    "first_at",
+    "overdue",
+    "spans_of",
+    "still_needed",
+]
+
+OVERDUE_MAX: Final = 500
+"""Payloads erased in one commit: a few milliseconds of the writer's time."""
+CLOCK: Final = "clock"
+_KEPT: Final = frozenset(
+    {
+        RecordType.APPROVER_ADDED,
+        RecordType.SWITCH_SET,
+        RecordType.SWITCH_CLEARED,
+        RecordType.BUNDLE_ACTIVATED,
+        RecordType.CLOCK_ACCEPTED,
+        RecordType.ERASED,
+    }
+)
+"""About the installation, not about what it did for somebody."""
+
+
+class RetentionRow(SQLModel, table=True):
+    """The one row `clock`: the moment retention last took for now, and how many payloads it has erased."""
+
+    __tablename__ = "retention"  # pyright: ignore[reportAssignmentType]
+    tenant: str = Field(primary_key=True)
+    id: str = Field(primary_key=True)
+    trusted_ms: int = Field(sa_type=BigInteger)
+    erased: int = Field(sa_type=BigInteger)
+
+
+RETENTION = Relation(RetentionRow)
+_E, _P = table_of(LogEntry), table_of(LogPayload)
+_ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
+_THERE = (
+    select(_P.c.idx, _E.c.envelope)
+    .join(_E, (_E.c.tenant == _P.c.tenant) & (_E.c.idx == _P.c.idx))
+    .where(_P.c.tenant == bindparam("tenant"), _P.c.idx >= bindparam("first"), _P.c.idx < bindparam("end"))
+    .order_by(_P.c.idx)
+    .limit(OVERDUE_MAX)
+)
+
+
+def first_at(reader: Reader, tenant: str, at_ms: int) -> int:
+    """The index of the first entry recorded at `at_ms` or later: record time never decreases along the log."""
+    head = reader.head(tenant)
+    low, high = 0, head.size if head is not None else 0
+    while low < high:
+        middle = (low + high) // 2
+        found = reader.query(_ENVELOPE, tenant=tenant, idx=middle)
+        if found and json.loads(found[0][0])["t"] < at_ms:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def still_needed(reader: Reader, tenant: str) -> frozenset[int]:
+    """Entries of calls that are not over: waiting for a person, running, or in doubt."""
+    open_states = (CallState.PENDING, CallState.COMMITTED, CallState.IN_DOUBT)
+    return frozenset(
+        index for _, row in calls_in_state(reader, tenant, open_states) for index in log_indexes(row)
+    )
+
+
+def overdue(
+    reader: Reader, tenant: str, first: int, end: int, kept: Collection[int]
+) -> tuple[list[int], int | None]:
+    """Payloads from `first` on and before `end` that are to be erased, and where to go on; None at the end."""
+    rows = reader.query(_THERE, tenant=tenant, first=first, end=end)
+    found = [
+        int(index)
+        for index, envelope in rows
+        if int(index) not in kept and RecordType(json.loads(envelope)["type"]) not in _KEPT
+    ]
+    return found, int(rows[-1][0]) + 1 if len(rows) == OVERDUE_MAX else None
+
+
+def spans_of(indexes: Iterable[int]) -> tuple[tuple[int, int], ...]:
+    """Ascending indexes as spans, both ends included."""
+    spans: list[tuple[int, int]] = []
+    for index in indexes:
+        if spans and spans[-1][1] == index - 1:
+            spans[-1] = (spans[-1][0], index)
+        else:
+            spans.append((index, index))
+    return tuple(spans)
+
+
+@dataclass(frozen=True, slots=True)
+class Erase:
+    """Part: erase the payloads at `indexes` and say so in the log; without any, only keep `now_ms` as trusted time.
+
+    `seen_erased` is how many were erased when these were chosen: if another process has erased since, look again.
+    """
+
+    indexes: Sequence[int]
+    before_ms: int
+    now_ms: int
+    seen_erased: int
+
+    def keys(self) -> Iterable[Key]:
+        return [(RETENTION, CLOCK)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(RETENTION, CLOCK)
+        if (row["erased"] if row else 0) != self.seen_erased:
+            return Moved("retention")
+        if self.indexes:
+            packet: dict[str, Any] = {
+                "v": 1,
+                "why": "retention_days is over",
+                "payloads": len(self.indexes),
+                "before_ms": self.before_ms,
+            }
+            state.append(LogRecord(RecordType.ERASED, packet, erases=spans_of(self.indexes)))
+        trusted = max(self.now_ms, row["trusted_ms"] if row else 0)
+        state.put(RETENTION, CLOCK, {"trusted_ms": trusted, "erased": self.seen_erased + len(self.indexes)})
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptClock:
+    """Part: a person says that the clock, which had jumped, is right."""
+
+    now_ms: int
+    by: str
+
+    def keys(self) -> Iterable[Key]:
+        return [(RETENTION, CLOCK)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(RETENTION, CLOCK)
+        packet: dict[str, Any] = {
+            "v": 1,
+            "at_ms": self.now_ms,
+            "before_ms": row["trusted_ms"] if row else None,
+            "by": self.by,
+        }
+        state.append(LogRecord(RecordType.CLOCK_ACCEPTED, packet))
+        state.put(RETENTION, CLOCK, {"trusted_ms": self.now_ms, "erased": row["erased"] if row else 0})
+        return None

@@ -1,0 +1,66 @@
+"""`comptroller retention`: what is overdue, erasing it now, and accepting a clock that jumped."""
+
+from __future__ import annotations
+
+import click
+
+from comptroller_server.commands.invocation import findings, invocation_of, options
+from comptroller_server.commands.opening import account, on_store
+from comptroller_server.commands.showing import at, emit, say
+from comptroller_server.installation import TENANT, Installation
+from comptroller_server.retention import Retention, RetentionRound
+
+__all__ = ["retention"]
+
+
+@click.group()
+def retention() -> None:
+    """Payloads that are older than `logging.retention_days`."""
+
+
+@retention.command()
+@click.option("--dry-run", is_flag=True, help="Count what is overdue and erase nothing.")
+@click.option("--accept-clock", is_flag=True, help="The clock had jumped and is right: go on from now.")
+@options()
+@click.pass_context
+def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
+    """Erase what is overdue now. A serving process does the same every `limits.retention_interval_s`.
+
+    Exits with 1 when a jump of the clock stops it.
+    """
+    invocation = invocation_of(ctx)
+
+    async def work(installation: Installation) -> tuple[int | None, RetentionRound]:
+        config = installation.config
+        clock, jump_s = installation.ambient.clock, config.limits.clock_jump_s_max
+        kept = Retention(installation.store, clock, config.logging.retention_days, jump_s)
+        if accept_clock and not dry_run:
+            await kept.accept_clock(TENANT, account())
+        return config.logging.retention_days, await kept.round(TENANT, dry=dry_run, progress=_tell)
+
+    days, done = on_store(invocation, work)
+    if invocation.as_json:
+        emit(
+            {
+                "retention_days": days,
+                "overdue": done.overdue,
+                "erased": done.erased,
+                "before_ms": done.before_ms,
+                "stopped": done.stopped,
+            }
+        )
+    elif days is None:
+        say("Nothing is erased: the configuration has no `logging.retention_days`.")
+    elif done.stopped:
+        say(f"Nothing was erased: {done.stopped}.")
+    elif dry_run:
+        say(f"{done.overdue} payloads from before {at(done.before_ms)} are overdue; nothing was erased.")
+    else:
+        say(f"{done.erased} payloads from before {at(done.before_ms)} were erased.")
+    if done.stopped:
+        findings()
+
+
+def _tell(found: int, looked_at: int) -> None:
+    if looked_at:
+        click.echo(f"{found} payloads overdue, {looked_at} entries looked at", err=True)

@@ -1,0 +1,114 @@
+"""`logging.retention_days`: erase payloads whose time is over, in small commits, and never because a clock jumped."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.errors import StoreError
+from comptroller_audit.retention import RETENTION, AcceptClock, Erase, first_at, overdue, still_needed
+from comptroller_audit.store import Reader, Store
+from comptroller_audit.unit import Committed, Unit
+
+__all__ = ["Progress", "Retention", "RetentionRound"]
+
+DAY_MS = 86_400_000
+MARK_EVERY_MS = 3_600_000
+"""How far the trusted time may fall behind before it is written again though nothing was erased."""
+PAUSE_S = 0.02
+"""Between two commits of one round, so that calls come in between."""
+Progress = Callable[[int, int], None]
+"""(payloads erased so far, entries looked at so far)."""
+
+_log = structlog.stdlib.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRound:
+    """What a round did. `overdue` were to be erased, `erased` were; `stopped` says why nothing was."""
+
+    overdue: int
+    erased: int
+    before_ms: int
+    stopped: str | None = None
+
+
+class Retention:
+    """Erases what is older than `days` (None: never). `jump_s` is how far the clock may run ahead between rounds."""
+
+    def __init__(self, store: Store, clock: Clock, days: int | None, jump_s: float) -> None:
+        self._store = store
+        self._clock = clock
+        self._days = days
+        self._jump_ms = int(jump_s * 1000)
+
+    async def run(self, tenant: str, interval_s: float) -> None:
+        """Rounds for ever; an unavailable store is waited for."""
+        while True:
+            try:
+                done = await self.round(tenant)
+                if done.stopped:
+                    _log.warning("nothing is erased", why=done.stopped)
+                elif done.erased:
+                    _log.info("payloads erased", payloads=done.erased)
+            except StoreError as error:
+                _log.warning("retention waits for the store", error=str(error))
+            await asyncio.sleep(interval_s)
+
+    async def round(
+        self, tenant: str, *, dry: bool = False, progress: Progress | None = None
+    ) -> RetentionRound:
+        """One pass over everything that is overdue. Raises `StoreError`."""
+        now = self._clock.now_ms()
+        if self._days is None:
+            return RetentionRound(0, 0, now)
+        before_ms = now - self._days * DAY_MS
+        row = await self._store.read(lambda reader: reader.row(tenant, RETENTION, "clock"))
+        if row is not None and now - row["trusted_ms"] > self._jump_ms:
+            hours = (now - row["trusted_ms"]) // 3_600_000
+            return RetentionRound(
+                0,
+                0,
+                before_ms,
+                f"the clock is {hours} hours ahead of the last round; if it is right, run "
+                "`comptroller retention run --accept-clock`",
+            )
+        found, erased, first = 0, 0, 0
+
+        def look(reader: Reader) -> tuple[list[int], int | None]:
+            end = first_at(reader, tenant, before_ms)
+            return overdue(reader, tenant, first, end, still_needed(reader, tenant))
+
+        while True:
+            indexes, following = await self._store.read(look)
+            found += len(indexes)
+            if indexes and not dry:
+                if not await self._erase(
+                    tenant, indexes, before_ms, now, (row["erased"] if row else 0) + erased
+                ):
+                    break
+                erased += len(indexes)
+            if progress is not None:
+                progress(found, following if following is not None else first)
+            if following is None:
+                break
+            first = following
+            await asyncio.sleep(PAUSE_S)
+        if not (dry or erased) and (row is None or now - row["trusted_ms"] >= MARK_EVERY_MS):
+            await self._erase(tenant, [], before_ms, now, row["erased"] if row else 0)
+        if erased:
+            await self._store.scrub()
+        return RetentionRound(found, erased, before_ms)
+
+    async def accept_clock(self, tenant: str, by: str) -> None:
+        """The clock is right: go on from now. Raises `StoreError`."""
+        await self._store.commit(tenant, Unit([AcceptClock(self._clock.now_ms(), by)]))
+
+    async def _erase(self, tenant: str, indexes: list[int], before_ms: int, now: int, seen: int) -> bool:
+        """False when another process is at it."""
+        outcome = await self._store.commit(tenant, Unit([Erase(indexes, before_ms, now, seen)]))
+        return isinstance(outcome, Committed)
