@@ -33,6 +33,37 @@ _SERVER = "server/comptroller_server"
 _S = "tests/scenarios"
 
 MUTATIONS = (
+    # -- what models use ------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_BUDGETS}/metering.py",
+        "if used >= charge.limit.max_micro:",
+        "if False:",
+        f"{_S}/test_metering.py::test_a_task_that_reported_its_tokens_is_refused_its_next_call",
+    ),
+    Mutation(
+        f"{_BUDGETS}/metering.py",
+        "self.charged.at_least(seen).at_least(reported + unreported)",
+        "(reported + unreported)",
+        "tests/budgets/test_metering.py::test_a_client_that_reports_too_little_is_charged_what_was_seen",
+    ),
+    Mutation(
+        f"{_BUDGETS}/metering.py",
+        "tokens.at_least(old.get(name, NO_TOKENS))",
+        "tokens",
+        f"{_S}/test_metering.py::test_reports_of_roles_and_models_add_up_and_only_raise",
+    ),
+    Mutation(
+        f"{_SERVER}/metering.py",
+        "            self._keep((case.tenant, case.task.id), rest)\n",
+        "            pass\n",
+        f"{_S}/test_metering.py::test_what_a_refused_call_reported_counts_at_the_next_one",
+    ),
+    Mutation(
+        f"{_SERVER}/config_checks.py",
+        "if model not in written.prices:",
+        "if False:",
+        f"{_S}/test_metering.py::test_what_could_not_be_counted_does_not_load",
+    ),
     # -- no record, no effect -------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/pipeline.py",
@@ -357,8 +388,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/outcomes.py",
-        "charges_for(self._limits, amounts, scoped, case.window_ms)",
-        "charges_for(self._limits, amounts, scoped, self._clock.now_ms())",
+        "charges_for(self._limits, amounts, case.scopes, case.window_ms)",
+        "charges_for(self._limits, amounts, case.scopes, self._clock.now_ms())",
         f"{_S}/test_enemy_world.py::test_a_clock_set_back_into_an_earlier_window_spends_no_budget_twice",
     ),
     Mutation(

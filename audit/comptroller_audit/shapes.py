@@ -181,6 +181,32 @@ class OutcomeView(_Open):
     error: str | None
 
 
+class ReportView(_Open):
+    """What the client says a model has used since the task began. `name` is a role or a model."""
+
+    name: str
+    model: str | None
+    input_tokens: int
+    output_tokens: int
+
+
+class TaskUsageView(_Open):
+    """What the whole task has used once this record was written."""
+
+    tokens: int
+    estimated_tokens: Annotated[int, Field(description="the part of `tokens` that no report covers")]
+    model_cost_usd: str
+
+
+class UsageView(_Open):
+    """What the call was charged for the models around it. Amounts of money are decimal texts."""
+
+    reported: list[ReportView] = []
+    tokens: int | None = None
+    model_cost_usd: str | None = None
+    task: TaskUsageView | None = None
+
+
 class _Proposed(_Open):
     """What was proposed, by whom and under what. A refused call may name no tool of ours."""
 
@@ -248,6 +274,7 @@ class _Ended(_Open):
     verification: VerificationView
     decision_after: DecisionView | None
     refs: list[Reference]
+    usage: UsageView | None = None
 
 
 class AuditPacket(_Ended):

@@ -17,6 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from comptroller_audit.vocabulary import MICRO
 
 __all__ = [
+    "METERED_UNITS",
+    "MODEL_COST",
+    "TOKENS",
     "BudgetsConfig",
     "Charge",
     "Limit",
@@ -27,6 +30,10 @@ __all__ = [
     "window_end_ms",
 ]
 
+TOKENS = "tokens"
+MODEL_COST = "model_cost_usd"
+METERED_UNITS = frozenset({TOKENS, MODEL_COST})
+"""Units that are charged when they have been used; every other unit is held before it is."""
 _HOUR_MS = 3_600_000  # every window begins and ends with an hour of UTC
 
 
@@ -64,12 +71,14 @@ class WindowLimit(BaseModel):
 
 
 class BudgetsConfig(BaseModel):
-    """The `budgets:` section. The four named limits hold per task, as in the article."""
+    """The `budgets:` section. The named limits (`max_…`, `timeout_seconds`) hold per task, as in the article."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     max_steps: int | None = Field(default=None, ge=1)
     max_tool_calls: int | None = Field(default=None, ge=1)
+    max_tokens_total: int | None = Field(default=None, ge=1, le=1_000_000_000_000)
+    max_model_cost_usd: Decimal | None = Field(default=None, gt=0, max_digits=15, decimal_places=6)
     timeout_seconds: float | None = Field(default=None, gt=0)
     windows: tuple[WindowLimit, ...] = ()
     task_idle_s: int = Field(default=300, ge=1)
@@ -78,10 +87,15 @@ class BudgetsConfig(BaseModel):
 
     def limits(self) -> tuple[Limit, ...]:
         """Every counted limit, task limits first. Steps and the wall clock belong to the task row (tasks.py)."""
+        named: tuple[tuple[str, str, int | Decimal | None], ...] = (
+            ("max_tool_calls", "calls", self.max_tool_calls),
+            ("max_tokens_total", TOKENS, self.max_tokens_total),
+            ("max_model_cost_usd", MODEL_COST, self.max_model_cost_usd),
+        )
         per_task = [
-            Limit("max_tool_calls", Scope.TASK, None, "calls", Window.TASK, calls * MICRO)
-            for calls in (self.max_tool_calls,)
-            if calls is not None
+            Limit(name, Scope.TASK, None, unit, Window.TASK, int(most * MICRO))
+            for name, unit, most in named
+            if most is not None
         ]
         windows = [
             Limit(

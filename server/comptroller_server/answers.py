@@ -12,6 +12,7 @@ from comptroller_server.proposal import Answer
 __all__ = [
     "META_RECEIPT",
     "META_REFUSAL",
+    "answer_text",
     "pending_refusal",
     "refusal_answer",
     "replay_answer",
@@ -83,20 +84,27 @@ def success_answer(case: Case) -> Answer:
     refs: list[Json] = [ref.as_json() for ref in case.refs]
     if isinstance(case.released, dict):
         structured = {**case.released, "refs": refs} if refs else dict(case.released)
+    meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
+    if case.receipt is not None:
+        meta[META_RECEIPT] = receipt_json(case.receipt)
+    offered = structured if case.tool_in_hand.definition.output_schema is not None else None
+    return Answer(answer_text(case), offered, meta=meta)
+
+
+def answer_text(case: Case) -> str:
+    """What the agent reads of a call that was done, from step 13 on. It is known, and metered, before it is sent."""
+    if case.answer_text is not None:
+        return case.answer_text
     text = _spell(case.released)
-    if refs:
+    if case.refs:
         named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
         text += f"\nRefs to cite in `why.citations`: {named}"
     if case.withheld:
         text += f"\n({case.withheld} secret values were withheld.)"
     if case.resumed is not None:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
-    meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
-    if case.receipt is not None:
-        meta[META_RECEIPT] = receipt_json(case.receipt)
-    return Answer(
-        text, structured if case.tool_in_hand.definition.output_schema is not None else None, meta=meta
-    )
+    case.answer_text = text
+    return text
 
 
 def replay_answer(call: str, output: Json, receipt: Receipt | None) -> Answer:

@@ -16,6 +16,7 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
+from comptroller_budgets.prices import PriceSheet
 from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
@@ -26,6 +27,7 @@ from comptroller_server.evidence import Evidence
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.intake import Intake, IntakeTerms
 from comptroller_server.lookups import LookUps
+from comptroller_server.metering import Metering
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.pipeline import Pipeline
 from comptroller_server.quotas import Quotas
@@ -74,7 +76,11 @@ def build(installation: Installation, owner: Owner) -> Service:
     tracer = Tracer(config.logging.levels, release, clock)
     evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
-    commits = Commits(evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest)
+    sheet = PriceSheet(config.models, config.prices)
+    metering = Metering(sheet, config.budgets.limits(), lambda subject: intake.listing(subject))
+    commits = Commits(
+        evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering
+    )
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     intake = Intake(
         i.catalogue,
@@ -87,6 +93,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         clock,
         ids,
         IntakeTerms(limits.replay_window_s * 1000),
+        metering,
     )
     needs = needs_of(config.tools)
     look_ups = LookUps(

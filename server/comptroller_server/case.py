@@ -11,7 +11,8 @@ from comptroller_audit.calls import Claim
 from comptroller_audit.database import Row
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
-from comptroller_budgets.limits import Charge
+from comptroller_budgets.limits import Charge, Scope
+from comptroller_budgets.metering import CallUsage
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
 from comptroller_server.proposal import Proposal
@@ -67,6 +68,7 @@ class Case:
     started: float
     principal_key: str
     task: TaskView
+    usage: CallUsage = field(default_factory=CallUsage)
     window_ms: int = 0
     """The moment that says which hour, day and month count this call; never before the newest record."""
     tool: Tool | None = None
@@ -114,6 +116,8 @@ class Case:
     decision_after: Decision | None = None
     refs: tuple[NewRef, ...] = ()
     released: Json = None
+    answer_text: str | None = None
+    """What the agent will read of a call that was done, once it is known."""
     withheld: int = 0
     state: CallState = CallState.PROPOSED
     receipt: Receipt | None = None
@@ -132,6 +136,17 @@ class Case:
         """The tool, from step 3 on."""
         assert self.tool is not None
         return self.tool
+
+    @property
+    def scopes(self) -> dict[Scope, str]:
+        """For whom this call is counted, from step 3 on."""
+        return {
+            Scope.TASK: self.task.id,
+            Scope.PRINCIPAL: self.principal_key,
+            Scope.ACTOR: self.subject.actor.id,
+            Scope.TOOL: self.tool_in_hand.name,
+            Scope.TENANT: self.tenant,
+        }
 
     @property
     def scope(self) -> dict[str, Any]:

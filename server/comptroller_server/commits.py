@@ -30,6 +30,7 @@ from comptroller_server.case import Case
 from comptroller_server.config_model import RolloutConfig
 from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
+from comptroller_server.metering import Metering
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.refs import GiveRefs
 
@@ -56,6 +57,7 @@ class Commits:
         catalogue: Catalogue,
         owner: Owner,
         bundle: str,
+        metering: Metering,
     ) -> None:
         self._evidence = evidence
         self._budgets = budgets
@@ -63,6 +65,7 @@ class Commits:
         self._terms = terms
         self._owner = owner
         self._bundle = bundle
+        self._metering = metering
         self._counted = _counted_windows(catalogue)
 
     def refused(self, case: Case, refusal: Refusal) -> Unit:
@@ -88,6 +91,7 @@ class Commits:
         parts: list[Part] = [
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             self._enter(case, flight=0),
+            *self._metering.begins(case),
             AwaitPerson(case.task.id, 1, self._budgets),
             TakeClaims(case.call, case.claims),
             request,
@@ -104,6 +108,7 @@ class Commits:
         record = self._evidence.pending(case, approval, roles, shown)
         parts: list[Part] = [
             HeadUnmoved(case.basis.switch_seq, self._bundle),
+            *self._metering.begins(case),
             CloseApproval(case.resumed.row["approval"], ApprovalState.VOID),
             RequestApproval(
                 approval,
@@ -144,6 +149,7 @@ class Commits:
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=1),
+            *self._metering.begins(case),
             TakeClaims(case.call, case.claims),
         ]
         if case.resumed is None:
@@ -184,6 +190,7 @@ class Commits:
                 ),
                 *self.aftermath(case.call, case.task.id, case.state, case.guard, self.counted_rows(case)),
                 GiveRefs(case.task.id, case.call, case.refs),
+                *self._metering.ends(case),
             ]
         )
 
@@ -203,6 +210,7 @@ class Commits:
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=0),
+            *self._metering.whole(case),
             Spend(case.call, case.charges),
             OpenCall(
                 case.call, case.state, self._fields(case), record, self._evidence.traces(case, after=None)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from comptroller_audit.vocabulary import Effect
-from comptroller_budgets.limits import Scope
+from comptroller_budgets.limits import METERED_UNITS, MODEL_COST, Scope
 from comptroller_policy.errors import Finding
 from comptroller_server.config_model import Document
 from comptroller_server.config_paths import KeyPath, finding_at
@@ -20,7 +20,7 @@ __all__ = ["BUILT_IN_TOOLS", "BUILT_IN_UNITS", "cross_findings"]
 BUILT_IN_TOOLS = frozenset(
     {"task_begin", "task_status", "task_finish", "resume_call", "hand_off", "comptroller_status"}
 )
-BUILT_IN_UNITS = frozenset({"calls", "steps", "cost_usd"})
+BUILT_IN_UNITS = frozenset({"calls", "steps", "cost_usd", *METERED_UNITS})
 TOOL_NAME_CHARS_MAX = 40
 """Clients prefix tool names with the server's, and several cap the whole at 64."""
 
@@ -40,6 +40,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
         facts = written.facts[node.file, node.at]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
     found += _windows(document, written)
+    found += _models(document, written)
     found += _clients(document)
     names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]
     return names + [finding_at(right, path, message) for path, message in found]
@@ -55,6 +56,7 @@ class _Written:
     names: tuple[str, ...]
     intact: frozenset[str]
     units: frozenset[str]
+    prices: tuple[str, ...]
     sources: tuple[str, ...]
     facts: Mapping[tuple[str, int], tuple[str, ...]]
 
@@ -65,7 +67,8 @@ class _Written:
         return cls(
             _names(tools),
             frozenset(_names(tool for tool in tools if id(tool) in untouched)),
-            BUILT_IN_UNITS.union(*(_keys(_child(tool, "units")) for tool in tools)),
+            BUILT_IN_UNITS.union(*(_keys(_child(tool, "units")) for tool in tools)) - {"steps"},
+            _keys(_child(tree, "prices")),
             _keys(_child(tree, "sources")),
             {(tool.file, tool.at): _keys(_child(tool, "facts")) for tool in tools},
         )
@@ -182,7 +185,9 @@ def _windows(document: Document, written: _Written) -> Iterator[tuple[KeyPath, s
     seen: set[tuple[str, ...]] = set()
     for at, window in enumerate(document.budgets.windows):
         path: KeyPath = ("budgets", "windows", at)
-        if window.unit not in written.units:
+        if window.unit == "steps":
+            yield (*path, "unit"), "is `steps`, which belong to one task; write `budgets.max_steps` instead"
+        elif window.unit not in written.units:
             yield (
                 (*path, "unit"),
                 f"is `{window.unit}`, which no tool counts; {_choose(sorted(written.units))}",
@@ -195,6 +200,28 @@ def _windows(document: Document, written: _Written) -> Iterator[tuple[KeyPath, s
         if key in seen:
             yield path, "limits what an earlier entry already limits; keep the smaller `max`"
         seen.add(key)
+
+
+def _models(document: Document, written: _Written) -> Iterator[tuple[KeyPath, str]]:
+    """What a model costs is known wherever money is counted."""
+    for role, model in document.models.items():
+        if model not in written.prices:
+            yield (
+                ("models", role),
+                (
+                    f"is `{model}`, whose price is not known; add it: "
+                    "`prices: {MODEL: {input_usd_per_mtok: …, output_usd_per_mtok: …}}`"
+                ),
+            )
+        if role in written.prices and role != model:
+            yield ("models", role), "is also the name of a model in `prices`; rename the role"
+    if not written.prices:
+        message = "counts the cost of models, and no model has a price; add `prices`"
+        if document.budgets.max_model_cost_usd is not None:
+            yield ("budgets", "max_model_cost_usd"), message
+        for at, window in enumerate(document.budgets.windows):
+            if window.unit == MODEL_COST:
+                yield ("budgets", "windows", at, "unit"), message
 
 
 def _clients(document: Document) -> Iterator[tuple[KeyPath, str]]:

@@ -19,7 +19,6 @@ from comptroller_server.yaml_lines import Node
 __all__ = ["empty_values", "shape_findings"]
 
 _NOT_YET: tuple[KeyPath, ...] = (
-    ("models",),
     ("retrieval",),
     ("safety",),
     ("logging",),
@@ -30,9 +29,7 @@ _NOT_YET: tuple[KeyPath, ...] = (
     ("redaction",),
     ("retention",),
     ("agent", "version"),
-    ("budgets", "max_tokens_total"),
     ("budgets", "max_cost_usd"),
-    ("budgets", "prices"),
     ("budgets", "windows", "*", "widen_after"),
     ("identity", "issuers"),
     ("identity", "resource"),

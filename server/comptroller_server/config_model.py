@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_budgets.limits import BudgetsConfig
+from comptroller_budgets.prices import ModelPrice
 from comptroller_policy.declarations import Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
@@ -45,6 +46,7 @@ __all__ = [
 
 ClientName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 SourceName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,39}$")]
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
 PythonTarget = Annotated[
     str,
     Field(pattern=r"^([A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^:{}]+\.py)(:[A-Za-z_]\w*)?$", max_length=1024),
@@ -173,6 +175,8 @@ class Document(_Section):
     identity: IdentityConfig = Field(default_factory=IdentityConfig)
     sources: dict[SourceName, SourceConfig] = Field(default_factory=dict)
     budgets: BudgetsConfig = Field(default_factory=BudgetsConfig)
+    models: dict[Name, ModelName] = Field(default_factory=dict)
+    prices: dict[ModelName, ModelPrice] = Field(default_factory=dict)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
@@ -210,6 +214,8 @@ class Config:
     identity: IdentityConfig
     sources: Mapping[str, SourceConfig]
     budgets: BudgetsConfig
+    models: Mapping[str, str]
+    prices: Mapping[str, ModelPrice]
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
     rollout: RolloutConfig
@@ -252,6 +258,8 @@ class Config:
             for section in ("agent", "identity", "budgets", "rollout", "approvals", "limits", "logging")
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}
+        material["models"] = dict(self.models)
+        material["prices"] = {name: _json(price) for name, price in self.prices.items()}
         material["tools"] = [_json(tool) for tool in sorted(self.tools, key=lambda tool: tool.name)]
         material["policies"] = [
             {"name": file.name, "sha256": hashlib.sha256(file.text.encode()).hexdigest()}

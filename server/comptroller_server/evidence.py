@@ -168,6 +168,8 @@ class Evidence:
             "decision_after": _decision(case.decision_after) if case.decision_after else None,
             "refs": [ref.as_json() for ref in case.refs],
         }
+        if case.usage.is_metered:
+            packet["usage"] = case.usage.packet
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
         return self._record(record_type, case, packet)

@@ -19,6 +19,7 @@ from comptroller_audit.unit import Moved
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
 from comptroller_policy.engine import Bundle
 from comptroller_server.case import Case, Refused
+from comptroller_server.metering import META_USAGE, Metering
 from comptroller_server.proposal import AdvertisedTool, Proposal
 from comptroller_server.quotas import Quotas
 from comptroller_server.taskbook import TaskBook
@@ -36,7 +37,7 @@ META_KEY = "comptroller/idempotency-key"
 META_WHY = "comptroller/why"
 KEY_CHARS_MAX = 200
 _OUR_META = "comptroller/"
-_META_KNOWN = frozenset({META_KEY, META_WHY})
+_META_KNOWN = frozenset({META_KEY, META_USAGE, META_WHY})
 _RESUME_SCHEMA: JsonObject = {
     "type": "object",
     "properties": {"call": {"type": "string", "description": "The call id from the pending answer."}},
@@ -69,6 +70,7 @@ class Intake:
         clock: Clock,
         ids: Ids,
         terms: IntakeTerms,
+        metering: Metering,
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -80,6 +82,7 @@ class Intake:
         self._clock = clock
         self._ids = ids
         self._terms = terms
+        self.metering = metering
         self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
 
     async def receive(self, proposal: Proposal) -> Case:
@@ -97,7 +100,8 @@ class Intake:
             task=await self._taskbook.begin(subject, principal_key),
         )
 
-    def answered(self, case: Case) -> None:
+    def answered(self, case: Case, text: str) -> None:
+        self.metering.answered(case, text)
         self._taskbook.answered(case.tenant, case.task)
 
     async def look_again(self, case: Case, moved: Moved) -> None:
@@ -108,6 +112,7 @@ class Intake:
 
     def entered(self, case: Case) -> None:
         """A commit has written the task."""
+        self.metering.charged(case)
         self._taskbook.entered(case.tenant, case.task)
 
     def find(self, case: Case) -> None:
@@ -118,6 +123,7 @@ class Intake:
         if (refusal := self.quotas.check(case.principal_key)) is not None:
             raise Refused(refusal)
         _check_meta(case.proposal)
+        self.metering.receive(case)
         name = case.proposal.tool
         if name == RESUME:
             return

@@ -26,7 +26,7 @@ from comptroller_audit.vocabulary import (
     Refusal,
     Verification,
 )
-from comptroller_budgets.limits import BudgetsConfig, Charge, Scope, charges_for
+from comptroller_budgets.limits import BudgetsConfig, Charge, charges_for
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import micro
@@ -168,14 +168,7 @@ class Outcomes:
             if amounts[unit] < 0:
                 text = f"The amount of `{unit}` would be negative, which no budget takes."
                 raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", case.call))
-        scoped = {
-            Scope.TASK: case.task.id,
-            Scope.PRINCIPAL: case.principal_key,
-            Scope.ACTOR: case.subject.actor.id,
-            Scope.TOOL: tool.name,
-            Scope.TENANT: case.tenant,
-        }
-        return charges_for(self._limits, amounts, scoped, case.window_ms)
+        return charges_for(self._limits, amounts, case.scopes, case.window_ms)
 
     # -- 11 verify ------------------------------------------------------------------------------------------------
 
@@ -243,6 +236,7 @@ class Outcomes:
         outcome = case.outcome
         assert outcome is not None
         case.state = _state_after(case, outcome)
+        case.answer_text = None
         if outcome.value is None or case.problem is not None:
             return
         released = self._release.release(outcome.value, Audience.MODEL)
@@ -294,6 +288,7 @@ class Outcomes:
     async def _write_outcome(self, case: Case, unit: Unit) -> None:
         outcome = await self._store.commit(case.tenant, unit)
         if isinstance(outcome, Committed):
+            self._intake.metering.charged(case)
             case.receipt = outcome.receipts[-1]
             return
         _log.warning("late outcome", call=case.call, stop=type(outcome.stop).__name__)

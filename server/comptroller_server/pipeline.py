@@ -63,6 +63,15 @@ class Pipeline:
             case = await self._intake.receive(proposal)  # 1 receive, 2 identify
         except StoreError as error:
             return _store_unavailable("", error)
+        answer: Answer | None = None
+        try:
+            answer = await self._governed(case)
+            return answer
+        finally:
+            self._intake.answered(case, answer.text if answer is not None else "")
+
+    async def _governed(self, case: Case) -> Answer:
+        """The story, or the refusal it ends in."""
         try:
             return await self._story(case)
         except Refused as refused:
@@ -73,8 +82,6 @@ class Pipeline:
             _log.exception("defect in the pipeline", call=case.call)
             text = f"Something went wrong inside Comptroller. Tell the operator. (call {case.call})"
             return await self._refuse(case, Refused(Refusal(Code.INTERNAL, text, "person")))
-        finally:
-            self._intake.answered(case)
 
     async def _story(self, case: Case) -> Answer:
         self._intake.find(case)  # 3 find

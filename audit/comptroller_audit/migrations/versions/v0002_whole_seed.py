@@ -33,6 +33,7 @@ def upgrade() -> None:
     _tasks()
     _rollouts()
     _retention()
+    _model_usage()
 
 
 def _tasks() -> None:
@@ -69,3 +70,18 @@ def _rollouts() -> None:
 
 def _retention() -> None:
     _keyed("retention", trusted_ms=_BIG, erased=_BIG)
+
+
+def _model_usage() -> None:
+    _keyed(
+        "task_usage",
+        reports=sa.Text(),
+        seen_input=_BIG,
+        seen_output=_BIG,
+        unreported_input=_BIG,
+        unreported_output=_BIG,
+        input_tokens=_BIG,
+        output_tokens=_BIG,
+        estimated_tokens=_BIG,
+        model_cost_micro=_BIG,
+    )
