@@ -338,8 +338,8 @@ MUTATIONS = (
     # -- secrets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/outcomes.py",
-        "        released = self._release.release(outcome.value, Audience.MODEL)\n",
-        "        released = Released(outcome.value, 0)\n",
+        "shown = kept = road.release(value, Audience.MODEL, case.book)",
+        "shown = kept = type(road.release(None, Audience.MODEL))(value, 0)",
         f"{_S}/test_secrets.py::test_a_secret_in_a_result_is_withheld_everywhere",
     ),
     Mutation(
@@ -350,7 +350,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/intake.py",
-        "            text = self._release.text(message, Audience.MODEL) if message is not None else None\n",
+        "            text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None\n",
         "            text = message\n",
         f"{_S}/test_secrets.py::test_a_secret_in_progress_is_withheld",
     ),
@@ -597,5 +597,36 @@ MUTATIONS = (
         "        for first, last in _subtract(missing, erased):",
         "        for first, last in []:",
         "tests/audit/test_retention.py::test_a_payload_that_goes_without_an_erasure_entry_is_found",
+    ),
+    # -- personal data --------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "        road = self._release.output(case.tool_in_hand.name)\n",
+        "        road = type(self._release.output(case.tool_in_hand.name))()\n",
+        f"{_S}/test_redaction.py::test_a_model_reads_a_token_and_a_reply_goes_to_the_address_behind_it",
+    ),
+    Mutation(
+        f"{_SERVER}/books.py",
+        "        if resolved.unresolved:\n",
+        "        if False:\n",
+        f"{_S}/test_redaction.py::test_tokens_mean_nothing_elsewhere",
+    ),
+    Mutation(
+        f"{_SERVER}/books.py",
+        "            if not task.is_new:\n",
+        "            if False:\n",
+        f"{_S}/test_redaction.py::test_another_process_and_one_started_again_know_the_tokens_of_a_task",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/released.py",
+        "logged=[self.entry(entry, book, tool) for entry in record.logged]",
+        "logged=record.logged",
+        f"{_S}/test_redaction.py::test_an_approver_reads_the_tokens_the_agent_read_and_the_stored_call_runs_with_the_values",
+    ),
+    Mutation(
+        "tools/comptroller_tools/redactions.py",
+        "    problems += _hidden_ids(config, marked)\n",
+        "",
+        "tests/tools/test_redactions.py::test_an_id_that_would_be_withheld_is_a_finding",
     ),
 )

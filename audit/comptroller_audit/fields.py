@@ -14,13 +14,25 @@ from typing import Final
 from comptroller_audit.errors import FieldRuleError
 from comptroller_audit.vocabulary import Json, JsonObject
 
-__all__ = ["KIND_SHAPE", "Audience", "FieldRule", "Fields", "field_path", "rules_of_schema"]
+__all__ = [
+    "ANY",
+    "KIND_SHAPE",
+    "SCHEMA_DEPTH_MAX",
+    "Audience",
+    "FieldRule",
+    "Fields",
+    "children",
+    "field_path",
+    "rules_of_schema",
+]
 
 KIND_SHAPE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 SCHEMA_DEPTH_MAX: Final = 16
 """A field further down, or behind more references, must be named in the config."""
 REDACT_KEYWORD: Final = "x-comptroller-redact"
 ANY: Final = "*"
+_BY_FORMAT: Final = "@"
+"""In place of a kind: the schema only says that it is an address."""
 
 
 class Audience(StrEnum):
@@ -96,16 +108,16 @@ class Fields:
         return None
 
 
-def rules_of_schema(schema: JsonObject) -> tuple[FieldRule, ...]:
-    """Rules for what an output's JSON Schema marks: `format: email` (or idn-email), and `x-comptroller-redact`.
+def rules_of_schema(schema: JsonObject, *, emails: bool = True) -> tuple[FieldRule, ...]:
+    """Rules for what a JSON Schema marks: `x-comptroller-redact`, and with `emails` also `format: email` (idn-email).
 
     The keyword is `true` or a kind. Local references are followed; what they repeat without end is cut off at
     SCHEMA_DEPTH_MAX. Raises FieldRuleError for a keyword that is neither.
     """
     found: dict[str, FieldRule] = {}
     for path, kind in _marked(schema, schema, (), 0):
-        if path:
-            rule = FieldRule("$." + ".".join(path), kind)
+        if path and (emails or kind != _BY_FORMAT):
+            rule = FieldRule("$." + ".".join(path), "email" if kind == _BY_FORMAT else kind)
             found.setdefault(rule.path, rule)
     return tuple(found.values())
 
@@ -123,12 +135,13 @@ def _marked(
             f"{REDACT_KEYWORD} at {'.'.join(path) or 'the root'} must be true or a kind such as email"
         )
     elif node.get("format") in ("email", "idn-email"):
-        yield path, "email"
-    for below, child in _children(root, node):
+        yield path, _BY_FORMAT
+    for below, child in children(root, node):
         yield from _marked(root, child, path if below is None else (*path, below), depth + 1)
 
 
-def _children(root: JsonObject, node: JsonObject) -> Iterator[tuple[str | None, Json]]:
+def children(root: JsonObject, node: JsonObject) -> Iterator[tuple[str | None, Json]]:
+    """The schemas below one: `(name of the member, schema)`; `*` is any name, None the same value or a list's item."""
     properties = node.get("properties")
     if isinstance(properties, dict):
         # A name with a dot in it cannot be a path; `*` covers it and its neighbours, which withholds too much.

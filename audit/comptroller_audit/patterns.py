@@ -350,6 +350,10 @@ class Finder:
     def __bool__(self) -> bool:
         return bool(self._searches)
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(kind for kind, _ in self._searches)
+
     def find(self, text: str) -> list[Found]:
         """What stands in an ASCII text. Stretches of different kinds may overlap; the more telling kind comes first."""
         data = text.encode("ascii")

@@ -16,7 +16,7 @@ from comptroller_audit.sealing import KeyRing, Sealed
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
 
-__all__ = ["Logged", "calls_in_state", "calls_matching", "entries", "newest_calls"]
+__all__ = ["Logged", "calls_in_state", "calls_matching", "calls_of_task", "entries", "newest_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,18 @@ def calls_in_state(reader: Reader, tenant: str, states: Sequence[CallState]) -> 
     for state in states:
         found += reader.query(_IN_STATE, tenant=tenant, state=state.value)
     return _as_rows(found)
+
+
+_OF_TASK = (
+    select(_C.c.id, *(c for c in _C.columns if c.name not in ("tenant", "id")))
+    .where(_C.c.tenant == bindparam("tenant"), _C.c.task == bindparam("task"))
+    .order_by(_C.c.id)
+)
+
+
+def calls_of_task(reader: Reader, tenant: str, task: str) -> list[tuple[str, Row]]:
+    """Every call of a task, oldest first."""
+    return _as_rows(reader.query(_OF_TASK, tenant=tenant, task=task))
 
 
 def newest_calls(reader: Reader, tenant: str, most: int) -> list[tuple[str, Row]]:

@@ -60,10 +60,17 @@ class Release:
     def with_fields(self, fields: Collection[FieldRule]) -> Release:
         """The same road for a tool with field rules of its own, which take the place of these."""
         other = object.__new__(Release)
-        other._secrets, other._everything = self._secrets, self._everything
-        other._credentials, other._across = self._credentials, self._across
+        other._become(self)
         other._fields = Fields(fields)
         return other
+
+    def _become(self, other: Release) -> None:
+        self._secrets, self._fields = other._secrets, other._fields
+        self._everything, self._credentials, self._across = (
+            other._everything,
+            other._credentials,
+            other._across,
+        )
 
     def release(self, value: Json, audience: Audience, book: TokenBook | None = None) -> Released:
         """`value` for `audience`. Never raises: what cannot be searched is withheld as a whole.
@@ -72,6 +79,8 @@ class Release:
         `[withheld: KIND]` always; RECORD keeps personal data, because payloads are sealed, unless a field rule says
         otherwise. Nobody sees configured secrets or credentials. What holds nothing to withhold comes back itself.
         """
+        if value is None or value == "" or value == [] or value == {}:
+            return Released(value, 0)
         keeps = audience is Audience.RECORD
         finder = self._credentials if keeps else self._everything
         if not (finder or self._secrets or self._fields):
@@ -89,12 +98,21 @@ class Release:
     def text(self, text: str, audience: Audience, book: TokenBook | None = None) -> str:
         return cast("str", self.release(text, audience, book).value)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether records hold just what models see: nothing but secrets and credentials is looked for."""
+        return not self._fields and self._everything.kinds == self._credentials.kinds
+
     def finds_secret(self, value: Json) -> bool:
         """Whether a configured secret, or with Pattern.API_KEY any credential, stands in `value`.
 
         Arguments with one are never sent.
         """
-        return bool(self.finds(value) & {SECRET, CREDENTIALS.value, UNSEARCHABLE})
+        return bool(self.secrets_in(value))
+
+    def secrets_in(self, value: Json) -> frozenset[str]:
+        """What keeps `value` from being sent: `secret`, `api_key`, `unsearchable`; personal data is not looked for."""
+        return self.with_fields(()).release(value, Audience.RECORD).kinds
 
     def finds(self, value: Json) -> frozenset[str]:
         """The kinds of what stands in `value`, field rules aside; for arguments on their way out."""

@@ -72,6 +72,7 @@ class TokenBook:
         self._key = key
         self._task = task
         self._entries: dict[tuple[str, str], _Entry] = {}
+        self._given: dict[tuple[str, str], _Entry] = {}
         self._binding = keyed_digest(key, "token-book/v1", task.encode())
 
     def __len__(self) -> int:
@@ -90,6 +91,7 @@ class TokenBook:
             if known is None:
                 break
             if _same(known.value, value):
+                self._given[kind, known.tag] = known
                 return known.token
         else:
             return None
@@ -97,8 +99,27 @@ class TokenBook:
             return None
         number = 1 + sum(entry.kind == kind for entry in self._entries.values())
         entry = _Entry(kind, number, letters[:length], value)
-        self._entries[kind, entry.tag] = entry
+        self._entries[kind, entry.tag] = self._given[kind, entry.tag] = entry
         return entry.token
+
+    def view(self) -> TokenBook:
+        """The same book under another name: what is given through the view is the book's, and the view's `given`."""
+        view = object.__new__(TokenBook)
+        view._key, view._task, view._binding = self._key, self._task, self._binding
+        view._entries, view._given = self._entries, {}
+        return view
+
+    @property
+    def given(self) -> list[Json]:
+        """The tokens given here so far, as `[kind, number, tag, value]`: to be stored sealed, for `take`."""
+        return [[e.kind, e.number, e.tag, e.value] for e in self._given.values()]
+
+    def take(self, rows: Json) -> None:
+        """Take in tokens that a view of this task's book has `given`. Raises TokenBookError for any other."""
+        for row in rows if isinstance(rows, list) else [rows]:
+            entry = self._checked(row)
+            if len(self._entries) < TOKENS_MAX:
+                self._entries.setdefault((entry.kind, entry.tag), entry)
 
     def has(self, token: str) -> bool:
         match = _TOKEN.fullmatch(token)

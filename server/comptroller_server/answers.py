@@ -100,7 +100,7 @@ def answer_text(case: Case) -> str:
         named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
         text += f"\nRefs to cite in `why.citations`: {named}"
     if case.withheld:
-        text += f"\n({case.withheld} secret values were withheld.)"
+        text += f"\n({case.withheld} values were withheld or are shown as tokens.)"
     if case.resumed is not None:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
     case.answer_text = text

@@ -17,6 +17,7 @@ from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
 from comptroller_budgets.prices import PriceSheet
+from comptroller_server.books import Books
 from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
@@ -68,7 +69,7 @@ class Service:
 def build(installation: Installation, owner: Owner) -> Service:
     """Wire everything. Pure construction: no file is touched and nothing runs yet."""
     i, config, ambient = installation, installation.config, installation.ambient
-    store, ring, release, clock, ids = i.store, i.ring, i.release, ambient.clock, ambient.ids
+    store, ring, release, clock, ids = i.store, i.ring, i.roads, ambient.clock, ambient.ids
     limits, environment = config.limits, config.environment
     counts = Counts()
     watch = Watch(store, clock, owner, counts)
@@ -88,6 +89,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         store,
         ring,
         taskbook,
+        Books(store, ring, release),
         quotas,
         release,
         clock,

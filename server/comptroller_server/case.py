@@ -9,6 +9,7 @@ from typing import Any
 
 from comptroller_audit.calls import Claim
 from comptroller_audit.database import Row
+from comptroller_audit.tokens import TokenBook
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
 from comptroller_budgets.limits import Charge, Scope
@@ -71,10 +72,14 @@ class Case:
     usage: CallUsage = field(default_factory=CallUsage)
     window_ms: int = 0
     """The moment that says which hour, day and month count this call; never before the newest record."""
+    book: TokenBook | None = None
+    """The tokens of its task, where anything can become one; it notes what this case's answers give."""
     tool: Tool | None = None
     resumed: Resumed | None = None
     # 4 validate
     arguments: JsonObject = field(default_factory=dict[str, Json])
+    """As they are sent: with values in place of tokens, once step 4 has resolved them."""
+    tokens_used: tuple[str, ...] = ()
     argument_bytes: bytes = b"{}"
     output_bytes: bytes | None = None
     why: JsonObject | None = None
@@ -116,6 +121,9 @@ class Case:
     decision_after: Decision | None = None
     refs: tuple[NewRef, ...] = ()
     released: Json = None
+    """The output as the model may see it."""
+    kept: Json = None
+    """The output as the record holds it."""
     answer_text: str | None = None
     """What the agent will read of a call that was done, once it is known."""
     withheld: int = 0

@@ -68,6 +68,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         prices=document.prices,
         tools=document.tools,
         policies=policies,
+        safety=document.safety,
         rollout=document.rollout,
         approvals=document.approvals,
         limits=document.limits,

@@ -24,6 +24,7 @@ from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
 from comptroller_server.config_paths import parsed_path, shown_path
+from comptroller_server.config_safety import SafetyConfig
 from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -179,6 +180,7 @@ class Document(_Section):
     prices: dict[ModelName, ModelPrice] = Field(default_factory=dict)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
+    safety: SafetyConfig = Field(default_factory=SafetyConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
@@ -218,6 +220,7 @@ class Config:
     prices: Mapping[str, ModelPrice]
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
+    safety: SafetyConfig
     rollout: RolloutConfig
     approvals: ApprovalsConfig
     limits: LimitsConfig
@@ -255,7 +258,16 @@ class Config:
         """
         material: dict[str, Json] = {
             section: _json(getattr(self, section))
-            for section in ("agent", "identity", "budgets", "rollout", "approvals", "limits", "logging")
+            for section in (
+                "agent",
+                "identity",
+                "budgets",
+                "safety",
+                "rollout",
+                "approvals",
+                "limits",
+                "logging",
+            )
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}
         material["models"] = dict(self.models)

@@ -11,12 +11,14 @@ from hashlib import sha256
 from typing import Any, cast
 
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Json, JsonObject, Principal, RecordType, Refusal, Verification
 from comptroller_budgets.ledger import holds_in_packet
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
+from comptroller_server.books import given_in
 from comptroller_server.case import Case
+from comptroller_server.roads import Roads
 from comptroller_server.traces import Tracer
 from comptroller_tools.check_running import Checked
 
@@ -51,7 +53,7 @@ def _decision(decision: Decision) -> JsonObject:
 class Evidence:
     """Builds log records from a case. `bundle` is the digest of the policy and config in force."""
 
-    def __init__(self, release: Release, bundle: str, tracer: Tracer) -> None:
+    def __init__(self, release: Roads, bundle: str, tracer: Tracer) -> None:
         self._release = release
         self._bundle = bundle
         self.tracer = tracer
@@ -82,6 +84,10 @@ class Evidence:
             packet["record"] = (
                 {"kind": case.record.kind, "key": self._clean(case.record.key)} if case.record else None
             )
+            if marked := self._release.marked(tool.name):
+                packet["redact"] = marked
+        if case.tokens_used:
+            packet["tokens_used"] = list(case.tokens_used)
         return packet
 
     def considered(self, case: Case) -> JsonObject:
@@ -149,7 +155,7 @@ class Evidence:
                 "error": self._clean(outcome.error[:500]) if outcome and outcome.error else None,
             },
             "problem": self._refusal(case.problem) if case.problem else None,
-            "output": case.released,
+            "output": case.kept,
             "withheld": case.withheld,
             "verification": {
                 "result": (verification.result if verification else Verification.NOT_DECLARED).value,
@@ -193,6 +199,8 @@ class Evidence:
         return self._record(RecordType.REFUSED, case, packet, original)
 
     def _record(self, kind: RecordType, case: Case, packet: JsonObject, call: str | None = None) -> LogRecord:
+        if given := given_in(case):
+            packet["tokens"] = given
         return LogRecord(
             kind,
             packet,
@@ -214,7 +222,7 @@ class Evidence:
         return {
             "code": refusal.code.value,
             "class": refusal.failure_class.value,
-            "text": refusal.text,
+            "text": self._clean(refusal.text),
             "retry": refusal.retry,
             "policies": list(refusal.policies),
             "details": refusal.details,

@@ -25,6 +25,7 @@ from comptroller_policy.errors import BundleInvalid, Finding
 from comptroller_server.config_model import Config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.identity import LocalIdentity
+from comptroller_server.roads import Roads, roads_of
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
 from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
@@ -81,7 +82,7 @@ class Installation:
     @cached_property
     def catalogue(self) -> Catalogue:
         try:
-            return Catalogue(self.config.tools, self.sources)
+            return Catalogue(self.config.tools, self.sources, self.config.safety.patterns)
         except CatalogueInvalid as error:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
 
@@ -108,7 +109,13 @@ class Installation:
 
     @cached_property
     def release(self) -> Release:
-        return Release(self.config.secrets)
+        """The road of what belongs to no tool, and of commands that load no source."""
+        return Release(self.config.secrets, self.config.safety.patterns)
+
+    @cached_property
+    def roads(self) -> Roads:
+        """The road with the field rules of every tool."""
+        return roads_of(self.release, self.catalogue, self.config.safety.patterns)
 
     @cached_property
     def identity(self) -> LocalIdentity:

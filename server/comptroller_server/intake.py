@@ -12,16 +12,19 @@ from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Claim
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
 from comptroller_audit.errors import CanonicalError
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.patterns import CREDENTIALS
+from comptroller_audit.redaction import Audience
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Moved
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
 from comptroller_policy.engine import Bundle
+from comptroller_server.books import Books
 from comptroller_server.case import Case, Refused
 from comptroller_server.metering import META_USAGE, Metering
 from comptroller_server.proposal import AdvertisedTool, Proposal
 from comptroller_server.quotas import Quotas
+from comptroller_server.roads import Roads
 from comptroller_server.taskbook import TaskBook
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
@@ -65,8 +68,9 @@ class Intake:
         store: Store,
         ring: KeyRing,
         taskbook: TaskBook,
+        books: Books,
         quotas: Quotas,
-        release: Release,
+        release: Roads,
         clock: Clock,
         ids: Ids,
         terms: IntakeTerms,
@@ -77,6 +81,7 @@ class Intake:
         self._store = store
         self._ring = ring
         self._taskbook = taskbook
+        self._books = books
         self.quotas = quotas
         self._release = release
         self._clock = clock
@@ -88,9 +93,8 @@ class Intake:
     async def receive(self, proposal: Proposal) -> Case:
         """1 and 2: an attempt id, the principal's key, the task and its step."""
         subject = proposal.subject
-        proposal = replace(proposal, progress=self._released(proposal.progress))
         principal_key = self._key_of(subject.tenant, subject.principal.id)
-        return Case(
+        case = Case(
             proposal=proposal,
             call=self._ids.uuid7(),
             attempt=self._ids.uuid7(),
@@ -99,6 +103,13 @@ class Intake:
             principal_key=principal_key,
             task=await self._taskbook.begin(subject, principal_key),
         )
+        try:
+            await self._books.open(case)
+        except BaseException:
+            self.answered(case)
+            raise
+        case.proposal = replace(proposal, progress=self._released(case, proposal.progress))
+        return case
 
     def answered(self, case: Case, text: str) -> None:
         self.metering.answered(case, text)
@@ -108,7 +119,10 @@ class Intake:
         """After a basis moved: the task as it is now. The rest is read again by the steps that follow."""
         if moved.what == "task" and case.resumed is not None:
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, call=case.call))
-        case.task = await self._taskbook.look_again(case.tenant, case.task)
+        task = await self._taskbook.look_again(case.tenant, case.task)
+        if task.id != case.task.id:
+            await self._books.moved(case, task)
+        case.task = task
 
     def entered(self, case: Case) -> None:
         """A commit has written the task."""
@@ -136,11 +150,10 @@ class Intake:
     async def validate(self, case: Case) -> None:
         """4: `why`, arguments, canonical bytes, outgoing secrets, citations, and which call this is."""
         tool = case.tool_in_hand
-        if self._release.finds_secret([case.proposal.arguments, case.proposal.meta.get(META_WHY)]):
-            # First of all: the sentences below name what was wrong, and unknown keys are part of that.
-            text = "The arguments contain a secret of this installation, so they are not sent anywhere."
-            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
+        # First of all: the sentences below name what was wrong, and unknown keys are part of that.
+        self._refuse_secrets(tool, [case.proposal.arguments, case.proposal.meta.get(META_WHY)])
         self._split_why(case, tool)
+        await self._books.resolve(case)
         problems = tool.arguments.check(case.arguments)
         if problems:
             listed = "; ".join(str(problem) for problem in problems)
@@ -179,11 +192,30 @@ class Intake:
     def _principal_key(self, tenant: str, principal: str) -> str:
         return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]
 
-    def _released(self, progress: Progress) -> Progress:
+    def _refuse_secrets(self, tool: Tool, sent: Json) -> None:
+        """Configured secrets go to no tool; what looks like a credential to none whose arguments leave the house."""
+        found = self._release.secrets_in(sent)
+        if found - {CREDENTIALS.value}:
+            text = "The arguments contain a secret of this installation, so they are not sent anywhere."
+            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
+        if found and tool.is_outbound:
+            text = (
+                "The arguments contain what looks like a key, a token or a password, so they are not sent. "
+                "Leave it out, or hand the task to a person."
+            )
+            raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
+
+    def told(self, case: Case, refusal: Refusal) -> Refusal:
+        """The refusal as this caller may read it: what sources, records and people said in it is released."""
+        ids = (case.call, refusal.call, case.task.id)
+        text = self._release.told(refusal.text, Audience.MODEL, case.book, ids)
+        return refusal if text == refusal.text else replace(refusal, text=text)
+
+    def _released(self, case: Case, progress: Progress) -> Progress:
         """What a tool says on the way goes through the one road too."""
 
         async def relay(done: float, total: float | None, message: str | None) -> None:
-            text = self._release.text(message, Audience.MODEL) if message is not None else None
+            text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None
             await progress(done, total, text)
 
         return relay

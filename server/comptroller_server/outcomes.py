@@ -13,7 +13,7 @@ from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
 from comptroller_audit.errors import CanonicalError, CommitUnknown, StoreError
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Committed, Moved, Receipt, Stopped, Unit
@@ -37,11 +37,12 @@ from comptroller_server.dispatch import Dispatcher
 from comptroller_server.evidence import Evidence
 from comptroller_server.intake import Intake
 from comptroller_server.lookups import LookUps
+from comptroller_server.roads import Roads
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import records_in
 from comptroller_tools.refs import NewRef
 from comptroller_tools.source import EffectHappened, Outcome
-from comptroller_tools.verification import compare
+from comptroller_tools.verification import Check, compare
 
 __all__ = ["Outcomes"]
 
@@ -62,7 +63,7 @@ class Outcomes:
         evidence: Evidence,
         intake: Intake,
         dispatcher: Dispatcher,
-        release: Release,
+        release: Roads,
         budgets: BudgetsConfig,
         clock: Clock,
         ids: Ids,
@@ -186,7 +187,7 @@ class Outcomes:
             case.read_back = await look_ups.read_back(case, facts)
             case.verification = compare(tool.expectations, scope, case.read_back)
             if case.verification.result is Verification.DIFFERS and outcome.effect is EffectHappened.DONE:
-                case.problem = _differs(case)
+                case.problem = self._differs(case)
 
     def _problem(self, case: Case, outcome: Outcome) -> Refusal | None:
         """What is wrong with what the source said, apart from whether it is true."""
@@ -194,7 +195,9 @@ class Outcomes:
         if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
             return _in_doubt(case.call, outcome.error or "the source does not know")
         if outcome.told_model is not None:
-            told = json.dumps(self._release.text(outcome.told_model, Audience.MODEL), ensure_ascii=False)
+            told = json.dumps(
+                self._release.text(outcome.told_model, Audience.MODEL, case.book), ensure_ascii=False
+            )
             text = f"`{tool.name}` did nothing, and says: {told}"
             return Refusal(Code.TOOL_FAILED, text, "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
@@ -216,6 +219,31 @@ class Outcomes:
             return self._unusable(case, f"breaks its schema ({problems[0].path or 'the whole value'})")
         return None
 
+    def _differs(self, case: Case) -> Refusal:
+        assert case.verification is not None
+        if not case.may_tell_facts():
+            text = "The change was made, but reading the record back shows something else."
+            return Refusal(Code.VERIFICATION_FAILED, f"{text} {_HANDED_OVER}", "person", case.call)
+
+        def shown(check: Check, value: Any) -> str:
+            told = self._release.at(
+                case.tool_in_hand.name, check.fact, check.path, value, Audience.MODEL, case.book
+            )
+            return json.dumps(_shown(told), ensure_ascii=False)
+
+        wrong = [
+            f"{check.fact}.{check.path} should be {shown(check, check.expected)} and is {shown(check, check.found)}"
+            for check in case.verification.checks
+            if check.equal is False
+        ]
+        return Refusal(
+            Code.VERIFICATION_FAILED,
+            f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. "
+            f"{_HANDED_OVER}",
+            "person",
+            case.call,
+        )
+
     def _unusable(self, case: Case, how: str) -> Refusal:
         done = "" if case.tool_in_hand.is_read else " The change itself was made; a person must look at it."
         text = f"What `{case.tool_in_hand.name}` returned {how}, so it is withheld.{done}"
@@ -227,7 +255,7 @@ class Outcomes:
         """A defect of ours after the commit: whatever happened, its outcome is not known."""
         case.outcome = Outcome(EffectHappened.UNKNOWN, error="a defect in Comptroller")
         case.problem = _in_doubt(case.call, "a defect in Comptroller")
-        case.state, case.released, case.refs = CallState.IN_DOUBT, None, ()
+        case.state, case.released, case.kept, case.refs = CallState.IN_DOUBT, None, None, ()
         if case.tool_in_hand.is_read:
             case.state = CallState.FAILED_BEFORE_EFFECT
 
@@ -235,16 +263,14 @@ class Outcomes:
         """Decide the call's end, and what of its output may be seen. Only released records become refs."""
         outcome = case.outcome
         assert outcome is not None
+        if outcome.value is not None and case.problem is None:
+            self._take_output(case, outcome.value)
         case.state = _state_after(case, outcome)
         case.answer_text = None
         if outcome.value is None or case.problem is not None:
             return
-        released = self._release.release(outcome.value, Audience.MODEL)
-        case.released, case.withheld = released.value, released.withheld
-        if released.withheld:
-            case.output_bytes = canonical_bytes(released.value)
         try:
-            shown = records_in(case.tool_in_hand.config.records, case.released, case.arguments)
+            shown = records_in(case.tool_in_hand.config.records, case.kept, case.arguments)
         except RecordPathError:
             return  # what was withheld cannot be cited
         case.refs = tuple(
@@ -255,6 +281,19 @@ class Outcomes:
         self._evidence.tracer.released(
             case.trace, case.tool_in_hand.name, [ref.as_json() for ref in case.refs], case.withheld
         )
+
+    def _take_output(self, case: Case, value: Json) -> None:
+        """The output as the model may see it, and as the record holds it."""
+        road = self._release.output(case.tool_in_hand.name)
+        shown = kept = road.release(value, Audience.MODEL, case.book)
+        if not road.keeps_all:
+            kept = road.release(value, Audience.RECORD)
+        if isinstance(shown.value, dict) != isinstance(value, dict):
+            case.problem = self._unusable(case, "cannot be searched for what must not be shown")
+            return
+        case.released, case.kept, case.withheld = shown.value, kept.value, shown.withheld
+        if kept.withheld:
+            case.output_bytes = canonical_bytes(kept.value)
 
     # -- 14 commit ------------------------------------------------------------------------------------------------
 
@@ -396,25 +435,6 @@ def _in_doubt(call: str, why: str) -> Refusal:
         f"look at call {call} (`comptroller calls show {call}`).",
         "person",
         call,
-    )
-
-
-def _differs(case: Case) -> Refusal:
-    assert case.verification is not None
-    if not case.may_tell_facts():
-        text = "The change was made, but reading the record back shows something else."
-        return Refusal(Code.VERIFICATION_FAILED, f"{text} {_HANDED_OVER}", "person", case.call)
-    wrong = [
-        f"{check.fact}.{check.path} should be {json.dumps(_shown(check.expected))} and is {json.dumps(_shown(check.found))}"
-        for check in case.verification.checks
-        if check.equal is False
-    ]
-    return Refusal(
-        Code.VERIFICATION_FAILED,
-        f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. "
-        f"{_HANDED_OVER}",
-        "person",
-        case.call,
     )
 
 

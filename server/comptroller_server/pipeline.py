@@ -135,13 +135,13 @@ class Pipeline:
 
     async def _refuse(self, case: Case, refused: Refused) -> Answer:
         """Record a refusal, unless the commit that refused has, or a flood is being counted instead."""
-        refusal, receipt = refused.refusal, refused.receipt
+        refusal, receipt = self._intake.told(case, refused.refusal), refused.receipt
         self._intake.quotas.spend(case.principal_key)
         try:
             if case.resumed is not None and not case.committed and _denied(case):
                 await self._repeats.void(case, refusal.text)
         except Refused as overtaken:
-            refusal = overtaken.refusal
+            refusal = self._intake.told(case, overtaken.refusal)
         except StoreError as error:
             return _store_unavailable(case.call, error)
         if receipt is None and self._intake.quotas.records_singly(case.principal_key):

@@ -13,7 +13,7 @@ from comptroller_audit.calls import CALLS, Existing, Lost, log_indexes
 from comptroller_audit.database import Row
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, entries
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Stopped
@@ -27,6 +27,7 @@ from comptroller_server.evidence import Evidence
 from comptroller_server.intake import RESUME
 from comptroller_server.proposal import Answer
 from comptroller_server.quotas import Quotas
+from comptroller_server.roads import Roads
 from comptroller_server.watch import Watch
 from comptroller_tools.catalogue import Catalogue
 
@@ -53,7 +54,7 @@ class Repeats:
         catalogue: Catalogue,
         commits: Commits,
         evidence: Evidence,
-        release: Release,
+        release: Roads,
         quotas: Quotas,
         clock: Clock,
         bundle: Bundle,
@@ -154,23 +155,31 @@ class Repeats:
             raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         problem = packet.get("problem")
         if isinstance(problem, dict):
-            told = self._release.text(str(problem.get("text")), Audience.MODEL)
+            told = self._release.told(str(problem.get("text")), Audience.MODEL, case.book, (call,))
             text = f"{told} (This is the recorded result of call {call}; nothing was done again.)"
             raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
+        output = self._released(case, row["tool"], packet)
         if not self._is_an_answer(row["tool"], packet):
             text = f"This was done before, by call {call}; it was not done again. Its own answer was lost; "
             if "by" in packet:
                 text += "a person looked, and says that it was done."
             else:
-                found = json.dumps(packet.get("output"))[:FOUND_CHARS_MAX]
-                text += f"looking it up found: {self._release.text(found, Audience.MODEL)}"
+                text += f"looking it up found: {json.dumps(output, ensure_ascii=False)[:FOUND_CHARS_MAX]}"
             raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
         self._quotas.spend(case.principal_key)
-        output = self._release.release(packet.get("output"), Audience.MODEL).value
         outcome = await self._store.commit(
             case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
         )
         return replay_answer(call, output, outcome.receipts[-1])
+
+    def _released(self, case: Case, name: str, packet: JsonObject) -> Json:
+        """A recorded output for the present caller. What recovery looked up has the look-up's fields, and its rules."""
+        tool = self._catalogue.find(name)
+        output = packet.get("output")
+        if "outcome" not in packet and tool is not None and tool.config.recover is not None:
+            found = self._release.output(tool.config.recover.tool)
+            output = found.release(output, Audience.MODEL, case.book).value
+        return self._release.output(name).release(output, Audience.MODEL, case.book).value
 
     def _is_an_answer(self, name: str, packet: JsonObject) -> bool:
         """Whether a record's output is the tool's own: what a look-up found instead has another shape."""

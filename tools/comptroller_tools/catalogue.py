@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from comptroller_audit.patterns import Pattern
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.errors import ExpressionError, Finding
 from comptroller_policy.expressions import (
@@ -19,6 +20,8 @@ from comptroller_policy.model import ToolFacts
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
+from comptroller_tools.redacted_schemas import redacted, taking_tokens
+from comptroller_tools.redactions import Redactions, redactions_of
 from comptroller_tools.source import Source, ToolDefinition
 from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
 from comptroller_tools.verification import Expectation, compile_expectations
@@ -52,23 +55,35 @@ class Tool:
     advertised_input: Mapping[str, Any]
     advertised_output: Mapping[str, Any] | None
     description: str
+    redactions: Redactions = field(default_factory=Redactions)
     effect: Effect = field(init=False)
     is_read: bool = field(init=False)
     is_free_read: bool = field(init=False)
     """A read without declared cost or units makes one commit, at the end."""
+    is_outbound: bool = field(init=False)
+    """Whether credentials are kept out of its arguments: all side effects, unless the config says otherwise."""
 
     def __post_init__(self) -> None:
         # Asked many times a call, so worked out once.
         object.__setattr__(self, "effect", self.config.effect)
         object.__setattr__(self, "is_read", self.effect is Effect.READ)
         object.__setattr__(self, "is_free_read", self.is_read and not self.units)
+        said = self.config.outbound
+        object.__setattr__(self, "is_outbound", not self.is_read if said is None else said)
 
 
 class Catalogue:
     """Tools by name. Immutable; a reload builds a new one. Raises `CatalogueInvalid` with every finding."""
 
-    def __init__(self, configs: Sequence[ToolConfig], sources: Mapping[str, Source]) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ToolConfig],
+        sources: Mapping[str, Source],
+        patterns: Collection[Pattern] = (),
+    ) -> None:
+        """`patterns` are what redaction looks for: advertised schemas leave room for what it puts in place of that."""
         self._sources = sources
+        self._patterns = frozenset(patterns)
         findings: list[Finding] = []
         self._tools: dict[str, Tool] = {}
         for config in configs:
@@ -139,6 +154,16 @@ class Catalogue:
         if config.cost_usd is not None:
             units["cost_usd"] = compile_expression(config.cost_usd)
         output = definition.output_schema
+        emails = Pattern.EMAIL in self._patterns
+        redactions, wrong = redactions_of(config, definition.input_schema, output, emails=emails)
+        if wrong:
+            raise CatalogueInvalid(
+                [Finding(f"{where}.{field}" if field else where, problem) for field, problem in wrong]
+            )
+        shown_input = taking_tokens(definition.input_schema, config.takes_tokens)
+        shown_output = for_clients(output)
+        if self._patterns or redactions.hides:
+            shown_output = redacted(shown_output, self._patterns, redactions.output)
         return Tool(
             name=config.name,
             config=config,
@@ -149,13 +174,10 @@ class Catalogue:
             derived={name: compile_expression(text) for name, text in config.derived.items()},
             units=units,
             expectations=(),
-            advertised_input=(
-                with_why(definition.input_schema, required=config.why)
-                if side_effect
-                else definition.input_schema
-            ),
-            advertised_output=for_clients(output) if side_effect else with_refs(for_clients(output)),
+            advertised_input=with_why(shown_input, required=config.why) if side_effect else shown_input,
+            advertised_output=shown_output if side_effect else with_refs(shown_output),
             description=config.description or definition.description,
+            redactions=redactions,
         )
 
     def _origin(self, config: ToolConfig, where: str) -> tuple[Source, ToolDefinition]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,10 +15,13 @@ __all__ = [
     "CompensateRule",
     "RecordRule",
     "RecoverRule",
+    "RedactRule",
     "ToolConfig",
     "ToolLimits",
     "VerifyRule",
 ]
+
+FieldPath = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class _Declared(BaseModel):
@@ -60,6 +63,18 @@ class CompensateRule(_Declared):
     arguments: dict[str, Any]
 
 
+class RedactRule(_Declared):
+    """A field of the arguments or the output that is withheld whatever stands in it; `as` names its kind.
+
+    `visible_to` may see it all the same: an approver who must see an address, or a model that needs an id which a
+    pattern takes for a phone number. Records hold it sealed in any case, and logs never.
+    """
+
+    path: FieldPath
+    kind: str | None = Field(default=None, alias="as", pattern=r"^[a-z][a-z0-9_]{0,31}$")
+    visible_to: tuple[Literal["model", "person"], ...] = ()
+
+
 class ToolLimits(_Declared):
     timeout_s: float = Field(default=30, gt=0, le=600)
     response_kib_max: int = Field(default=256, ge=1, le=16_384)
@@ -83,4 +98,7 @@ class ToolConfig(ToolRules):
     compensate: CompensateRule | None = None
     why: bool = True
     repeatable: bool = False
+    redact: tuple[RedactRule, ...] = ()
+    takes_tokens: tuple[FieldPath, ...] = ()
+    outbound: bool | None = None
     limits: ToolLimits = Field(default_factory=ToolLimits)

@@ -20,7 +20,8 @@ from comptroller_policy.approvals import APPROVALS, ApprovalRow, ApprovalState, 
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.record import CallRecord, read_call, section
+from comptroller_server.commands.record import CallRecord, section
+from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, plain, say, table
 from comptroller_server.endings import pending_ended
 from comptroller_server.errors import CommandError
@@ -247,10 +248,10 @@ async def _request(installation: Installation, wanted: str) -> Request:
     def read(reader: Reader) -> tuple[str, Row, CallRecord]:
         row = reader.row(TENANT, APPROVALS, wanted)
         if row is not None:
-            return wanted, row, read_call(reader, installation.ring, row["call"])
+            return wanted, row, shown_call(reader, installation, row["call"])
         if wanted.startswith("apr-"):
             raise CommandError(f"there is no approval {wanted!r}; see `comptroller approvals list --all`")
-        record = read_call(reader, installation.ring, wanted)
+        record = shown_call(reader, installation, wanted)
         if record.approval is None:
             raise CommandError(f"call {record.call} is {record.row['state']} and waits for nobody")
         return record.row["approval"], record.approval, record

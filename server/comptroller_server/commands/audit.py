@@ -17,6 +17,7 @@ from comptroller_audit.store import Reader
 from comptroller_audit.verify import Progress, Report, verify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store
+from comptroller_server.commands.released import Reading
 from comptroller_server.commands.showing import at, emit, say
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
@@ -111,11 +112,13 @@ def tail(ctx: click.Context, count: int, follow: bool) -> None:
     invocation = invocation_of(ctx)
 
     async def show(installation: Installation) -> None:
-        tail_ = _Tail(installation, count)
+        tail_, reading = _Tail(installation, count), Reading(installation)
         if invocation.as_json and not follow:
-            emit({"entries": [_as_json(entry) async for entry in tail_.entries(follow=False)]})
+            shown = [_as_json(reading.entry(entry, None)) async for entry in tail_.entries(follow=False)]
+            emit({"entries": shown})
             return
-        async for entry in tail_.entries(follow):
+        async for raw in tail_.entries(follow):
+            entry = reading.entry(raw, None)
             if invocation.as_json:
                 click.echo(json.dumps(_as_json(entry)))
             else:

@@ -18,6 +18,7 @@ from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.record import CallRecord, call_summary, read_call
+from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, say, table
 from comptroller_server.endings import effect_ended
 from comptroller_server.errors import CommandError
@@ -85,7 +86,7 @@ def show(ctx: click.Context, call: str) -> None:
     invocation = invocation_of(ctx)
 
     async def read(installation: Installation) -> CallRecord:
-        return await installation.store.read(lambda reader: read_call(reader, installation.ring, call))
+        return await installation.store.read(lambda reader: shown_call(reader, installation, call))
 
     found = on_store(invocation, read)
     if invocation.as_json:

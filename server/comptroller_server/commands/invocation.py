@@ -28,12 +28,16 @@ class Invocation:
 
     def failed(self, error: Exception) -> None:
         """Say what kept the command from its work: on stderr, and as the JSON document if one was asked for."""
+        from comptroller_server.commands.logs import released_line
+
         told: list[dict[str, str]] = [
-            {"where": finding.where, "message": finding.message} for finding in getattr(error, "findings", ())
+            {"where": finding.where, "message": released_line(finding.message)}
+            for finding in getattr(error, "findings", ())
         ]
+        text = released_line(str(error))
         if self.as_json:
-            emit({"ok": False, "error": str(error), "findings": told})
-        for line in str(error).splitlines():
+            emit({"ok": False, "error": text, "findings": told})
+        for line in text.splitlines():
             click.echo(f"comptroller: {plain(line)}", err=True)
 
     def broken(self, error: Exception) -> None:

@@ -21,6 +21,7 @@ from comptroller_audit.database import Row
 from comptroller_audit.query import calls_matching
 from comptroller_audit.store import Reader
 from comptroller_server.commands.invocation import Invocation
+from comptroller_server.commands.logs import release_logs
 from comptroller_server.config import load_config
 from comptroller_server.config_model import Config
 from comptroller_server.errors import CommandError
@@ -59,7 +60,9 @@ def config_file(given: Path | None) -> Path:
 
 def installation_of(invocation: Invocation) -> Installation:
     """The installation the command works on; only its configuration is read yet. Raises `ConfigInvalid`."""
-    return Installation(load_config(config_file(invocation.config), data_dir=invocation.data_dir))
+    installation = Installation(load_config(config_file(invocation.config), data_dir=invocation.data_dir))
+    release_logs(installation.release)
+    return installation
 
 
 def store_path(config: Config) -> Path | None:

@@ -13,7 +13,8 @@ from comptroller_budgets.ledger import amount_text
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
-from comptroller_server.commands.record import CallRecord, read_call, section
+from comptroller_server.commands.record import CallRecord, section
+from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
 from comptroller_server.installation import Installation
 
@@ -31,7 +32,7 @@ def why(ctx: click.Context, call: str) -> None:
     invocation = invocation_of(ctx)
 
     async def read(installation: Installation) -> tuple[CallRecord, Proof]:
-        found = await installation.store.read(lambda reader: read_call(reader, installation.ring, call))
+        found = await installation.store.read(lambda reader: shown_call(reader, installation, call))
         return found, await prove(installation, found.logged)
 
     record, proof = on_store(invocation, read)

@@ -1,0 +1,145 @@
+"""The one road to every sink, with the field rules of each tool: `release(value, audience)` for a tool's own values.
+
+What comes from no tool goes through `release` and `text` themselves, by patterns alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from comptroller_audit.redaction import Audience, FieldRule, Pattern, Release
+from comptroller_audit.tokens import TokenBook
+from comptroller_audit.vocabulary import Json, JsonObject
+from comptroller_tools.catalogue import Tool
+from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.redactions import configured_rules
+
+__all__ = ["Roads", "is_our_id", "roads_by_config", "roads_of"]
+
+is_our_id = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
+"""Ids of calls, tasks and attempts. They say nothing of anybody, and one in ten thousand looks like an IBAN."""
+
+
+class Roads(Release):
+    """The release that knows tools by name. One that it does not know has no field rules, and patterns all the same."""
+
+    def __init__(
+        self,
+        release: Release,
+        arguments: Mapping[str, tuple[FieldRule, ...]],
+        output: Mapping[str, tuple[FieldRule, ...]],
+        facts: Mapping[str, Mapping[str, str]],
+        marked: Mapping[str, JsonObject],
+        patterns: Iterable[Pattern],
+    ) -> None:
+        self._become(release)
+        self._of_arguments = {name: release.with_fields(rules) for name, rules in arguments.items() if rules}
+        self._of_output = {name: release.with_fields(rules) for name, rules in output.items() if rules}
+        self._plain = release
+        self._facts = facts
+        self._marked = marked
+        hidden = (rule for rules in (*arguments.values(), *output.values()) for rule in rules)
+        self.gives_tokens = bool(set(patterns) - {Pattern.API_KEY}) or any(
+            Audience.MODEL not in rule.raw_for for rule in hidden
+        )
+        """Whether anything can become a token here; otherwise nobody keeps books of them."""
+
+    def arguments(self, tool: str) -> Release:
+        """The road of what is sent to `tool`."""
+        return self._of_arguments.get(tool, self._plain)
+
+    def output(self, tool: str) -> Release:
+        """The road of what `tool` returns."""
+        return self._of_output.get(tool, self._plain)
+
+    def fact(self, tool: str, name: str) -> Release:
+        """The road of `tool`'s fact `name`: that of the tool it is read with."""
+        return self.output(self._facts.get(tool, {}).get(name, ""))
+
+    def facts(
+        self, tool: str, facts: Mapping[str, Json], audience: Audience, book: TokenBook | None = None
+    ) -> JsonObject:
+        return {
+            name: self.fact(tool, name).release(value, audience, book).value for name, value in facts.items()
+        }
+
+    def at(
+        self, tool: str, fact: str, path: str, value: Json, audience: Audience, book: TokenBook | None = None
+    ) -> Json:
+        """One field of a fact, as it is found at `path` within it."""
+        names = [name for name in path.split(".") if not name.isdigit()]
+        whole: Json = value
+        for name in reversed(names):
+            whole = {name: whole}
+        shown = self.fact(tool, fact).release(whole, audience, book).value
+        for name in names:
+            if not isinstance(shown, dict) or name not in shown:
+                return shown  # an object around it is withheld as one
+            shown = shown[name]
+        return shown
+
+    def marked(self, tool: str) -> JsonObject:
+        """What only schemas say of a call's fields, by their place in a packet, for readers without the schemas."""
+        return self._marked.get(tool, {})
+
+    def told(
+        self, text: str, audience: Audience, book: TokenBook | None, ids: Iterable[str | None] = ()
+    ) -> str:
+        """A sentence of ours as it may be told; `ids` are known to be ours and stay as they are."""
+        pieces = [text]
+        for known in {each for each in ids if each and is_our_id(each)}:
+            pieces = [part for piece in pieces for part in re.split(f"({re.escape(known)})", piece)]
+        return "".join(piece if is_our_id(piece) else self.text(piece, audience, book) for piece in pieces)
+
+
+def roads_of(release: Release, tools: Iterable[Tool], patterns: Iterable[Pattern]) -> Roads:
+    """The roads of a catalogue's tools."""
+    known = {tool.name: tool for tool in tools}
+    marks: dict[str, JsonObject] = {}
+    for tool in known.values():
+        own: JsonObject = dict(tool.redactions.marked)
+        for name, fact in tool.config.facts.items():
+            read: Mapping[str, str] = known[fact.tool].redactions.marked if fact.tool in known else {}
+            own |= {
+                f"facts.{name}.{path.removeprefix('output.')}": kind
+                for path, kind in read.items()
+                if path.startswith("output.")
+            }
+        if own:
+            marks[tool.name] = own
+    return Roads(
+        release,
+        {name: tool.redactions.arguments for name, tool in known.items()},
+        {name: tool.redactions.output for name, tool in known.items()},
+        _fact_tools(tool.config for tool in known.values()),
+        marks,
+        patterns,
+    )
+
+
+def roads_by_config(
+    release: Release,
+    tools: Iterable[ToolConfig],
+    patterns: Iterable[Pattern],
+    marked: Mapping[str, str],
+    tool: str,
+) -> Roads:
+    """The roads for reading a packet of `tool` without loading any source: by the config, and by what it `marked`."""
+    configs = {config.name: config for config in tools}
+    arguments: dict[str, tuple[FieldRule, ...]] = {}
+    output: dict[str, tuple[FieldRule, ...]] = {}
+    for name, config in configs.items():
+        arguments[name], output[name] = configured_rules(config, marked if name == tool else None)
+    facts = _fact_tools(configs.values())
+    for path, kind in marked.items():
+        root, _, rest = path.partition(".")
+        fact, _, below = rest.partition(".")
+        if root == "facts" and below:
+            read = facts.get(tool, {}).get(fact, "")
+            output[read] = (*output.get(read, ()), FieldRule(f"$.{below}", kind))
+    return Roads(release, arguments, output, facts, {}, patterns)
+
+
+def _fact_tools(configs: Iterable[ToolConfig]) -> dict[str, dict[str, str]]:
+    return {config.name: {name: fact.tool for name, fact in config.facts.items()} for config in configs}
