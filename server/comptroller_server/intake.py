@@ -106,7 +106,7 @@ class Intake:
         try:
             await self._books.open(case)
         except BaseException:
-            self.answered(case)
+            self._taskbook.answered(case.tenant, case.task)
             raise
         case.proposal = replace(proposal, progress=self._released(case, proposal.progress))
         return case
