@@ -204,13 +204,13 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/intake.py",
-        "            if tool.config.why:\n",
+        "            if tool.config.why or tool.needs_citation:\n",
         "            if False:\n",
         f"{_S}/test_calls.py::test_a_side_effect_says_why_or_is_refused",
     ),
     Mutation(
-        f"{_SERVER}/intake.py",
-        "            if ids.get(ref) not in rows:\n",
+        f"{_SERVER}/citations.py",
+        "            if ref not in found:\n",
         "            if False:\n",
         f"{_S}/test_calls.py::test_a_ref_of_another_task_or_of_nobody_is_stale",
     ),
@@ -378,6 +378,85 @@ MUTATIONS = (
         "            case.receipt = outcome.receipts[-1]\n            return\n",
         "            return\n",
         "tests/server/test_pipeline.py::test_every_answer_names_its_record_and_the_log_holds_it",
+    ),
+    # -- citations ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "            if tool.config.why or tool.needs_citation:\n",
+        "            if tool.config.why:\n",
+        f"{_S}/test_citations.py::test_a_tool_that_needs_no_why_needs_one_where_citations_are_demanded",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        'read = [citation for citation in case.citations if not citation["listed"]]',
+        "read = case.citations",
+        f"{_S}/test_citations.py::test_lines_of_a_list_do_not_count",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "if case.record is not None and not any(",
+        "if case.record is not None and False and not any(",
+        f"{_S}/test_citations.py::test_a_tool_that_cites_needs_a_ref_of_each_kind_and_of_the_record_it_acts_on",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "age_ms <= fresh_ms:",
+        "age_ms <= fresh_ms + 1:",
+        f"{_S}/test_citations.py::test_a_ref_can_be_cited_to_the_last_millisecond_of_its_freshness",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "max(self._clock.now_ms(), newest_ms)",
+        "self._clock.now_ms()",
+        f"{_S}/test_citations.py::test_a_clock_set_back_makes_no_ref_young_again",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "        if tool is not None and self._terms.may_cite(tool.source.name):\n",
+        "        if tool is not None:\n",
+        f"{_S}/test_citations.py::test_only_reads_of_the_listed_sources_can_be_cited",
+    ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            await self._intake.citations.compare(case)\n",
+        "",
+        f"{_S}/test_citations.py::test_a_record_that_changed_since_it_was_read_is_stale_and_the_text_says_how",
+    ),
+    Mutation(
+        f"{_SERVER}/lookups.py",
+        " | self._facts_cited(case, tool)",
+        "",
+        f"{_S}/test_citations.py::test_two_tools_that_show_one_record_are_compared_by_its_declared_version",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "        if not case.may_tell_facts():\n",
+        "        if False:\n",
+        f"{_S}/test_citations.py::test_what_changed_is_told_only_to_those_who_may_read_the_fact",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "return [Uncited(case.uncited)] if case.uncited is not None and case.resumed is None else []",
+        "return []",
+        f"{_S}/test_citations.py::test_a_repeat_that_would_run_again_is_a_new_call_and_needs_citations_that_hold",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        '        if not any(row["call"] for row in rows.values()):\n',
+        "        if True:\n",
+        f"{_S}/test_citations.py::test_a_repeat_gets_its_calls_answer_whatever_it_cites_by_now",
+    ),
+    Mutation(
+        f"{_SERVER}/citations.py",
+        "        if case.resumed is not None or tool.is_read:\n",
+        "        if tool.is_read:\n",
+        f"{_S}/test_citations.py::test_a_person_may_take_an_hour_and_only_a_changed_record_asks_again",
+    ),
+    Mutation(
+        "tools/comptroller_tools/records.py",
+        "            if seen == plain:\n",
+        "            if True:\n",
+        f"{_S}/test_citations.py::test_a_record_whose_key_is_withheld_gives_no_ref",
     ),
     # -- what an enemy tried --------------------------------------------------------------------------------------
     Mutation(

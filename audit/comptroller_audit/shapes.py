@@ -122,6 +122,15 @@ class Reference(_Open):
     version: str | int | None
 
 
+class Citation(Reference):
+    """A ref as it was cited: which call of which tool had read it, and how old it was then."""
+
+    listed: bool | None = None
+    call: str | None = None
+    tool: str | None = None
+    age_ms: Annotated[int | None, Field(ge=0)] = None
+
+
 class RefusalView(_Open):
     code: Code
     text: str
@@ -222,7 +231,7 @@ class _Proposed(_Open):
     bundle: str
     arguments: Any
     why: Free | None
-    citations: list[Reference] = []
+    citations: list[Citation] = []
 
 
 class _OfTool(_Open):

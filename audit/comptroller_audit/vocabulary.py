@@ -163,6 +163,7 @@ class Code(StrEnum):
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_ARGUMENTS = "invalid_arguments"
     WHY_MISSING = "why_missing"
+    CITATION_MISSING = "citation_missing"
     CITATION_STALE = "citation_stale"
     RECORD_CHANGED = "record_changed"
     DENIED = "denied"
@@ -200,6 +201,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.UNKNOWN_TOOL: RefusalClass.TOOL_MISMATCH,
     Code.INVALID_ARGUMENTS: RefusalClass.TOOL_MISMATCH,
     Code.WHY_MISSING: RefusalClass.TOOL_MISMATCH,
+    Code.CITATION_MISSING: RefusalClass.TOOL_MISMATCH,
     Code.TASK_UNKNOWN: RefusalClass.TOOL_MISMATCH,
     Code.TASK_OPEN: RefusalClass.TOOL_MISMATCH,
     Code.TASK_HANDED_OFF: RefusalClass.POLICY_VIOLATION,

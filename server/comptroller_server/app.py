@@ -21,7 +21,9 @@ from comptroller_server.books import Books
 from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
+from comptroller_server.citations import Citations
 from comptroller_server.commits import ApprovalTerms, Commits
+from comptroller_server.config_safety import citation_terms
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Counts, Dispatcher
 from comptroller_server.evidence import Evidence
@@ -83,6 +85,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering
     )
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
+    citing = citation_terms(config.retrieval, config.safety)
     intake = Intake(
         i.catalogue,
         i.policy,
@@ -91,6 +94,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         taskbook,
         Books(store, ring, release),
         quotas,
+        Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing),
         release,
         clock,
         ids,

@@ -84,6 +84,8 @@ class Case:
     output_bytes: bytes | None = None
     why: JsonObject | None = None
     citations: list[JsonObject] = field(default_factory=list[JsonObject])
+    uncited: Refusal | None = None
+    """What is wrong with the citations of a proposal that may be a repeat; a new call with it never opens."""
     claims: tuple[Claim, ...] = ()
     record: Record | None = None
     guard: str | None = None

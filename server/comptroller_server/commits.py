@@ -27,6 +27,7 @@ from comptroller_policy.approvals import (
 from comptroller_policy.switches import HeadUnmoved
 from comptroller_server.canary import case_ended, recovered_ended, share_kept
 from comptroller_server.case import Case
+from comptroller_server.citations import uncited
 from comptroller_server.config_model import RolloutConfig
 from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
@@ -94,6 +95,7 @@ class Commits:
             *self._metering.begins(case),
             AwaitPerson(case.task.id, 1, self._budgets),
             TakeClaims(case.call, case.claims),
+            *uncited(case),
             request,
             OpenCall(case.call, CallState.PENDING, fields, record, self._evidence.traces(case, after=False)),
         ]
@@ -151,6 +153,7 @@ class Commits:
             self._enter(case, flight=1),
             *self._metering.begins(case),
             TakeClaims(case.call, case.claims),
+            *uncited(case),
         ]
         if case.resumed is None:
             parts.append(OpenCall(case.call, CallState.COMMITTED, self._fields(case), record, traces))

@@ -11,6 +11,7 @@ from comptroller_budgets.limits import METERED_UNITS, MODEL_COST, Scope
 from comptroller_policy.errors import Finding
 from comptroller_server.config_model import Document
 from comptroller_server.config_paths import KeyPath, finding_at
+from comptroller_server.config_safety import unknown_sources
 from comptroller_server.config_verification import verification_findings
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -42,6 +43,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     found += _windows(document, written)
     found += _models(document, written)
     found += _clients(document)
+    found += unknown_sources(document.retrieval, written.sources)
     names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]
     return names + [finding_at(right, path, message) for path, message in found]
 

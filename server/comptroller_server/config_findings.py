@@ -19,9 +19,6 @@ from comptroller_server.yaml_lines import Node
 __all__ = ["empty_values", "shape_findings"]
 
 _NOT_YET: tuple[KeyPath, ...] = (
-    ("retrieval",),
-    ("safety",),
-    ("logging",),
     ("tasks",),
     ("grants",),
     ("console",),
@@ -41,7 +38,6 @@ _NOT_YET: tuple[KeyPath, ...] = (
     ("sources", "*", "mcp"),
     ("sources", "*", "http"),
     ("sources", "*", "openapi"),
-    ("tools", "*", "cites"),
     ("tools", "*", "provenance"),
     ("tools", "*", "freshness_s"),
     ("tools", "*", "egress"),

@@ -24,7 +24,7 @@ from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
 from comptroller_server.config_paths import parsed_path, shown_path
-from comptroller_server.config_safety import SafetyConfig
+from comptroller_server.config_safety import RetrievalConfig, SafetyConfig
 from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -39,7 +39,9 @@ __all__ = [
     "LimitsConfig",
     "LocalIdentityConfig",
     "LoggingConfig",
+    "RetrievalConfig",
     "RolloutConfig",
+    "SafetyConfig",
     "SourceConfig",
     "StoreSettings",
     "config_json_schema",
@@ -178,9 +180,10 @@ class Document(_Section):
     budgets: BudgetsConfig = Field(default_factory=BudgetsConfig)
     models: dict[Name, ModelName] = Field(default_factory=dict)
     prices: dict[ModelName, ModelPrice] = Field(default_factory=dict)
+    retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
+    safety: SafetyConfig = Field(default_factory=SafetyConfig)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
-    safety: SafetyConfig = Field(default_factory=SafetyConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
@@ -218,9 +221,10 @@ class Config:
     budgets: BudgetsConfig
     models: Mapping[str, str]
     prices: Mapping[str, ModelPrice]
+    retrieval: RetrievalConfig
+    safety: SafetyConfig
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
-    safety: SafetyConfig
     rollout: RolloutConfig
     approvals: ApprovalsConfig
     limits: LimitsConfig
@@ -262,6 +266,7 @@ class Config:
                 "agent",
                 "identity",
                 "budgets",
+                "retrieval",
                 "safety",
                 "rollout",
                 "approvals",

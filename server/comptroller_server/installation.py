@@ -23,6 +23,7 @@ from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import BundleInvalid, Finding
 from comptroller_server.config_model import Config
+from comptroller_server.config_safety import citation_terms
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.identity import LocalIdentity
 from comptroller_server.roads import Roads, roads_of
@@ -82,7 +83,9 @@ class Installation:
     @cached_property
     def catalogue(self) -> Catalogue:
         try:
-            return Catalogue(self.config.tools, self.sources, self.config.safety.patterns)
+            config = self.config
+            citing = citation_terms(config.retrieval, config.safety)
+            return Catalogue(config.tools, self.sources, config.safety.patterns, citing)
         except CatalogueInvalid as error:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
 

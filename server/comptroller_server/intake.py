@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -21,6 +20,7 @@ from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_server.books import Books
 from comptroller_server.case import Case, Refused
+from comptroller_server.citations import Citations
 from comptroller_server.metering import META_USAGE, Metering
 from comptroller_server.proposal import AdvertisedTool, Proposal
 from comptroller_server.quotas import Quotas
@@ -29,7 +29,6 @@ from comptroller_server.taskbook import TaskBook
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
-from comptroller_tools.refs import REFS, cited, ref_row_id
 from comptroller_tools.source import Progress
 from comptroller_tools.validation import check_why, split_why
 
@@ -70,6 +69,7 @@ class Intake:
         taskbook: TaskBook,
         books: Books,
         quotas: Quotas,
+        citations: Citations,
         release: Roads,
         clock: Clock,
         ids: Ids,
@@ -83,6 +83,7 @@ class Intake:
         self._taskbook = taskbook
         self._books = books
         self.quotas = quotas
+        self.citations = citations
         self._release = release
         self._clock = clock
         self._ids = ids
@@ -165,9 +166,9 @@ class Intake:
         except (CanonicalError, RecordPathError) as error:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
         case.guard = self._guard(case, tool)
-        await self._read_citations(case)
         if case.resumed is None and not tool.is_read:
             case.claims = self._claims(case, tool)
+        await self.citations.read(case)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
         tools = [
@@ -231,7 +232,7 @@ class Intake:
         if why is None:
             why = beside
         if why is None:
-            if tool.config.why:
+            if tool.config.why or tool.needs_citation:
                 text = (
                     f"`{tool.name}` changes something, so say why: add "
                     '`"why": {"reason": "…", "citations": ["ref", …]}` to the arguments.'
@@ -244,23 +245,6 @@ class Intake:
                 Refusal(Code.INVALID_ARGUMENTS, f"{text}. Correct `why` and call again.", "other_arguments")
             )
         case.why = cast("JsonObject", why)
-
-    async def _read_citations(self, case: Case) -> None:
-        """Cited refs must have been released in this very task."""
-        if case.resumed is not None or not case.why:
-            return
-        wanted = [str(ref) for ref in cast("list[Json]", case.why.get("citations") or [])]
-        if not wanted:
-            return
-        # No ref of ours holds a control character, and some of them no database can be asked for.
-        ids = {ref: ref_row_id(case.task.id, ref) for ref in wanted if ref.isprintable()}
-        rows = await self._store.read(lambda reader: reader.rows(case.tenant, REFS, list(ids.values())))
-        for ref in wanted:
-            if ids.get(ref) not in rows:
-                shown = json.dumps(ref[:40])
-                text = f"{shown} is no ref of this task. Read the record again and cite the ref it gives."
-                raise Refused(Refusal(Code.CITATION_STALE, text, "other_arguments"))
-            case.citations.append(cited(rows[ids[ref]], ref))
 
     def _guard(self, case: Case, tool: Tool) -> str | None:
         """The row that guards the record a side effect acts on, where facts about it are compared before and after.

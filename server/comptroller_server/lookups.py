@@ -32,6 +32,7 @@ from comptroller_server.case import Basis, Case, Refused
 from comptroller_server.dispatch import SOURCE_GRACE_S
 from comptroller_server.traces import Tracer
 from comptroller_tools.catalogue import Catalogue, Tool
+from comptroller_tools.citing import facts_about
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.source import Action, Outcome
@@ -102,7 +103,9 @@ class LookUps:
             counts, revisions = await self._quiet(case, [*watched, *([guard] if guard else [])], guard)
             case.history = {name: counts[rows[name]] for name in counted}
             case.basis = Basis(revisions, switch_seq)
-        wanted = self._facts_wanted(tool, reads.facts, reads.derived) | needs.facts
+        wanted = (
+            self._facts_wanted(tool, reads.facts, reads.derived) | needs.facts | self._facts_cited(case, tool)
+        )
         case.facts = await self._facts(case, tool, wanted)
         case.may_tell_facts = lambda: all(self._may_read(case, tool.config.facts[name]) for name in wanted)
         try:
@@ -225,6 +228,12 @@ class LookUps:
             paths.extend(expectation.expected.paths)
         wanted.update(path.split(".")[1] for path in paths if path.startswith("facts."))
         return wanted
+
+    def _facts_cited(self, case: Case, tool: Tool) -> frozenset[str]:
+        """Facts about the cited records, so that what the agent read is compared with what is there now."""
+        kinds = [str(citation["kind"]) for citation in case.citations if not citation.get("listed")]
+        readers = (self._catalogue.find(fact.tool) for fact in tool.config.facts.values()) if kinds else ()
+        return facts_about(tool.config, {t.name: t.config for t in readers if t is not None}, kinds)
 
     async def _facts(self, case: Case, tool: Tool, wanted: set[str]) -> dict[str, Any]:
         if len(wanted) > LOOKUPS_PER_CALL_MAX:

@@ -38,9 +38,6 @@ from comptroller_server.evidence import Evidence
 from comptroller_server.intake import Intake
 from comptroller_server.lookups import LookUps
 from comptroller_server.roads import Roads
-from comptroller_tools.errors import RecordPathError
-from comptroller_tools.records import records_in
-from comptroller_tools.refs import NewRef
 from comptroller_tools.source import EffectHappened, Outcome
 from comptroller_tools.verification import Check, compare
 
@@ -269,15 +266,7 @@ class Outcomes:
         case.answer_text = None
         if outcome.value is None or case.problem is not None:
             return
-        try:
-            shown = records_in(case.tool_in_hand.config.records, case.kept, case.arguments)
-        except RecordPathError:
-            return  # what was withheld cannot be cited
-        case.refs = tuple(
-            NewRef(self._ids.short(), r.kind, r.key, r.version, r.listed)
-            for r in shown
-            if r.key.isprintable() and r.version.isprintable()  # no database keeps every control character
-        )
+        case.refs = self._intake.citations.given(case, outcome.value)
         self._evidence.tracer.released(
             case.trace, case.tool_in_hand.name, [ref.as_json() for ref in case.refs], case.withheld
         )

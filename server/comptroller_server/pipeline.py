@@ -95,6 +95,7 @@ class Pipeline:
             self._decisions.early(case)  # 5 pre-decide
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
             await self._canary.draw(case)  # who goes without a person
+            await self._intake.citations.compare(case)
             self._decisions.before(case)  # 7 decide
             await self._checking.before(case)  # checks of the operator's own, which can only refuse
             if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:

@@ -17,6 +17,13 @@ from comptroller_policy.expressions import (
     paths_in,
 )
 from comptroller_policy.model import ToolFacts
+from comptroller_tools.citing import (
+    ANY_CITATION,
+    CitationTerms,
+    citation_findings,
+    citation_note,
+    needs_citation,
+)
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
@@ -56,6 +63,7 @@ class Tool:
     advertised_output: Mapping[str, Any] | None
     description: str
     redactions: Redactions = field(default_factory=Redactions)
+    needs_citation: bool = False
     effect: Effect = field(init=False)
     is_read: bool = field(init=False)
     is_free_read: bool = field(init=False)
@@ -80,10 +88,12 @@ class Catalogue:
         configs: Sequence[ToolConfig],
         sources: Mapping[str, Source],
         patterns: Collection[Pattern] = (),
+        citing: CitationTerms = ANY_CITATION,
     ) -> None:
         """`patterns` are what redaction looks for: advertised schemas leave room for what it puts in place of that."""
         self._sources = sources
         self._patterns = frozenset(patterns)
+        self._citing = citing
         findings: list[Finding] = []
         self._tools: dict[str, Tool] = {}
         for config in configs:
@@ -102,6 +112,7 @@ class Catalogue:
                     tool.config.verify, self._schemas(tool), f"tools.{tool.name}"
                 )
                 self._tools[tool.name] = replace(tool, expectations=expectations)
+        findings += citation_findings([(tool.config, tool.source.name) for tool in self], citing)
         if findings:
             raise CatalogueInvalid(findings)
 
@@ -150,6 +161,8 @@ class Catalogue:
         if problems:
             raise CatalogueInvalid([Finding(where, problem) for problem in problems])
         side_effect = config.effect is not Effect.READ
+        cites, note = needs_citation(config, self._citing), citation_note(config, self._citing)
+        described = config.description or definition.description
         units = {name: compile_expression(text) for name, text in config.units.items()}
         if config.cost_usd is not None:
             units["cost_usd"] = compile_expression(config.cost_usd)
@@ -174,10 +187,15 @@ class Catalogue:
             derived={name: compile_expression(text) for name, text in config.derived.items()},
             units=units,
             expectations=(),
-            advertised_input=with_why(shown_input, required=config.why) if side_effect else shown_input,
+            advertised_input=(
+                with_why(shown_input, required=config.why or cites, citations=cites)
+                if side_effect
+                else shown_input
+            ),
             advertised_output=shown_output if side_effect else with_refs(shown_output),
-            description=config.description or definition.description,
+            description=f"{described} {note}".strip() if note else described,
             redactions=redactions,
+            needs_citation=cites,
         )
 
     def _origin(self, config: ToolConfig, where: str) -> tuple[Source, ToolDefinition]:

@@ -90,6 +90,7 @@ class ToolConfig(ToolRules):
     source: str | None = None
     description: str | None = None
     records: tuple[RecordRule, ...] = ()
+    cites: tuple[Name, ...] = ()
     units: dict[Name, str] = Field(default_factory=dict)
     cost_usd: str | None = None
     verify: tuple[VerifyRule, ...] = ()

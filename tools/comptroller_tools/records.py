@@ -7,9 +7,9 @@ each item of a list; such records are marked `listed`, because a line in a list 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from comptroller_audit.canonical import canonical_bytes
 from comptroller_policy.errors import ExpressionError
@@ -20,7 +20,7 @@ from comptroller_tools.declarations import RecordRule
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.signatures import digest_of
 
-__all__ = ["ShownRecord", "check_records", "check_resource", "records_in", "resource_of"]
+__all__ = ["ShownRecord", "check_records", "check_resource", "records_in", "released_records", "resource_of"]
 
 LISTED_MAX = 200
 """Items of one list that become refs; a longer list shows its first ones."""
@@ -31,9 +31,13 @@ _EACH = re.compile(r"\{(?P<list>[^{}\[\]]+)\[\](?P<rest>[^{}]*)\}")
 _KIND = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
+Digest: TypeAlias = Callable[[Any], str]
+"""What stands for the version of a record that declares none, made of what was shown of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ShownRecord:
-    """A record a result shows. Without a declared version, `version` is the SHA-256 of what was shown."""
+    """A record a result shows. Without a declared version, `version` is a digest of what was shown."""
 
     kind: str
     key: str
@@ -41,15 +45,39 @@ class ShownRecord:
     listed: bool = False
 
 
-def records_in(rules: Sequence[RecordRule], output: Any, input: Mapping[str, Any]) -> tuple[ShownRecord, ...]:
+def records_in(
+    rules: Sequence[RecordRule], output: Any, input: Mapping[str, Any], digest: Digest = digest_of
+) -> tuple[ShownRecord, ...]:
     """The records that `output` shows, without repeats, in the order of the rules and lists.
 
     A null id shows nothing. Raises `RecordPathError` when a declared path is not in the output at all.
     """
     scope = {"output": output, "input": input}
+    return tuple(dict.fromkeys(record for rule in rules for record in _shown(rule, scope, digest)))
+
+
+def released_records(
+    rules: Sequence[RecordRule],
+    released: Any,
+    kept: Any,
+    output: Any,
+    input: Mapping[str, Any],
+    digest: Digest,
+) -> tuple[ShownRecord, ...]:
+    """The records of `output` whose id and declared version `released` shows as they are; the rest was withheld.
+
+    Digests are of `kept`, what goes on record of the output, so that readers with different eyes agree.
+    Raises `RecordPathError` like `records_in`.
+    """
+    if released is output and kept is output:
+        return records_in(rules, output, input, digest)
+    visible, real, recorded = ({"output": value, "input": input} for value in (released, output, kept))
     found: dict[ShownRecord, None] = {}
     for rule in rules:
-        found.update((record, None) for record in _shown(rule, scope))
+        shown, known = _shown(rule, visible, lambda _: ""), _shown(rule, real, lambda _: "")
+        for seen, plain, record in zip(shown, known, _shown(rule, recorded, digest), strict=False):
+            if seen == plain:
+                found[record] = None
     return tuple(found)
 
 
@@ -98,12 +126,12 @@ def check_resource(template: str | None, input_schema: Mapping[str, Any], where:
     return [f"{where}.resource: {fault}" for fault in check_template(key, {"input": input_schema})]
 
 
-def _shown(rule: RecordRule, scope: Mapping[str, Any]) -> Iterator[ShownRecord]:
+def _shown(rule: RecordRule, scope: Mapping[str, Any], digest: Digest) -> Iterator[ShownRecord]:
     each = _EACH.search(rule.id)
     if each is None:
         key = _rendered(rule.id, scope)
         if key is not None:
-            version = _version(rule.version, scope, scope["output"])
+            version = _version(rule.version, scope, scope["output"], digest)
             yield ShownRecord(rule.kind, _key(key, rule.id), version)
         return
     items = _rendered(f"{{{each['list']}}}", scope)
@@ -116,7 +144,7 @@ def _shown(rule: RecordRule, scope: Mapping[str, Any]) -> Iterator[ShownRecord]:
     for index, item in enumerate(items[:LISTED_MAX]):
         key = _rendered(_at(rule.id, index), scope)
         if key is not None:
-            version = _version(rule.version and _at(rule.version, index), scope, item)
+            version = _version(rule.version and _at(rule.version, index), scope, item, digest)
             yield ShownRecord(rule.kind, _key(key, rule.id), version, listed=True)
 
 
@@ -143,10 +171,10 @@ def _meets_null(path: str, scope: Mapping[str, Any]) -> bool:
         return False
 
 
-def _version(template: str | None, scope: Mapping[str, Any], shown: Any) -> str:
+def _version(template: str | None, scope: Mapping[str, Any], shown: Any, digest: Digest) -> str:
     version = _rendered(template, scope) if template else None
     if version is None:
-        return digest_of(shown)
+        return digest(shown)
     return version if isinstance(version, str) else canonical_bytes(version).decode()
 
 

@@ -79,6 +79,15 @@ def ref_row_id(task: str, ref: str) -> str:
     return f"{task}:{ref}"
 
 
-def cited(row: Row, ref: str) -> JsonObject:
-    """A citation as packets hold it."""
-    return {"ref": ref, "kind": row["kind"], "key": row["record_key"], "version": row["version"]}
+def cited(row: Row, ref: str, tool: str, now_ms: int) -> JsonObject:
+    """A citation as packets hold it: the record as it was read, by which call of which tool, and how long before."""
+    return {
+        "ref": ref,
+        "kind": row["kind"],
+        "key": row["record_key"],
+        "version": row["version"],
+        "listed": bool(row["listed"]),
+        "call": row["call"],
+        "tool": tool,
+        "age_ms": max(0, now_ms - int(row["at_ms"])),
+    }

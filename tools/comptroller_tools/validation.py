@@ -157,10 +157,19 @@ def compile_schema(schema: Mapping[str, Any]) -> Validator:
     return Validator(plain, engine)
 
 
-def with_why(input_schema: Mapping[str, Any], *, required: bool = True) -> dict[str, Any]:
-    """The schema to advertise for a side-effecting tool: the source's own with a `why`. The source never sees it."""
+def with_why(
+    input_schema: Mapping[str, Any], *, required: bool = True, citations: bool = False
+) -> dict[str, Any]:
+    """The schema to advertise for a side-effecting tool: the source's own with a `why`. The source never sees it.
+
+    With `citations`, a `why` without one is not of the schema.
+    """
     advertised = deepcopy(dict(input_schema))
-    advertised["properties"] = {**advertised.get("properties", {}), "why": deepcopy(WHY_SCHEMA)}
+    why: dict[str, Any] = deepcopy(WHY_SCHEMA)
+    if citations:
+        why["required"] = ["reason", "citations"]
+        why["properties"]["citations"]["minItems"] = 1
+    advertised["properties"] = {**advertised.get("properties", {}), "why": why}
     if required:
         advertised["required"] = [*advertised.get("required", ()), "why"]
     return advertised
