@@ -90,6 +90,79 @@ MUTATIONS = (
         '"synchronous=NORMAL"',
         "tests/audit/test_store.py::test_sqlite_is_durable_and_its_file_is_private",
     ),
+    # -- a person at the client -----------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        'if word is not None and hmac.compare_digest(str(word["digest"]), digest):',
+        "if word is not None:",
+        f"{_S}/test_confirmations.py::test_a_yes_is_for_exactly_what_was_shown",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "return case.proposal.can_ask and case.subject.actor.id in self._interactive",
+        "return case.proposal.can_ask",
+        f"{_S}/test_confirmations.py::test_a_client_that_would_accept_by_itself_is_not_asked_unless_it_is_interactive",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        'if row is not None and row["state"] != CallState.PENDING:',
+        "if False:",
+        f"{_S}/test_confirmations.py::test_a_call_that_was_declined_cannot_be_confirmed_afterwards",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "if given.reply is Reply.ACCEPT and given.confirmed:",
+        "if given.reply is Reply.ACCEPT:",
+        f"{_S}/test_confirmations.py::test_whatever_is_no_yes_does_nothing_and_is_on_record",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "if state.expires_ms <= self._clock.now_ms():",
+        "if False:",
+        f"{_S}/test_confirmations.py::test_an_answer_that_comes_too_late_does_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "(state.tenant, state.principal, state.actor) != mine or",
+        "",
+        f"{_S}/test_confirmations.py::test_an_answer_is_good_for_its_own_client_and_person_only",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "if case.asks >= ASKS_MAX:",
+        "if False:",
+        f"{_S}/test_confirmations.py::test_a_record_that_moves_while_the_person_reads_is_shown_once_more_and_then_no_more",
+    ),
+    Mutation(
+        f"{_SERVER}/decisions.py",
+        " if role != REQUESTER}",
+        "}",
+        f"{_S}/test_confirmations.py::test_an_approver_cannot_stand_in_for_the_person_at_the_client",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "            ClaimsFree(case.call, case.claims),\n",
+        "",
+        f"{_S}/test_confirmations.py::test_a_repeat_of_what_was_done_or_waits_asks_nobody",
+    ),
+    Mutation(
+        f"{_SERVER}/elicitation.py",
+        '.get("confirm") is True)',
+        '.get("confirm") not in (None, False))',
+        f"{_S}/test_confirmations.py::test_whatever_is_no_yes_does_nothing_and_is_on_record",
+    ),
+    Mutation(
+        f"{_POLICY}/requesters.py",
+        "if word not in terms.may and tools:",
+        "if False:",
+        "tests/policy/test_requesters.py::test_a_clients_word_is_not_enough_for_these_until_the_config_says_so",
+    ),
+    Mutation(
+        f"{_POLICY}/rules.py",
+        "all(rule.role == REQUESTER for rule in rules.approval)",
+        "not rules.approval",
+        "tests/policy/test_requesters.py::test_a_tool_that_nobody_classified_still_needs_an_approver",
+    ),
     # -- one call, one outcome ------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/calls.py",

@@ -32,6 +32,7 @@ __all__ = [
     "CallRow",
     "Claim",
     "ClaimRow",
+    "ClaimsFree",
     "Existing",
     "Lost",
     "MoveCall",
@@ -141,16 +142,22 @@ class TakeClaims:
         return [(CLAIMS, claim.id) for claim in self.claims]
 
     def apply(self, state: State) -> Stop | None:
+        if (stop := self.standing(state)) is not None:
+            return stop
+        for claim in self.claims:
+            state.put(
+                CLAIMS, claim.id, {"call": self.call, "arguments": claim.arguments, "at_ms": state.now_ms}
+            )
+        return None
+
+    def standing(self, state: State) -> Stop | None:
+        """Who stands in the way."""
         for claim in self.claims:
             row = state.get(CLAIMS, claim.id)
             if row and row["call"] and row["call"] != self.call:
                 stop = self._against(state, claim, row)
                 if stop is not None:
                     return stop
-        for claim in self.claims:
-            state.put(
-                CLAIMS, claim.id, {"call": self.call, "arguments": claim.arguments, "at_ms": state.now_ms}
-            )
         return None
 
     def _against(self, state: State, claim: Claim, row: Row) -> Stop | None:
@@ -173,6 +180,20 @@ class TakeClaims:
             if claim.explicit or (claim.replays and young):
                 return Existing(row["call"], other, replay=True)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsFree(TakeClaims):
+    """Part: the same check, and nothing is taken: for a call that is not yet to be. One that ran is `Lost`."""
+
+    def keys(self) -> Iterable[Key]:
+        return [(CALLS, self.call), *TakeClaims.keys(self)]
+
+    def apply(self, state: State) -> Stop | None:
+        row = state.get(CALLS, self.call)
+        if row is not None and row["state"] != CallState.PENDING:
+            return Lost(self.call, row)
+        return self.standing(state)
 
 
 def _stands(call: Row) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import json
 import os
 import re
@@ -118,6 +119,22 @@ class KeyRing:
                 "run `comptroller audit verify`"
             ) from None
 
+    def seal_token(self, purpose: str, content: bytes, random_bytes: RandomBytes = os.urandom) -> str:
+        """`content` as text that somebody else may keep and hand back: they can neither read nor change it."""
+        nonce = random_bytes(_NONCE_BYTES)
+        sealed = nonce + self._first.encrypt(nonce, content, _token_aad(self._first_id, purpose))
+        return f"{self._first_id}.{base64.urlsafe_b64encode(sealed).decode()}"
+
+    def open_token(self, purpose: str, token: str) -> bytes:
+        """What `seal_token` sealed for this purpose, under any key of the ring. Raises SealBroken for all else."""
+        key_id, _, text = token.partition(".")
+        cipher = self._ciphers.get(key_id)
+        if cipher is not None:
+            with contextlib.suppress(InvalidTag, ValueError):
+                sealed = base64.b64decode(text, altchars=b"-_", validate=True)
+                return _open(cipher, sealed, _token_aad(key_id, purpose))
+        raise SealBroken(f"this is no {purpose} token of this installation")
+
     def claim_key(self, tenant: str) -> bytes:
         """The tenant's 32-byte key for digests in tables: HKDF-SHA-256 of the claim key, the tenant in `info`."""
         key = self._claim_keys.get(tenant)
@@ -155,6 +172,10 @@ def _record_aad(tenant: str, index: int) -> bytes:
 
 def _wrap_aad(key_id: str, tenant: str, index: int) -> bytes:
     return f"comptroller:wrap:v1:{key_id}:{index}:{tenant}".encode()
+
+
+def _token_aad(key_id: str, purpose: str) -> bytes:
+    return f"comptroller:token:v1:{key_id}:{purpose}".encode()
 
 
 def _open(cipher: AESGCM, data: bytes, aad: bytes) -> bytes:

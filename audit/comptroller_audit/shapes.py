@@ -30,6 +30,7 @@ __all__ = [
     "AuditPacket",
     "BundleActivated",
     "CallClosed",
+    "ConfirmationAsked",
     "Envelope",
     "LateOutcome",
     "OpenShape",
@@ -298,6 +299,8 @@ class AuditPacket(_Ended):
 class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
     """A read that was released: proposal, decision and result in one."""
 
+    approvals: list[GivenApproval] = []
+
 
 class RefusedPacket(_Proposed):
     """A call that did not run, or an attempt of one on record (`original`) that got that call's state."""
@@ -319,6 +322,16 @@ class PendingPacket(_Proposed, _OfTool, _Considered):
     roles: dict[str, int]
     approval_digests: DigestsView | None
     shown: Free
+    confirmation: Annotated[
+        GivenApproval | None, Field(description="the requester's word, where a gate asked for it")
+    ] = None
+
+
+class ConfirmationAsked(_Proposed, _OfTool, _Considered):
+    """The person at the client is asked to confirm this very action; `message` is what they are shown."""
+
+    message: str
+    approval_digests: DigestsView | None
 
 
 class ReplayedPacket(_Proposed, _OfTool):
@@ -436,6 +449,7 @@ PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.READ: ReadPacket,
         RecordType.REPLAYED: ReplayedPacket,
         RecordType.APPROVAL_DECIDED: ApprovalDecided,
+        RecordType.CONFIRMATION_ASKED: ConfirmationAsked,
         RecordType.CALL_CLOSED: CallClosed,
         RecordType.RECOVERED: Recovered,
         RecordType.RESOLVED: Resolved,

@@ -23,6 +23,7 @@ __all__ = [
     "Moved",
     "Part",
     "Receipt",
+    "Refuse",
     "State",
     "Stop",
     "Stopped",
@@ -185,6 +186,20 @@ class WriteRecord:
     def apply(self, state: State) -> Stop | None:
         state.append(self.record)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Part: refuse. Last in a unit whose other parts may have another answer."""
+
+    refusal: Refusal
+
+    def keys(self) -> Iterable[Key]:
+        return ()
+
+    def apply(self, state: State) -> Stop | None:
+        del state
+        return self.refusal
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,6 +122,7 @@ class RecordType(StrEnum):
     READ = "read"
     REPLAYED = "replayed"
     APPROVAL_DECIDED = "approval_decided"
+    CONFIRMATION_ASKED = "confirmation_asked"
     CALL_CLOSED = "call_closed"
     RECOVERED = "recovered"
     RESOLVED = "resolved"
@@ -173,6 +174,11 @@ class Code(StrEnum):
     APPROVAL_EXPIRED = "approval_expired"
     APPROVAL_VOID = "approval_void"
     APPROVALS_FULL = "approvals_full"
+    CONFIRMATION_NEEDED = "confirmation_needed"
+    CONFIRMATION_DECLINED = "confirmation_declined"
+    CONFIRMATION_EXPIRED = "confirmation_expired"
+    CONFIRMATION_STALE = "confirmation_stale"
+    CONFIRMATION_INVALID = "confirmation_invalid"
     KEY_CONFLICT = "key_conflict"
     IN_PROGRESS = "in_progress"
     ALREADY_DONE = "already_done"
@@ -219,6 +225,11 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.APPROVAL_PENDING: RefusalClass.NONE,
     Code.APPROVAL_EXPIRED: RefusalClass.NONE,
     Code.APPROVALS_FULL: RefusalClass.BUDGET,
+    Code.CONFIRMATION_NEEDED: RefusalClass.NONE,
+    Code.CONFIRMATION_DECLINED: RefusalClass.POLICY_VIOLATION,
+    Code.CONFIRMATION_EXPIRED: RefusalClass.NONE,
+    Code.CONFIRMATION_STALE: RefusalClass.STALE_CONTEXT,
+    Code.CONFIRMATION_INVALID: RefusalClass.TOOL_MISMATCH,
     Code.BUDGET_EXHAUSTED: RefusalClass.BUDGET,
     Code.TIME_EXHAUSTED: RefusalClass.BUDGET,
     Code.IN_PROGRESS: RefusalClass.NONE,

@@ -54,10 +54,14 @@ class ApprovalState(StrEnum):
 
 
 class Assurance(StrEnum):
-    """How surely a decision came from the person it names. SAME_UID satisfies no gate."""
+    """How surely a decision came from the person it names. SAME_UID satisfies no gate.
+
+    CLIENT_ASSERTED is a client's word that its person confirmed; it opens gates of role `requester` only.
+    """
 
     CREDENTIAL = "credential"
     SAME_UID = "same_uid"
+    CLIENT_ASSERTED = "client_asserted"
 
 
 class ApprovalRow(SQLModel, table=True):

@@ -11,7 +11,7 @@ from typing import Any
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.actions import GROUPS, Action, actions_of, in_scope, schema_json
 from comptroller_policy.cedar import Schema
-from comptroller_policy.declarations import RolloutMode, ToolRules
+from comptroller_policy.declarations import RequesterTerms, RolloutMode, ToolRules
 from comptroller_policy.engine import (
     AFTER_IMPLICIT,
     DEFAULT_DENY,
@@ -40,7 +40,12 @@ _LOOKED_UP = ("facts", "history", "derived", "rollout")
 """What is not known before the look-ups; a draw is made from the record that a look-up names."""
 
 
-def compile_bundle(tools: Sequence[ToolFacts], files: Sequence[PolicyFile], rollout: RolloutMode) -> Bundle:
+def compile_bundle(
+    tools: Sequence[ToolFacts],
+    files: Sequence[PolicyFile],
+    rollout: RolloutMode,
+    requester: RequesterTerms | None = None,
+) -> Bundle:
     """The bundle of these tools and policy files. Raises BundleInvalid with every finding."""
     findings = [*_tool_findings(tools)]
     policies: list[Policy] = []
@@ -58,7 +63,7 @@ def compile_bundle(tools: Sequence[ToolFacts], files: Sequence[PolicyFile], roll
     roles = sorted({policy.gate.role for policy in policies if policy.gate is not None})
     rolled_out = rollout is not RolloutMode.OFF
     actions = [action for tool in tools for action in actions_of(tool, roles, rolled_out=rolled_out)]
-    findings.extend(lint(policies, actions, _RESERVED_IDS))
+    findings.extend(lint(policies, actions, _RESERVED_IDS, requester or RequesterTerms()))
     if findings:
         raise BundleInvalid(findings)
     slices = {

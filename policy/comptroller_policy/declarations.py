@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -13,7 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from comptroller_audit.vocabulary import Effect
 
-__all__ = ["ApprovalRule", "FactRule", "HistoryRule", "HistoryWindow", "Name", "RolloutMode", "ToolRules"]
+__all__ = [
+    "ApprovalRule",
+    "ClientWord",
+    "FactRule",
+    "HistoryRule",
+    "HistoryWindow",
+    "Name",
+    "RequesterTerms",
+    "RolloutMode",
+    "ToolRules",
+]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 
@@ -40,6 +51,22 @@ class RolloutMode(StrEnum):
     HUMAN_APPROVAL = "human_approval"
 
 
+class ClientWord(StrEnum):
+    """What may happen on a client's word that its person agreed, once the config says so: these are refused else."""
+
+    DELETE = "delete"
+    EXECUTE = "execute"
+    MONEY = "money"
+
+
+@dataclass(frozen=True, slots=True)
+class RequesterTerms:
+    """Where gates of role `requester` may stand. `asked` says whether any client has a person who can be asked."""
+
+    may: frozenset[ClientWord] = frozenset()
+    asked: bool = False
+
+
 class FactRule(_Declared):
     """A record that Comptroller itself looks up before deciding, with a tool classified as read."""
 
@@ -55,7 +82,10 @@ class HistoryRule(_Declared):
 
 
 class ApprovalRule(_Declared):
-    """`at_least` distinct people with `role` must agree, always or when the Cedar condition holds."""
+    """`at_least` distinct people with `role` must agree, always or when the Cedar condition holds.
+
+    Role `requester` is the person the call is made for, asked at the client.
+    """
 
     role: Name
     at_least: int = Field(default=1, ge=1, le=10)

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from comptroller_policy.actions import GROUPS, PRINCIPAL, RESOURCES, Action, in_scope, schema_json
 from comptroller_policy.cedar import Schema, validate
+from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.errors import Finding
-from comptroller_policy.rules import REQUESTER
+from comptroller_policy.requesters import requester_findings
 from comptroller_policy.schema import Absent, CedarType, look_up
 from comptroller_policy.syntax import APPROVALS_ASSUMED, Path, Policy
 
@@ -21,10 +22,14 @@ __all__ = ["lint"]
 _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 _NOISE = re.compile(r"^for policy `[^`]*`, ")
 _NO_ACTION = "unable to find an applicable action"
+_NOBODY_ASKED = RequesterTerms()
 
 
 def lint(
-    policies: Sequence[Policy], actions: Sequence[Action], reserved: Collection[str] = ()
+    policies: Sequence[Policy],
+    actions: Sequence[Action],
+    reserved: Collection[str] = (),
+    requester: RequesterTerms = _NOBODY_ASKED,
 ) -> list[Finding]:
     """Every finding about these policies. `reserved` are `@id`s that the engine itself answers with."""
     schema = Schema.from_json_str(schema_json(actions))
@@ -35,6 +40,7 @@ def lint(
         about = [
             *_entities(policy, actions, sources),
             *_approvals(policy, covered),
+            *requester_findings(policy, covered, requester),
             *_attributes(policy, covered),
         ]
         if not about and covered:
@@ -98,11 +104,7 @@ def _approvals(policy: Policy, covered: Sequence[Action]) -> Iterator[Finding]:
                 "as `unless { context.approvals.<role> >= n }`.",
             )
         return
-    if role == REQUESTER:
-        yield Finding(
-            policy.where, f"nothing can give an approval of role {REQUESTER} yet; use another role."
-        )
-    elif _ROLE.fullmatch(role) is None:
+    if _ROLE.fullmatch(role) is None:
         yield Finding(
             policy.where, '@approval needs a role of letters, digits and _, like @approval("approver").'
         )

@@ -130,3 +130,5 @@ class ToolFacts:
     rules: Any
     resource_kind: str | None = None
     fact_schemas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, "Mapping[str, Any]"])
+    spends: bool = False
+    """Whether a call declares a cost or units: money, as far as anyone can tell."""

@@ -3,7 +3,7 @@
 allow_actions, roles   <tool>.allow                      permit
 constraints            <tool>.max_<arg>, .min_<arg>, .require_<arg>, .one_of.<arg>   forbid
 approval               <tool>.approval.<role>[.<n>]      gate
-nothing classified     <tool>.unclassified               gate, one approver
+nothing classified     <tool>.unclassified               gate, one approver (a requester's gate does not replace it)
 rollout.mode           rollout.human_approval.<tool>     gate, one approver, outside the canary
 """
 
@@ -26,7 +26,7 @@ __all__ = ["APPROVER", "REQUESTER", "compile_rules"]
 
 APPROVER = "approver"
 REQUESTER = "requester"
-"""A confirmation by the person at the client. Nothing can give it yet, so a gate on it would stay closed."""
+"""A confirmation by the person at the client: their client's word, so never enough where people must agree."""
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CEDAR_WORDS = frozenset({"true", "false", "if", "then", "else", "in", "like", "has", "is", "__cedar"})
@@ -237,12 +237,15 @@ def _approvals(tool: ToolFacts, rules: ToolRules) -> Iterator[Policy | Finding]:
 
 def _gate(tool: ToolFacts, rule: ApprovalRule, id_: str, where: str) -> Policy | Finding:
     people = "one person" if rule.at_least == 1 else f"{rule.at_least} people"
+    reason = f"{tool.name} needs the approval of {people} with the role {rule.role}."
+    if rule.role == REQUESTER:
+        reason = f"{tool.name} runs only when the person it is done for confirms it."
     # The line break keeps a `//` comment in `when` from hiding the brace after it.
     when = f"when {{ {rule.when.strip()}\n}} " if rule.when is not None else ""
     found = _policy(
         id_,
         f"{where}.when" if when else where,
-        f"{tool.name} needs the approval of {people} with the role {rule.role}.",
+        reason,
         "forbid",
         tool.name,
         f"{when}unless {{ context.approvals.{rule.role} >= {rule.at_least} }}",
@@ -259,7 +262,7 @@ def _gate(tool: ToolFacts, rule: ApprovalRule, id_: str, where: str) -> Policy |
 
 
 def _defaults(tool: ToolFacts, rules: ToolRules, rollout: RolloutMode) -> Iterator[Policy | Finding]:
-    if not rules.allow_actions and not rules.approval:
+    if not rules.allow_actions and all(rule.role == REQUESTER for rule in rules.approval):
         yield _policy(
             f"{tool.name}.unclassified",
             f"tools.{tool.name}.allow_actions",

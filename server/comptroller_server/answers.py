@@ -7,12 +7,13 @@ import json
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_server.case import Case
-from comptroller_server.proposal import Answer
+from comptroller_server.proposal import Answer, Ask
 
 __all__ = [
     "META_RECEIPT",
     "META_REFUSAL",
     "answer_text",
+    "asking_answer",
     "pending_refusal",
     "refusal_answer",
     "replay_answer",
@@ -60,6 +61,16 @@ def refusal_answer(refusal: Refusal, call: str, receipt: Receipt | None) -> Answ
         meta=meta,
         unknown_tool=refusal.code is Code.UNKNOWN_TOOL,
     )
+
+
+def asking_answer(case: Case, ask: Ask, receipt: Receipt) -> Answer:
+    """The call waits for the person at the client; a client that does not ask reads this."""
+    text = (
+        "Waiting for confirmation: the person at this client has not been asked yet. Nothing has been done. Show them "
+        "the question that came with this, and call again with their answer."
+    )
+    meta: JsonObject = {META_CALL: case.call, META_RECEIPT: receipt_json(receipt)}
+    return Answer(text, is_error=True, meta=meta, asks=ask)
 
 
 def pending_refusal(

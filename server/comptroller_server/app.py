@@ -24,6 +24,7 @@ from comptroller_server.checkpoints import Checkpointer
 from comptroller_server.citations import Citations
 from comptroller_server.commits import ApprovalTerms, Commits
 from comptroller_server.config_safety import citation_terms
+from comptroller_server.confirmations import Confirmations
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Counts, Dispatcher
 from comptroller_server.evidence import Evidence
@@ -119,7 +120,12 @@ def build(installation: Installation, owner: Owner) -> Service:
     checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
     checking = Checking(i.checks, look_ups, release)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
-    pipeline = Pipeline(intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking)
+    confirmations = Confirmations(
+        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name
+    )
+    pipeline = Pipeline(
+        intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking, confirmations
+    )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, []

@@ -109,6 +109,12 @@ class Case:
     bound: JsonObject = field(default_factory=dict[str, Json])
     requested_digest: str = ""
     changed: tuple[str, ...] = ()
+    word: JsonObject | None = None
+    """What the client says that its person said; `digest` says of exactly what action."""
+    confirmed: JsonObject | None = None
+    """The requester's word for exactly this action, as records hold it."""
+    asks: int = 0
+    """How often the person at the client was asked about this call already."""
     # 9 commit
     charges: tuple[Charge, ...] = ()
     committed: bool = False

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from comptroller_audit.calls import MoveCall, NoteOnCall, OpenCall, TakeClaims
+from comptroller_audit.calls import ClaimsFree, MoveCall, NoteOnCall, OpenCall, TakeClaims
 from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.unit import Part, Unit
+from comptroller_audit.unit import Part, Refuse, Unit
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
 from comptroller_budgets.ledger import Spend, TakeHold
@@ -72,6 +72,23 @@ class Commits:
     def refused(self, case: Case, refusal: Refusal) -> Unit:
         """A refusal that no commit has recorded: a new call's only record, or a note on the call it repeats."""
         return Unit([self._refusal_part(case, refusal)])
+
+    def confirm(self, case: Case, message: str | None, refusal: Refusal | None) -> Unit:
+        """Before the person at the client is asked: that is on record, unless a call on record answers for this one.
+
+        With a `refusal`, nobody can be asked, and that is recorded in its place.
+        """
+        asks: Part = (
+            Refuse(refusal)
+            if refusal is not None
+            else NoteOnCall(case.call, self._evidence.asked(case, message or ""))
+        )
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
+            ClaimsFree(case.call, case.claims),
+            asks,
+        ]
+        return Unit(parts, self._on_refusal(case))
 
     def ask(self, case: Case, approval: str, roles: dict[str, int], shown: dict[str, Json]) -> Unit:
         """Step 8: store the whole proposal, take its claims, ask for people, stop the task's clock."""

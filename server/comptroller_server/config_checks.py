@@ -133,10 +133,6 @@ def _one_tool(
         if expectation.fact not in facts:
             yield ("verify", at, "fact"), f"is not one of this tool's `facts`; {_choose(facts)}"
     yield from verification_findings(tool, facts)
-    for at, gate in enumerate(tool.approval):
-        if gate.role == "requester":
-            message = "cannot be `requester` in this version: nobody agrees to their own call; name a role of approvers"
-            yield ("approval", at, "role"), message
     for unit in tool.units:
         if unit in BUILT_IN_UNITS:
             yield ("units", unit), "is counted by Comptroller itself; choose another name for this unit"

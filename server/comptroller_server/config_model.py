@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_budgets.limits import BudgetsConfig
 from comptroller_budgets.prices import ModelPrice
-from comptroller_policy.declarations import Name, RolloutMode
+from comptroller_policy.declarations import ClientWord, Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
@@ -149,11 +149,12 @@ class LoggingConfig(_Section):
 
 
 class ApprovalsConfig(_Section):
-    """`approvals:` how long a request for a person stands and how many may stand at once."""
+    """`approvals:` how long a request for a person stands, how many at once, and what a client's word may open."""
 
     expires_s: int = Field(default=86_400, ge=1, le=31_536_000)
     pending_per_principal_max: int = Field(default=20, ge=1, le=10_000)
     allow_same_uid_file: bool = False
+    requester_may: tuple[ClientWord, ...] = ()
 
 
 class LimitsConfig(_Section):
@@ -168,6 +169,7 @@ class LimitsConfig(_Section):
     halt_wait_s: float = Field(default=2, gt=0, le=600)
     recovery_interval_s: float = Field(default=30, gt=0, le=86_400)
     replay_window_s: int = Field(default=86_400, ge=0, le=31_536_000)
+    elicitation_wait_s: float = Field(default=50, gt=0, le=600)
 
 
 class Document(_Section):

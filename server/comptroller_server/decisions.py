@@ -10,6 +10,7 @@ from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_policy.rollout import Standing
+from comptroller_policy.rules import REQUESTER
 from comptroller_server.case import Case, Refused
 from comptroller_server.lookups import unavailable
 from comptroller_server.traces import Tracer
@@ -43,9 +44,12 @@ class Decisions:
             case.decision = decision
             raise Refused(_denied(case, decision))
 
-    def before(self, case: Case) -> None:
-        """7: Cedar, with facts, history, derived values and the approvals given so far."""
-        self._decide(case)
+    def before(self, case: Case, *, confirmed: bool = False) -> None:
+        """7: Cedar, with facts, history, derived values and the approvals given so far.
+
+        The requester's word counts only when `confirmed` says so, never from a vote.
+        """
+        self._decide(case, confirmed=confirmed)
         if (
             case.decision.verdict is Verdict.NEEDS_APPROVAL
             and case.draw
@@ -53,14 +57,14 @@ class Decisions:
         ):
             # Somebody is asked anyway, so this is nothing to go without the rollout's own gate.
             case.draw = replace(case.draw, standing=Standing.OTHER_GATE)
-            self._decide(case)
+            self._decide(case, confirmed=confirmed)
         if case.decision.verdict is Verdict.DENY:
             if not case.may_tell_facts():
                 raise Refused(unavailable(case, _because(case.decision)))
             raise Refused(_denied(case, case.decision))
 
-    def _decide(self, case: Case) -> None:
-        case.decision = self._bundle.decide(question := self._question(case))
+    def _decide(self, case: Case, *, confirmed: bool) -> None:
+        case.decision = self._bundle.decide(question := self._question(case, confirmed=confirmed))
         self._trace(case, "before", question, case.decision)
 
     def after(self, case: Case) -> None:
@@ -89,7 +93,15 @@ class Decisions:
         asked = self._bundle.asked(question.tool, after=stage == "after")
         self._tracer.decided(case.trace, stage, question, decision, asked)
 
-    def _question(self, case: Case, output: Any = None, after: dict[str, Any] | None = None) -> Question:
+    def _question(
+        self,
+        case: Case,
+        output: Any = None,
+        after: dict[str, Any] | None = None,
+        *,
+        confirmed: bool = False,
+    ) -> Question:
+        voted = {role: count for role, count in case.approvals.items() if role != REQUESTER}
         return Question(
             tool=case.tool_in_hand.name,
             subject=case.subject,
@@ -102,7 +114,7 @@ class Decisions:
             facts=case.facts,
             history=case.history,
             derived=case.derived,
-            approvals=case.approvals,
+            approvals={**voted, REQUESTER: 1} if confirmed else voted,
             canary=case.draw is not None and case.draw.canary,
             output=output,
             after=after or {},

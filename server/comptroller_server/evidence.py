@@ -117,6 +117,7 @@ class Evidence:
             "approval": approval,
             "roles": dict(roles),
             "approval_digests": self._digests(case),
+            "confirmation": case.confirmed,
             "bound": self._clean(case.bound),
             "shown": self._clean(shown),
             "claims": [
@@ -126,12 +127,22 @@ class Evidence:
         }
         return self._record(RecordType.PENDING, case, packet)
 
+    def asked(self, case: Case, message: str) -> LogRecord:
+        """The person at the client is asked; `message` has gone through release."""
+        packet: JsonObject = {
+            **self.proposal(case),
+            **self.considered(case),
+            "message": message,
+            "approval_digests": self._digests(case),
+        }
+        return self._record(RecordType.CONFIRMATION_ASKED, case, packet)
+
     def action(self, case: Case, approvals: list[Json], counted: Sequence[str]) -> LogRecord:
         """The action packet: exactly what is about to happen and why. `counted` are the history rows it moves."""
         packet: JsonObject = {
             **self.proposal(case),
             **self.considered(case),
-            "approvals": approvals,
+            "approvals": approvals + _confirmations(case),
             "approval_digests": self._digests(case),
             "counted": list(counted),
             "holds": holds_in_packet(case.charges),
@@ -178,6 +189,7 @@ class Evidence:
             packet["usage"] = case.usage.packet
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
+            packet["approvals"] = _confirmations(case)
         return self._record(record_type, case, packet)
 
     def traces(self, case: Case, *, after: bool | None) -> tuple[LogRecord, ...]:
@@ -235,6 +247,10 @@ class Evidence:
 
     def _clean(self, value: Any) -> Json:
         return self._release.release(value, Audience.RECORD).value
+
+
+def _confirmations(case: Case) -> list[Json]:
+    return [case.confirmed] if case.confirmed is not None else []
 
 
 def _capped(proposal: JsonObject) -> JsonObject:

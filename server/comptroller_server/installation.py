@@ -20,6 +20,7 @@ from comptroller_audit.store import FaultPoint, InlineLane, Store, ThreadLane, n
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.bundle import compile_bundle
+from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import BundleInvalid, Finding
 from comptroller_server.config_model import Config
@@ -92,9 +93,17 @@ class Installation:
     @cached_property
     def policy(self) -> Bundle:
         try:
-            return compile_bundle(self.catalogue.for_policy(), self.config.policies, self.config.rollout.mode)
+            tools, config = self.catalogue.for_policy(), self.config
+            requester = RequesterTerms(frozenset(config.approvals.requester_may), bool(self.interactive))
+            return compile_bundle(tools, config.policies, config.rollout.mode, requester)
         except BundleInvalid as error:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
+
+    @property
+    def interactive(self) -> frozenset[str]:
+        """The clients at which a person sits who can be asked."""
+        clients = self.config.identity.local.clients
+        return frozenset(name for name, client in clients.items() if client.interactive)
 
     @cached_property
     def checks(self) -> LoadedChecks:

@@ -15,6 +15,7 @@ from comptroller_server.answers import refusal_answer, success_answer
 from comptroller_server.canary import Canary
 from comptroller_server.case import UNDECIDED, Case, Refused
 from comptroller_server.checking import Checking
+from comptroller_server.confirmations import Asked, Confirmations
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Dispatcher
 from comptroller_server.intake import Intake
@@ -46,6 +47,7 @@ class Pipeline:
         outcomes: Outcomes,
         watch: Watch,
         checking: Checking,
+        confirmations: Confirmations,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -56,6 +58,7 @@ class Pipeline:
         self._outcomes = outcomes
         self._watch = watch
         self._checking = checking
+        self._confirmations = confirmations
 
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
@@ -73,7 +76,10 @@ class Pipeline:
     async def _governed(self, case: Case) -> Answer:
         """The story, or the refusal it ends in."""
         try:
+            await self._confirmations.take_up(case)
             return await self._story(case)
+        except Asked as asked:
+            return asked.answer
         except Refused as refused:
             return await self._refuse(case, refused)
         except StoreError as error:
@@ -101,8 +107,9 @@ class Pipeline:
             if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:
                 self._outcomes.bind(case)
                 await self._repeats.recheck(case)
+                self._confirmations.settle(case)
             if case.decision.verdict is Verdict.NEEDS_APPROVAL or case.changed:  # 8 approve
-                stop = await self._outcomes.ask(case)
+                stop = await self._confirmations.ask(case)
             else:
                 async with self._dispatcher.slot(case):
                     stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)

@@ -4,19 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 from comptroller_audit.vocabulary import Effect, JsonObject, Subject
 from comptroller_tools.source import Progress, no_progress
 
-__all__ = ["AdvertisedTool", "Answer", "Governor", "Proposal"]
+__all__ = ["AdvertisedTool", "Answer", "Ask", "Confirmation", "Governor", "Proposal", "Reply"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What the person at the client is to be asked before the call goes on.
+
+    `schema` is a form of flat primitives (MCP "Elicitation"). `page` is where a person decides, when there is such a
+    place; a link there only leads, it never decides. `state` is sealed and comes back in the `Confirmation`.
+    """
+
+    message: str
+    schema: JsonObject
+    state: str
+    page: str | None = None
+
+
+class Reply(StrEnum):
+    """What came back from the client. NO_ANSWER is ours: nobody answered in time."""
+
+    ACCEPT = "accept"
+    DECLINE = "decline"
+    CANCEL = "cancel"
+    NO_ANSWER = "no_answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmation:
+    """A client's answer to an `Ask`, with the state it was given; both are only the client's word."""
+
+    state: str
+    reply: Reply
+    confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """One `tools/call` as received. `subject` comes from the transport, never from the message.
 
-    `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us.
+    `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us. `can_ask` says that
+    the client can show its person a form; `confirmation` is what came of one.
     """
 
     subject: Subject
@@ -24,6 +58,8 @@ class Proposal:
     arguments: JsonObject
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     progress: Progress = no_progress
+    can_ask: bool = False
+    confirmation: Confirmation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +67,7 @@ class Answer:
     """What the agent gets. An error has no `structured` content; its details are in `meta`.
 
     `unknown_tool` is true for a tool that is missing or hidden: both answer alike, as the protocol demands.
+    With `asks` it is no answer yet: ask, and propose the same again with the confirmation.
     """
 
     text: str
@@ -38,6 +75,7 @@ class Answer:
     is_error: bool = False
     meta: JsonObject = field(default_factory=dict[str, Any])
     unknown_tool: bool = False
+    asks: Ask | None = None
 
 
 @dataclass(frozen=True, slots=True)

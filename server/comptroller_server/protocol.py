@@ -25,6 +25,7 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     ErrorData,
+    InputRequiredResult,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -39,6 +40,14 @@ from mcp_types import (
 from pydantic import TypeAdapter, ValidationError
 
 from comptroller_audit.vocabulary import Code, Effect, JsonObject, Refusal, Subject
+from comptroller_server.elicitation import (
+    ELICITATION_WAIT_S,
+    Pushes,
+    can_ask,
+    confirmation_of,
+    input_required,
+    is_modern,
+)
 from comptroller_server.proposal import AdvertisedTool, Answer, Governor, Proposal
 
 __all__ = [
@@ -98,7 +107,8 @@ _log = structlog.get_logger("comptroller.protocol")
 class GovernedServer(Server[Any]):
     """The SDK's low-level server with the pipeline behind it. Calls outlive the request that asked for them."""
 
-    def __init__(self, governor: Governor, subject_of: SubjectOf, version: str) -> None:
+    def __init__(self, governor: Governor, subject_of: SubjectOf, version: str, pushes: Pushes) -> None:
+        self._pushes = pushes
         self._governor = governor
         self._subject_of = subject_of
         self._running: set[asyncio.Task[Answer]] = set()
@@ -147,7 +157,9 @@ class GovernedServer(Server[Any]):
         # Private: the list is this principal's, and clients and gateways cache it.
         return ListToolsResult(tools=tools, ttl_ms=LIST_TTL_MS, cache_scope="private")
 
-    async def _call_tool(self, ctx: RequestContext, params: CallToolRequestParams) -> CallToolResult:
+    async def _call_tool(
+        self, ctx: RequestContext, params: CallToolRequestParams
+    ) -> CallToolResult | InputRequiredResult:
         relay = _ProgressRelay(ctx)
         try:
             proposal = Proposal(
@@ -156,13 +168,19 @@ class GovernedServer(Server[Any]):
                 arguments=params.arguments or {},
                 meta=_wire_meta(ctx),
                 progress=relay,
+                can_ask=can_ask(ctx),
+                confirmation=confirmation_of(ctx, params),
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
         try:
             answer = await self._outlive_caller(proposal)
+            if answer.asks is not None and not is_modern(ctx):
+                answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
         finally:
             relay.close()
+        if answer.asks is not None and is_modern(ctx):
+            return input_required(ctx, answer.asks)
         if answer.unknown_tool:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {_cut(params.name, TOOL_NAME_CHARS_MAX)}")
         return _result(answer)
@@ -209,9 +227,11 @@ class GovernedServer(Server[Any]):
         return known[1]
 
 
-def build_server(governor: Governor, *, subject_of: SubjectOf, version: str) -> GovernedServer:
+def build_server(
+    governor: Governor, *, subject_of: SubjectOf, version: str, elicitation_wait_s: float = ELICITATION_WAIT_S
+) -> GovernedServer:
     """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`."""
-    return GovernedServer(governor, subject_of, version)
+    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s))
 
 
 def parse_message(message: JsonObject) -> JSONRPCMessage | None:

@@ -168,12 +168,6 @@ def test_human_approval_gates_every_side_effect_and_no_read() -> None:
     assert desk.reads("lookup_invoice").approvals == frozenset()
 
 
-def test_a_confirmation_by_the_requester_cannot_be_asked_yet() -> None:
-    found = _findings(approval=(ApprovalRule(role="requester"),))
-    assert found[0][0] == "tools.issue_refund.approval[0]"
-    assert "requester" in found[0][1]
-
-
 @pytest.mark.parametrize(
     "when",
     [

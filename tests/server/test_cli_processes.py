@@ -147,14 +147,14 @@ async def test_a_configuration_that_does_not_load_says_all_that_is_wrong_and_not
 ) -> None:
     def wrong(config: dict[str, Any]) -> None:
         config["environment"] = "no good"
-        tool_of(config, "issue_refund")["approval"][0]["role"] = "requester"
+        tool_of(config, "issue_refund")["verify"][0]["fact"] = "nothing"
 
     placed(tmp_path, wrong)
     code, out, err = await Place(tmp_path).run("serve")
     assert code == 2
     assert out == ""
     assert "environment" in err
-    assert "requester" in err
+    assert "`tools[4].verify[0].fact`" in err
 
 
 async def test_stdio_needs_a_client_where_several_are_configured(tmp_path: Path) -> None:

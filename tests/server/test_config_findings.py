@@ -99,7 +99,6 @@ WRONG: list[tuple[str, str, int, str, str]] = [
         "`tools[2].history.refunds_today`",
         "`principal.<name>`",
     ),
-    ("role: approver", "role: requester", 40, "`tools[2].approval[0].role`", "a role of approvers"),
     ("at_least: 1", "at_least: 0", 40, "`tools[2].approval[0].at_least`", "greater than or equal to 1"),
     ("{fact: invoice", "{fact: ticket", 42, "`tools[2].verify[0].fact`", "use one of `invoice`"),
     ("{tool: find_refund", "{tool: nothing", 43, "`tools[2].recover.tool`", "use one of"),

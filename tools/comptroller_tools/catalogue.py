@@ -140,6 +140,7 @@ class Catalogue:
                     name: self._tools[fact.tool].definition.output_schema or ANY_OBJECT
                     for name, fact in tool.config.facts.items()
                 },
+                spends=bool(tool.units),
             )
             for tool in self._tools.values()
         ]

@@ -10,6 +10,7 @@ import click
 
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_policy.approvers import EnrolApprover, approver_names, hashed, new_credential
+from comptroller_policy.rules import REQUESTER
 from comptroller_server.commands.credentials import forget_credential, identify, keep_credential
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
@@ -63,6 +64,10 @@ def add(
     if wrong := [role for role in roles if not _ROLE.fullmatch(role)]:
         raise CommandError(
             f"{wrong[0]!r} cannot be a role; use letters, digits and `_`, beginning with a letter"
+        )
+    if REQUESTER in roles:
+        raise CommandError(
+            f"`{REQUESTER}` is the person a call is made for, who is asked at the client; nobody is enrolled as that"
         )
     credential = new_credential(name)
     salt = secrets.token_bytes(SALT_BYTES)

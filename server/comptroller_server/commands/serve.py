@@ -18,7 +18,7 @@ from comptroller_server.errors import CommandError
 from comptroller_server.http import build_app, loopback, serve_http, subject_of
 from comptroller_server.installation import Installation
 from comptroller_server.memory import settle_memory
-from comptroller_server.protocol import build_server
+from comptroller_server.protocol import GovernedServer, SubjectOf, build_server
 from comptroller_server.signals import stop_on_signals
 from comptroller_server.stdio import Wire, claim_stdio, serve_stdio
 
@@ -75,18 +75,23 @@ async def _serve(
 
 
 async def _over_stdio(service: Service, wire: Wire | None, subject: Subject, stop: asyncio.Event) -> None:
-    server = build_server(service.pipeline, subject_of=lambda _: subject, version=__version__)
+    server = _server(service, lambda _: subject)
     _tell(f"serving {subject.actor.id} over stdio")
     await serve_stdio(server, wire=wire, stop=stop)
 
 
 async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Event) -> None:
     identity = service.installation.identity
-    server = build_server(service.pipeline, subject_of=subject_of, version=__version__)
+    server = _server(service, subject_of)
     app = build_app(server, identity)
     for name, file in identity.load_tokens().items():
         _tell(f"token of {name}: {file}")
     await serve_http(app, *where, ready=lambda url: _tell(f"serving at {url}"), stop=stop)
+
+
+def _server(service: Service, of: SubjectOf) -> GovernedServer:
+    wait_s = service.installation.config.limits.elicitation_wait_s
+    return build_server(service.pipeline, subject_of=of, version=__version__, elicitation_wait_s=wait_s)
 
 
 def _client(config: Config, named: str | None) -> str:
