@@ -25,7 +25,7 @@ WRITTEN = (
 
 def compiled(terms: RequesterTerms, *tools: ToolFacts, text: str = "") -> Bundle:
     files = [PolicyFile("policies/ask.cedar", text)] if text else []
-    return compile_bundle([LOOKUP, *tools], files, RolloutMode.AUTO, terms)
+    return compile_bundle([LOOKUP, *tools], files, RolloutMode.OFF, terms)
 
 
 def findings(terms: RequesterTerms, *tools: ToolFacts, text: str = "") -> Sequence[Finding]:
