@@ -16,7 +16,6 @@ from comptroller_audit.ambient import Clock
 from comptroller_audit.calls import CALLS, Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
 from comptroller_audit.errors import SealBroken
-from comptroller_audit.redaction import Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Moved, Stopped
@@ -31,6 +30,7 @@ from comptroller_server.intake import Intake
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.proposal import Answer, Ask, Confirmation, Reply
 from comptroller_server.questions import FORM, question_for
+from comptroller_server.roads import Roads
 
 __all__ = ["ANSWER_S_MAX", "ASKS_MAX", "Asked", "Confirmations"]
 
@@ -77,7 +77,7 @@ class Confirmations:
         decisions: Decisions,
         outcomes: Outcomes,
         intake: Intake,
-        release: Release,
+        release: Roads,
         clock: Clock,
         interactive: frozenset[str],
         agent: str,

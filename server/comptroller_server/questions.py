@@ -10,6 +10,7 @@ from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_policy.rules import REQUESTER
 from comptroller_server.case import Case, Refused
 from comptroller_server.commands.showing import compact, plain
+from comptroller_server.roads import Roads
 
 __all__ = ["ARGUMENTS_CHARS_MAX", "FORM", "RECORD_CHARS_MAX", "question_for"]
 
@@ -34,14 +35,15 @@ FORM: JsonObject = {
 """Flat primitives only, and nothing secret (MCP 2026-07-28 "Elicitation")."""
 
 
-def question_for(case: Case, release: Release, agent: str) -> str:
+def question_for(case: Case, roads: Roads, agent: str) -> str:
     """The message of the form. Raises `Refused` when the arguments are too long to be shown whole."""
 
-    def shown(value: Any) -> str:
-        return compact(release.release(cast("Json", value), Audience.PERSON).value)
+    def shown(value: Any, road: Release = roads) -> str:
+        return compact(road.release(cast("Json", value), Audience.PERSON, case.book).value)
 
     tool = case.tool_in_hand
-    arguments = plain(canonical_bytes(release.release(case.arguments, Audience.PERSON).value).decode())
+    released = roads.arguments(tool.name).release(case.arguments, Audience.PERSON, case.book)
+    arguments = plain(canonical_bytes(released.value).decode())
     if len(arguments) > ARGUMENTS_CHARS_MAX:
         text = (
             f"The person at the client must confirm this call, and its arguments are too long to show them "
@@ -57,7 +59,9 @@ def question_for(case: Case, release: Release, agent: str) -> str:
         lines.append(f"It acts on: {case.record.kind} {shown(case.record.key)}")
     if case.may_tell_facts():
         for name, value in case.facts.items():
-            lines.append(f"As it is now: {name} = {_cut(shown(value), RECORD_CHARS_MAX)}")
+            lines.append(
+                f"As it is now: {name} = {_cut(shown(value, roads.fact(tool.name, name)), RECORD_CHARS_MAX)}"
+            )
     for gate in case.decision.gates:
         reasons = dict(zip(case.decision.policies, case.decision.reasons, strict=False))
         if gate.role == REQUESTER and gate.policy in reasons:
