@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
+from comptroller_server.http_sessions import SESSION_HEADER, StreamedSessions, opens_one
 from comptroller_server.identity import LocalIdentity
 from comptroller_server.protocol import (
     GovernedServer,
@@ -103,6 +104,7 @@ class _App:
         self._drain_s = drain_s
         self._sdk = self._manager(json_response=True)
         self._sdk_streaming = self._manager(json_response=False)
+        self._streamed = StreamedSessions(SESSIONS_MAX)
 
     def _manager(self, *, json_response: bool) -> StreamableHTTPSessionManager:
         return StreamableHTTPSessionManager(
@@ -150,7 +152,7 @@ class _App:
         if subject is None:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
-        sdk = self._sdk
+        sdk = self._sdk_streaming if headers.only(SESSION_HEADER) in self._streamed else self._sdk
         if headers.has_ours():  # a grant or a task that is passed over would let more happen than was meant
             await _plain(400, "This server understands no Comptroller-* headers; leave them out.")(send)
             return
@@ -164,6 +166,8 @@ class _App:
             receive = _replay(framed.data, receive)
             if _wants_progress(headers, framed.message):
                 sdk = self._sdk_streaming
+            elif opens_one(framed.message):
+                sdk, send = self._sdk_streaming, self._streamed.noting(send)
         elif scope["method"] not in ("GET", "DELETE"):
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
             return
@@ -217,8 +221,8 @@ def _user(subject: Subject) -> AuthenticatedUser:
 def _wants_progress(headers: _Headers, message: JsonObject) -> bool:
     """Whether the answer may have to be a stream. Streams cost a little more, so only those who ask get one.
 
-    Only in the 2026 era, where each request stands alone. A 2025 session is of one kind, and ours answer in
-    JSON: its clients get the result without the progress.
+    Only in the 2026 era, where each request stands alone. A 2025 session is of one kind, and most answer in
+    JSON (`http_sessions`): their clients get the result without the progress.
     """
     if headers.only(b"mcp-protocol-version") in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
         return False
