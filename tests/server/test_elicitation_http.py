@@ -95,7 +95,11 @@ async def test_a_client_of_the_2025_era_that_goes_away_while_asked_leaves_nothin
 
 async def test_a_session_whose_client_cannot_ask_is_answered_in_plain_json(tmp_path: Path) -> None:
     async with opened(tmp_path, confirming()) as shop, served(shop) as url:
-        for capabilities, kind in (({}, "application/json"), ({"elicitation": {}}, "text/event-stream")):
+        kinds: list[tuple[dict[str, Any], str]] = [
+            ({}, "application/json"),
+            ({"elicitation": {}}, "text/event-stream"),
+        ]
+        for capabilities, kind in kinds:
             hello = {
                 "jsonrpc": "2.0",
                 "id": 0,
