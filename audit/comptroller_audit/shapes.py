@@ -25,10 +25,7 @@ from comptroller_audit.vocabulary import (
 __all__ = [
     "PACKETS",
     "ActionPacket",
-    "ApprovalDecided",
-    "ApproverAdded",
     "AuditPacket",
-    "BundleActivated",
     "CallClosed",
     "ConfirmationAsked",
     "Envelope",
@@ -43,8 +40,6 @@ __all__ = [
     "RefusedPacket",
     "ReplayedPacket",
     "Resolved",
-    "RolloutChanged",
-    "SwitchChanged",
 ]
 
 Version = Literal[1]
@@ -348,21 +343,6 @@ class RefusalsCounted(_Open):
     owner: str
 
 
-class VoteView(_Open):
-    approver: str
-    yes: bool
-
-
-class ApprovalDecided(_Open):
-    """One person's yes or no, and the state of the approval after it."""
-
-    v: Version
-    approval: str
-    call: str
-    vote: VoteView
-    state: str
-
-
 class CallClosed(_Open):
     """A call that ended without running: denied, expired or void."""
 
@@ -394,46 +374,6 @@ class LateOutcome(_Open):
     call: str
 
 
-class SwitchChanged(_Open):
-    """A kill switch set or cleared; `switch_seq` orders it against every commit of the tenant."""
-
-    v: Version
-    switch: str
-    reason: str
-    by: str
-    switch_seq: int
-
-
-class RolloutChanged(_Open):
-    """A tool was promoted or demoted, with the evidence counted until then. `call` is the one that broke it."""
-
-    v: Version
-    tool: str
-    word: Literal["promoted", "demoted"]
-    before: Annotated[int, Field(ge=0, le=100, description="percent in force until then")]
-    percent: Annotated[int, Field(ge=0, le=100)]
-    configured: Annotated[int, Field(ge=0, le=100, description="what the configuration says")]
-    reason: str
-    by: str
-    call: str | None = None
-    switch_seq: int
-    evidence: dict[str, int]
-
-
-class ApproverAdded(_Open):
-    v: Version
-    approver: str
-    roles: list[str]
-    added_by: str | None
-
-
-class BundleActivated(_Open):
-    """The config, policies and definitions in force from here on, by digest."""
-
-    v: Version
-    bundle: str
-
-
 OpenShape = _Open
 ProposedShape = _Proposed
 """What packets of other modules begin with; published.py joins them all."""
@@ -448,16 +388,10 @@ PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.AUDIT: AuditPacket,
         RecordType.READ: ReadPacket,
         RecordType.REPLAYED: ReplayedPacket,
-        RecordType.APPROVAL_DECIDED: ApprovalDecided,
         RecordType.CONFIRMATION_ASKED: ConfirmationAsked,
         RecordType.CALL_CLOSED: CallClosed,
         RecordType.RECOVERED: Recovered,
         RecordType.RESOLVED: Resolved,
         RecordType.LATE_OUTCOME: LateOutcome,
-        RecordType.SWITCH_SET: SwitchChanged,
-        RecordType.SWITCH_CLEARED: SwitchChanged,
-        RecordType.ROLLOUT_CHANGED: RolloutChanged,
-        RecordType.APPROVER_ADDED: ApproverAdded,
-        RecordType.BUNDLE_ACTIVATED: BundleActivated,
     }
 )
