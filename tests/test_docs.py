@@ -97,7 +97,8 @@ async def test_the_quick_start_of_the_readme_governs_a_call_over_stdio(quick_sta
     with (quick_start / "log").open("w") as log:
         async with Client(stdio_client(parameters, errlog=log)) as client:
             names = {tool.name for tool in (await client.list_tools()).tools}
-            assert names == {"look_up_part", "take_parts", "resume_call"}
+            built_in = {"resume_call", "task_begin", "task_status", "task_finish", "hand_off"}
+            assert names == {"look_up_part", "take_parts", *built_in}
             answer = await client.call_tool("look_up_part", {"part": "bolt"})
             read: dict[str, Any] = answer.structured_content or {}
             why: dict[str, Any] = {"reason": "The bench needs them.", "citations": [read["refs"][0]["ref"]]}

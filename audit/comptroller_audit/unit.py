@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Protocol, TypeAlias
 
 from comptroller_audit.database import Relation, Row
@@ -27,6 +28,7 @@ __all__ = [
     "State",
     "Stop",
     "Stopped",
+    "Together",
     "Unit",
     "WriteRecord",
 ]
@@ -172,6 +174,19 @@ class Unit:
 
     parts: Sequence[Part]
     on_refusal: Callable[[Refusal], Part] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Part: several parts where one is asked for."""
+
+    parts: Sequence[Part]
+
+    def keys(self) -> Iterable[Key]:
+        return list(chain.from_iterable(part.keys() for part in self.parts))
+
+    def apply(self, state: State) -> Stop | None:
+        return next((stop for part in self.parts if (stop := part.apply(state)) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

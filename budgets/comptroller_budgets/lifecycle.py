@@ -1,7 +1,7 @@
 """Tasks begun and ended on purpose, and what follows when one has used up its budget.
 
-One model works on one begun task at a time: the next begins when that one is finished or handed off, and not before
-`task_idle_s` have gone by since a task ran out of budget. An orchestrator that the config names may keep several open
+One model works on one begun task at a time: the next begins when that one is finished or handed off, and when one
+ran out of budget, not before `task_idle_s` after its last call. An orchestrator that the config names may keep several open
 and name the task in each call.
 """
 
@@ -123,7 +123,10 @@ class EndTask:
 
 @dataclass(frozen=True, slots=True)
 class NoteExhausted:
-    """Part: a budget of this task ran out. Once a task, so that asking again does not put the next one off."""
+    """Part: a budget of this task ran out: no new one begins until it would have ended by idleness.
+
+    Ending it earlier brings no new budget, and asking again does not put the next task off.
+    """
 
     task: str
     config: BudgetsConfig
@@ -138,7 +141,9 @@ class NoteExhausted:
         state.put(TASKS, self.task, {**row, "spent_ms": state.now_ms})
         pointer_id = pointer_of(row["principal"], row["actor"])
         pointer = state.get(CURRENT_TASKS, pointer_id) or NO_POINTER
-        until = state.now_ms + self.config.task_idle_s * 1000
+        until = (
+            row["since_ms"] + self.config.task_idle_s * 1000
+        )  # when it would have ended by being left alone
         state.put(CURRENT_TASKS, pointer_id, {**pointer, "spent_ms": max(pointer["spent_ms"], until)})
         return None
 

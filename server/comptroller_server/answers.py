@@ -14,6 +14,7 @@ __all__ = [
     "META_REFUSAL",
     "answer_text",
     "asking_answer",
+    "built_in_answer",
     "pending_refusal",
     "refusal_answer",
     "replay_answer",
@@ -116,6 +117,17 @@ def answer_text(case: Case) -> str:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
     case.answer_text = text
     return text
+
+
+def built_in_answer(case: Case, told: JsonObject, text: str, receipt: Receipt) -> Answer:
+    """What a built-in tool did, as a sentence and as data that was released already."""
+    lines = [text] if text else []
+    meta: JsonObject = {
+        META_CALL: case.call,
+        "comptroller/task": case.task.id,
+        META_RECEIPT: receipt_json(receipt),
+    }
+    return Answer("\n".join([*lines, _spell(told)]), told, meta=meta)
 
 
 def replay_answer(call: str, output: Json, receipt: Receipt | None) -> Answer:

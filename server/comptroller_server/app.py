@@ -18,16 +18,19 @@ from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
 from comptroller_budgets.prices import PriceSheet
 from comptroller_server.books import Books
+from comptroller_server.builtins import BuiltIns
 from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
 from comptroller_server.citations import Citations
 from comptroller_server.commits import ApprovalTerms, Commits
+from comptroller_server.config_model import Config
 from comptroller_server.config_safety import citation_terms
 from comptroller_server.confirmations import Confirmations
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Counts, Dispatcher
 from comptroller_server.evidence import Evidence
+from comptroller_server.handing_over import HandOvers
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.intake import Intake, IntakeTerms
 from comptroller_server.lookups import LookUps
@@ -38,6 +41,7 @@ from comptroller_server.quotas import Quotas
 from comptroller_server.recovery import Recovered, Recovery
 from comptroller_server.repeats import Repeats
 from comptroller_server.retention import Retention
+from comptroller_server.task_success import Success
 from comptroller_server.taskbook import TaskBook
 from comptroller_server.traces import Tracer
 from comptroller_server.watch import Watch
@@ -119,17 +123,58 @@ def build(installation: Installation, owner: Owner) -> Service:
     sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
     checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
     checking = Checking(i.checks, look_ups, release)
+    built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     confirmations = Confirmations(
         store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name
     )
     pipeline = Pipeline(
-        intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking, confirmations
+        intake,
+        look_ups,
+        canary,
+        decisions,
+        repeats,
+        dispatcher,
+        outcomes,
+        watch,
+        checking,
+        confirmations,
+        built_ins,
     )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, []
     )
+
+
+def _built_ins(
+    i: Installation,
+    taskbook: TaskBook,
+    watch: Watch,
+    commits: Commits,
+    evidence: Evidence,
+    look_ups: LookUps,
+    quotas: Quotas,
+) -> BuiltIns:
+    return BuiltIns(
+        i.store,
+        taskbook,
+        watch,
+        commits,
+        evidence,
+        HandOvers(i.store, i.ring, i.release, i.config.agent),
+        Success(i.success, look_ups, i.ambient.clock),
+        i.release,
+        quotas,
+        i.ambient.ids,
+        i.config.budgets,
+        _orchestrators(i.config),
+    )
+
+
+def _orchestrators(config: Config) -> frozenset[str]:
+    clients = config.identity.local.clients
+    return frozenset(name for name, client in clients.items() if client.orchestrator)
 
 
 @contextlib.asynccontextmanager

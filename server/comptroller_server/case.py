@@ -16,6 +16,7 @@ from comptroller_budgets.limits import Charge, Scope
 from comptroller_budgets.metering import CallUsage
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
+from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.proposal import Proposal
 from comptroller_server.taskbook import TaskView
 from comptroller_server.traces import Trace
@@ -163,6 +164,11 @@ class Case:
             Scope.TOOL: self.tool_in_hand.name,
             Scope.TENANT: self.tenant,
         }
+
+    @property
+    def built_in(self) -> str:
+        """The name of the built-in tool that was called, or nothing. Other names are only text."""
+        return self.proposal.tool if self.proposal.tool in BUILT_INS else ""
 
     @property
     def scope(self) -> dict[str, Any]:

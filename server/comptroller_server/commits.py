@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comptroller_audit.calls import ClaimsFree, MoveCall, NoteOnCall, OpenCall, TakeClaims
 from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.unit import Part, Refuse, Unit
+from comptroller_audit.unit import Part, Refuse, Together, Unit
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
 from comptroller_budgets.ledger import Spend, TakeHold
+from comptroller_budgets.lifecycle import NoteExhausted, is_exhausted
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
 from comptroller_budgets.tasks import AwaitPerson, EnterTask
 from comptroller_policy.approvals import (
@@ -240,6 +241,22 @@ class Commits:
         ]
         return Unit(parts, self._on_refusal(case))
 
+    def built_in(
+        self, case: Case, record: LogRecord, task: str, parts: Sequence[Part], code: str = ""
+    ) -> Unit:
+        """A built-in tool's one unit: a call that costs nothing, on record, with what it does to its task.
+
+        `parts` come after the record and may refer to it. With a `code` the call counts as refused.
+        """
+        to = CallState.REFUSED if code else CallState.DONE
+        fields = self._fields(case) | {"task": task, "code": code}
+        unmoved = HeadUnmoved(case.basis.switch_seq, self._bundle)
+        return Unit([unmoved, OpenCall(case.call, to, fields, record), *parts], self._on_refusal(case))
+
+    def enter(self, case: Case) -> Part:
+        """The case's task entered without a step: the first thing of a task in which nothing was called yet."""
+        return replace(self._enter(case, flight=0), counts_step=False)
+
     def note(self, call: str, record: LogRecord) -> Unit:
         """A record that belongs to a call without moving it."""
         return Unit([NoteOnCall(call, record)])
@@ -247,7 +264,13 @@ class Commits:
     # -- parts ----------------------------------------------------------------------------------------------------
 
     def _on_refusal(self, case: Case) -> Callable[[Refusal], Part]:
-        return lambda refusal: self._refusal_part(case, refusal)
+        return lambda refusal: self._refusal_parts(case, refusal)
+
+    def _refusal_parts(self, case: Case, refusal: Refusal) -> Part:
+        recorded = self._refusal_part(case, refusal)
+        if not is_exhausted(refusal):
+            return recorded
+        return Together((recorded, NoteExhausted(case.task.id, self._budgets)))
 
     def _refusal_part(self, case: Case, refusal: Refusal) -> Part:
         if case.resumed is not None or (refusal.call not in (None, case.call)):
@@ -265,7 +288,7 @@ class Commits:
             "actor": case.subject.actor.id,
             "task": case.task.id,
             "step": case.task.step,
-            "tool": tool.name if tool else "",
+            "tool": tool.name if tool else case.built_in,
             "effect": tool.effect.value if tool else "",
             "claims": ",".join(claim.id for claim in case.claims),
             "approval": "",
@@ -285,6 +308,8 @@ class Commits:
             flight,
             self._budgets,
             case.call,
+            is_named=view.is_named,
+            changes=case.tool is not None and not case.tool.is_read,
         )
 
     def _history_of(self, case: Case) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         prices=document.prices,
         retrieval=document.retrieval,
         safety=document.safety,
+        tasks=document.tasks,
         tools=document.tools,
         policies=policies,
         rollout=document.rollout,

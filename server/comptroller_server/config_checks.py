@@ -42,6 +42,8 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
     found += _windows(document, written)
     found += _models(document, written)
+    for at, rule in enumerate(document.tasks.success):
+        found += _must_read(("tasks", "success", at, "tool"), rule.tool, tools, written)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)
     names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]

@@ -19,7 +19,6 @@ from comptroller_server.yaml_lines import Node
 __all__ = ["empty_values", "shape_findings"]
 
 _NOT_YET: tuple[KeyPath, ...] = (
-    ("tasks",),
     ("grants",),
     ("console",),
     ("metrics",),

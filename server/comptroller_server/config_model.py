@@ -25,6 +25,7 @@ from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
 from comptroller_server.config_paths import parsed_path, shown_path
 from comptroller_server.config_safety import RetrievalConfig, SafetyConfig
+from comptroller_server.config_tasks import TasksConfig
 from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_server.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -89,9 +90,14 @@ class StoreConfig(_Section):
 
 
 class ClientConfig(_Section):
-    """One local client. `interactive` says that a person sits at it and can be asked."""
+    """One local client. `interactive` says that a person sits at it and can be asked.
+
+    An `orchestrator` hands out the work: it may keep several begun tasks open, and over HTTP, where its token proves
+    it, the request it gives a task is recorded as trusted.
+    """
 
     interactive: bool = False
+    orchestrator: bool = False
 
 
 class LocalIdentityConfig(_Section):
@@ -184,6 +190,7 @@ class Document(_Section):
     prices: dict[ModelName, ModelPrice] = Field(default_factory=dict)
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     safety: SafetyConfig = Field(default_factory=SafetyConfig)
+    tasks: TasksConfig = Field(default_factory=TasksConfig)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
@@ -225,6 +232,7 @@ class Config:
     prices: Mapping[str, ModelPrice]
     retrieval: RetrievalConfig
     safety: SafetyConfig
+    tasks: TasksConfig
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
     rollout: RolloutConfig
@@ -270,6 +278,7 @@ class Config:
                 "budgets",
                 "retrieval",
                 "safety",
+                "tasks",
                 "rollout",
                 "approvals",
                 "limits",

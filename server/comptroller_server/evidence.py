@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any, cast
 
@@ -106,7 +107,7 @@ class Evidence:
         packet: JsonObject = {
             **_capped(self.proposal(case)),
             **self.considered(case),
-            "refusal": self._refusal(refusal),
+            "refusal": self.refusal(refusal),
         }
         return self._record(RecordType.REFUSED, case, packet)
 
@@ -165,7 +166,7 @@ class Evidence:
                 "effect": outcome.effect.value if outcome else "unknown",
                 "error": self._clean(outcome.error[:500]) if outcome and outcome.error else None,
             },
-            "problem": self._refusal(case.problem) if case.problem else None,
+            "problem": self.refusal(case.problem) if case.problem else None,
             "output": case.kept,
             "withheld": case.withheld,
             "verification": {
@@ -196,6 +197,11 @@ class Evidence:
         """What the configured levels tell of this call beside its packets."""
         return self.tracer.records(case.trace, case.call, case.attempt, case.task.id, after=after)
 
+    def built_in(self, case: Case, kind: RecordType, task: str, more: JsonObject) -> LogRecord:
+        """A built-in tool's record: what was asked, by whom, and what came of it (`more`, released already)."""
+        packet = {**self.proposal(case), "task": task, **more}
+        return replace(self._record(kind, case, packet), task=task)
+
     def replayed(self, case: Case, original: str) -> LogRecord:
         return self._record(
             RecordType.REPLAYED, case, {**_capped(self.proposal(case)), "original": original}, original
@@ -206,7 +212,7 @@ class Evidence:
         packet: JsonObject = {
             **_capped(self.proposal(case)),
             "original": original,
-            "refusal": self._refusal(refusal),
+            "refusal": self.refusal(refusal),
         }
         return self._record(RecordType.REFUSED, case, packet, original)
 
@@ -230,7 +236,7 @@ class Evidence:
         plain = approval_digest(case.bound).hex()
         return {"requested": plain, "approved": plain if case.resumed is not None else None}
 
-    def _refusal(self, refusal: Refusal) -> JsonObject:
+    def refusal(self, refusal: Refusal) -> JsonObject:
         return {
             "code": refusal.code.value,
             "class": refusal.failure_class.value,

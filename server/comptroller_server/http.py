@@ -28,6 +28,7 @@ from comptroller_server.framing import Framed, FrameLimits, FrameRefusal, read_f
 from comptroller_server.http_sessions import SESSION_HEADER, StreamedSessions, opens_one
 from comptroller_server.identity import LocalIdentity
 from comptroller_server.protocol import (
+    TASK_IN_SCOPE,
     GovernedServer,
     RequestContext,
     asking_subject,
@@ -61,6 +62,7 @@ SESSIONS_MAX = 1_000
 SESSION_IDLE_S = 1_800.0
 
 _SUBJECT = "comptroller.subject"
+_TASK_HEADER = b"comptroller-task"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -153,8 +155,9 @@ class _App:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
         sdk = self._sdk_streaming if headers.only(SESSION_HEADER) in self._streamed else self._sdk
-        if headers.has_ours():  # a grant or a task that is passed over would let more happen than was meant
-            await _plain(400, "This server understands no Comptroller-* headers; leave them out.")(send)
+        if headers.has_strange():  # a grant that is passed over would let more happen than was meant
+            text = "Of Comptroller-* headers this server understands Comptroller-Task, given once."
+            await _plain(400, text)(send)
             return
         if scope["method"] == "POST":
             framed = await self._framed(receive)
@@ -172,7 +175,7 @@ class _App:
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
             return
         asking_subject.set(subject)
-        await sdk.handle_request(_for_sdk(scope, subject), receive, send)
+        await sdk.handle_request(_for_sdk(scope, subject, headers.only(_TASK_HEADER)), receive, send)
 
     def _who(self, headers: _Headers) -> Subject | None:
         value = headers.only(b"authorization")
@@ -196,14 +199,15 @@ class _App:
         return framed
 
 
-def _for_sdk(scope: Scope, subject: Subject) -> Scope:
-    """The request as the SDK gets it: the subject in place of the token.
+def _for_sdk(scope: Scope, subject: Subject, task: str | None) -> Scope:
+    """The request as the SDK gets it: the subject in place of the token, and the task beside it.
 
     `user` makes the SDK bind each session of the 2025 era to the subject that opened it; for another one the
     session does not exist (404).
     """
-    headers = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
-    return {**scope, "headers": headers, "user": _user(subject), _SUBJECT: subject}
+    ours = (b"authorization", _TASK_HEADER)
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in ours]
+    return {**scope, "headers": headers, "user": _user(subject), _SUBJECT: subject, TASK_IN_SCOPE: task}
 
 
 @lru_cache(maxsize=1_000)
@@ -253,8 +257,10 @@ class _Headers:
     def count(self, name: bytes) -> int:
         return sum(1 for key, _ in self._raw if key == name)
 
-    def has_ours(self) -> bool:
-        return any(key.lower().startswith(b"comptroller-") for key, _ in self._raw)
+    def has_strange(self) -> bool:
+        """Whether a header of ours is there that nothing would read, or one that readers would disagree about."""
+        ours = [key for key, _ in self._raw if key.lower().startswith(b"comptroller-")]
+        return ours not in ([], [_TASK_HEADER])
 
     def only(self, name: bytes) -> str | None:
         values = [value for key, value in self._raw if key == name]

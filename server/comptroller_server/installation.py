@@ -28,6 +28,7 @@ from comptroller_server.config_safety import citation_terms
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.identity import LocalIdentity
 from comptroller_server.roads import Roads, roads_of
+from comptroller_server.task_success import Condition, compile_success
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
 from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
@@ -113,6 +114,14 @@ class Installation:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
 
     @cached_property
+    def success(self) -> tuple[Condition, ...]:
+        """The compiled conditions of `tasks.success`."""
+        conditions, findings = compile_success(self.config.tasks.success, self.catalogue)
+        if findings:
+            raise ConfigInvalid(self.config.placed(findings))
+        return conditions
+
+    @cached_property
     def bundle_digest(self) -> str:
         """SHA-256 (hex) over policy, config and the code of checks: what a packet says was in force."""
         material = canonical_bytes(self.config.digest_material())
@@ -149,6 +158,7 @@ class Installation:
     def check(self) -> None:
         """Compile everything that can be wrong without serving. Raises `ConfigInvalid`."""
         self.policy  # noqa: B018 -- compiling is the check
+        self.success  # noqa: B018 -- likewise
         self.checks  # noqa: B018
 
 

@@ -17,15 +17,18 @@ from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Moved
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
+from comptroller_budgets.tasks import task_unknown
 from comptroller_policy.engine import Bundle
 from comptroller_server.books import Books
+from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.case import Case, Refused
 from comptroller_server.citations import Citations
 from comptroller_server.metering import META_USAGE, Metering
+from comptroller_server.naming import META_REQUEST, META_TASK, call_row, check_names, named_task
 from comptroller_server.proposal import AdvertisedTool, Proposal
 from comptroller_server.quotas import Quotas
 from comptroller_server.roads import Roads
-from comptroller_server.taskbook import TaskBook
+from comptroller_server.taskbook import TaskBook, TaskView
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
@@ -39,7 +42,7 @@ META_KEY = "comptroller/idempotency-key"
 META_WHY = "comptroller/why"
 KEY_CHARS_MAX = 200
 _OUR_META = "comptroller/"
-_META_KNOWN = frozenset({META_KEY, META_USAGE, META_WHY})
+_META_KNOWN = frozenset({META_KEY, META_REQUEST, META_TASK, META_USAGE, META_WHY})
 _RESUME_SCHEMA: JsonObject = {
     "type": "object",
     "properties": {"call": {"type": "string", "description": "The call id from the pending answer."}},
@@ -102,7 +105,7 @@ class Intake:
             received_ms=self._clock.now_ms(),
             started=self._clock.monotonic(),
             principal_key=principal_key,
-            task=await self._taskbook.begin(subject, principal_key),
+            task=await self._task(proposal, principal_key),
         )
         try:
             await self._books.open(case)
@@ -140,7 +143,11 @@ class Intake:
         _check_meta(case.proposal)
         self.metering.receive(case)
         name = case.proposal.tool
+        if case.task.is_unknown:
+            raise Refused(task_unknown())
         if name == RESUME:
+            return
+        if name in BUILT_INS and self._sees_any(case.subject):
             return
         tool = self._catalogue.find(name)
         if tool is None or not self._bundle.visible(case.subject, name):
@@ -180,15 +187,40 @@ class Intake:
         ]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
+        if tools:
+            tools += [
+                AdvertisedTool(t.name, t.description, t.schema, None, t.effect) for t in BUILT_INS.values()
+            ]
         return tools
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         if name == RESUME:
             return _RESUME_SCHEMA
+        if (built_in := BUILT_INS.get(name)) is not None:
+            return built_in.schema
         tool = self._catalogue.find(name)
         return tool.advertised_input if tool else None
 
     # -- parts ----------------------------------------------------------------------------------------------------
+
+    async def _task(self, proposal: Proposal, principal_key: str) -> TaskView:
+        """The task a call names, in `_meta` or in the header; else the one of the call it resumes; else the current.
+
+        For those whose fruitless attempts are used up nothing is read by name.
+        """
+        subject, begin = proposal.subject, self._taskbook.begin
+        named = named_task(proposal)
+        if self.quotas.check(principal_key) is not None:
+            return await begin(subject, principal_key)
+        if named is None and proposal.tool == RESUME:
+            wanted = proposal.arguments.get("call")
+            row = await self._store.read(lambda reader: call_row(reader, subject.tenant, wanted))
+            view = await begin(subject, principal_key, row["task"] if row is not None else None)
+            return replace(view, is_unknown=False)
+        return await begin(subject, principal_key, named)
+
+    def _sees_any(self, subject: Subject) -> bool:
+        return any(self._bundle.visible(subject, tool.name) for tool in self._catalogue)
 
     def _principal_key(self, tenant: str, principal: str) -> str:
         return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]
@@ -306,6 +338,7 @@ def _check_meta(proposal: Proposal) -> None:
             known = " and ".join(f"`{name}`" for name in sorted(_META_KNOWN))
             text = f"`_meta` has a `{_OUR_META}` key that this server does not understand; it knows {known}."
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+    check_names(proposal)
 
 
 _NO_SUCH_CALL = "There is no such call to resume in this task."

@@ -12,6 +12,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import Code, Refusal, Subject
 from comptroller_policy.model import Verdict
 from comptroller_server.answers import refusal_answer, success_answer
+from comptroller_server.builtins import BuiltIns
 from comptroller_server.canary import Canary
 from comptroller_server.case import UNDECIDED, Case, Refused
 from comptroller_server.checking import Checking
@@ -48,6 +49,7 @@ class Pipeline:
         watch: Watch,
         checking: Checking,
         confirmations: Confirmations,
+        built_ins: BuiltIns,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -59,6 +61,7 @@ class Pipeline:
         self._watch = watch
         self._checking = checking
         self._confirmations = confirmations
+        self._built_ins = built_ins
 
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
@@ -92,6 +95,8 @@ class Pipeline:
     async def _story(self, case: Case) -> Answer:
         self._intake.find(case)  # 3 find
         if self._repeats.is_resume(case) and (answer := await self._repeats.resume(case)) is not None:
+            return answer
+        if (answer := await self._built_ins.answer(case)) is not None:
             return answer
         await self._intake.validate(case)  # 4 validate
         for _ in range(DECIDE_AGAIN_MAX):
@@ -159,6 +164,7 @@ class Pipeline:
                 return _store_unavailable(case.call, error)
             except Exception:  # noqa: BLE001 -- the refusal stands, recorded or not
                 _log.exception("a refusal could not be recorded", call=case.call)
+        await self._built_ins.hand_over(case, refusal)
         return refusal_answer(refusal, case.call, receipt)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:

@@ -51,6 +51,8 @@ class Proposal:
 
     `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us. `can_ask` says that
     the client can show its person a form; `confirmation` is what came of one.
+    `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
+    the command line alone.
     """
 
     subject: Subject
@@ -60,6 +62,8 @@ class Proposal:
     progress: Progress = no_progress
     can_ask: bool = False
     confirmation: Confirmation | None = None
+    task_header: str | None = None
+    by_token: bool = False
 
 
 @dataclass(frozen=True, slots=True)

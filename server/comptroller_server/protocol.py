@@ -56,6 +56,7 @@ __all__ = [
     "PROGRESS_MESSAGE_CHARS_MAX",
     "PROGRESS_REPORTS_MAX",
     "PROGRESS_WAIT_S",
+    "TASK_IN_SCOPE",
     "GovernedServer",
     "RequestContext",
     "SubjectOf",
@@ -68,6 +69,9 @@ __all__ = [
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
 SubjectOf: TypeAlias = Callable[[RequestContext], Subject]
 """Who asks, as the transport proved it. Raises `IdentityError` when the transport proved nobody."""
+
+TASK_IN_SCOPE = "comptroller.task"
+"""Where the HTTP transport leaves the header `Comptroller-Task`."""
 
 OUR_META = "comptroller/"
 """Every `_meta` key of ours starts with this, and no other key leaves in an answer."""
@@ -170,6 +174,8 @@ class GovernedServer(Server[Any]):
                 progress=relay,
                 can_ask=can_ask(ctx),
                 confirmation=confirmation_of(ctx, params),
+                task_header=_scope(ctx).get(TASK_IN_SCOPE),
+                by_token=ctx.request is not None,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
@@ -322,6 +328,11 @@ def _unfinished() -> Answer:
         "call": None,
     }
     return Answer(text=refusal.text, is_error=True, meta={"comptroller/refusal": details})
+
+
+def _scope(ctx: RequestContext) -> Mapping[str, Any]:
+    """The ASGI scope of an HTTP request; empty on stdio."""
+    return cast("Mapping[str, Any]", getattr(ctx.request, "scope", {}))
 
 
 def _wire_meta(ctx: RequestContext) -> Mapping[str, Any]:

@@ -25,6 +25,7 @@ from comptroller_server.case import Case, Refused, Resumed
 from comptroller_server.commits import Commits
 from comptroller_server.evidence import Evidence
 from comptroller_server.intake import RESUME
+from comptroller_server.naming import call_row
 from comptroller_server.proposal import Answer
 from comptroller_server.quotas import Quotas
 from comptroller_server.roads import Roads
@@ -36,7 +37,6 @@ __all__ = ["Repeats"]
 FOUND_CHARS_MAX = 600
 """How much of a looked-up record a repeat is shown in place of a lost answer."""
 
-CALL_ID_CHARS_MAX = 64
 _log = structlog.stdlib.get_logger()
 _NO_SUCH_CALL = "There is no such call to resume in this task."
 
@@ -80,9 +80,7 @@ class Repeats:
         if not isinstance(wanted, str) or set(case.proposal.arguments) != {"call"}:
             text = '`resume_call` takes exactly {"call": "<id from the pending answer>"}.'
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
-        row = None
-        if wanted.isprintable() and len(wanted) <= CALL_ID_CHARS_MAX:  # else it is no id
-            row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, wanted))
+        row = await self._store.read(lambda reader: call_row(reader, case.tenant, wanted))
         if (
             row is None
             or not _belongs(case, row)

@@ -26,13 +26,14 @@ HISTORY_RULE = """
 
 
 def counters(shop: Shop) -> dict[str, tuple[int, int]]:
-    """Used and held of every counter."""
+    """Used and held of every counter of calls; that of the tasks begun in an hour is another matter."""
     table = table_of(CounterRow)
 
     def read(reader: Reader) -> Sequence[tuple[Any, ...]]:
         return reader.query(table.select().with_only_columns(table.c.id, table.c.used, table.c.held))
 
-    return {str(name): (used, held) for name, used, held in shop.store.read_now(read)}
+    found = {str(name): (used, held) for name, used, held in shop.store.read_now(read)}
+    return {name: spent for name, spent in found.items() if ":tasks:" not in name}
 
 
 async def look(shop: Shop) -> Answer:

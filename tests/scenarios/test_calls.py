@@ -149,7 +149,8 @@ async def test_what_is_listed_may_be_called_and_what_is_not_is_unknown(tmp_path:
     }
     async with opened(tmp_path, closed) as shop:
         listed = {tool.name for tool in shop.service.pipeline.listing(shop.subject)}
-        assert listed == {"search_tickets", "lookup_invoice", "find_refund", "issue_refund", "resume_call"}
+        built_in = {"resume_call", "task_begin", "task_status", "task_finish", "hand_off"}
+        assert listed == {"search_tickets", "lookup_invoice", "find_refund", "issue_refund", *built_in}
         for tool, given in arguments.items():
             answer = await shop.call(tool, given)
             assert answer.unknown_tool == (tool not in listed), tool

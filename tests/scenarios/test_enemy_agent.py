@@ -160,7 +160,7 @@ async def test_a_tool_of_any_name_is_unknown_with_a_record(store_url: str, tmp_p
 
 async def test_a_meta_key_of_ours_that_is_not_understood_is_never_passed_over(tmp_path: Path) -> None:
     """A narrowing that is ignored would let more happen than was asked for."""
-    keys = ("grant", "task", "Idempotency-Key", "idempotency_key", "WHY", "", "unknown")
+    keys = ("grant", "Task", "request", "Idempotency-Key", "idempotency_key", "WHY", "", "unknown")
     async with opened(tmp_path) as shop:
         invoice = shop.paid()[0]
         done = await shop.refund(invoice, 5)

@@ -17,7 +17,7 @@ from tests.server.small_governor import SmallGovernor
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(
-    "name", [b"comptroller-grant", b"comptroller-task", b"Comptroller-Grant", b"comptroller-x"]
+    "name", [b"comptroller-grant", b"Comptroller-Task", b"Comptroller-Grant", b"comptroller-x"]
 )
 async def test_a_header_of_ours_that_is_not_understood_is_never_passed_over(
     tmp_path: Path, name: bytes

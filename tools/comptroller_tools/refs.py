@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, bindparam, select
 from sqlmodel import Field, SQLModel
 
-from comptroller_audit.database import Relation, Row
+from comptroller_audit.database import Relation, Row, table_of
+from comptroller_audit.store import Reader
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import JsonObject
 
-__all__ = ["REFS", "GiveRefs", "NewRef", "RefRow", "cited", "ref_row_id"]
+__all__ = ["REFS", "GiveRefs", "NewRef", "RefRow", "cited", "ref_row_id", "refs_of_task"]
 
 
 class RefRow(SQLModel, table=True):
@@ -31,6 +32,13 @@ class RefRow(SQLModel, table=True):
 
 
 REFS = Relation(RefRow)
+_T = table_of(RefRow)
+_COLUMNS = tuple(column for column in _T.columns if column.name != "tenant")
+_OF_TASK = (
+    select(*_COLUMNS)
+    .where(_T.c.tenant == bindparam("tenant"), _T.c.task == bindparam("task"))
+    .order_by(_T.c.at_ms.desc(), _T.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,22 @@ class GiveRefs:
                 },
             )
         return None
+
+
+def refs_of_task(reader: Reader, tenant: str, task: str, most: int) -> list[JsonObject]:
+    """The refs that were given in a task, as packets hold them, newest first."""
+    found = reader.query(_OF_TASK.limit(most), tenant=tenant, task=task)
+    names = [column.name for column in _COLUMNS]
+    rows: list[Row] = [dict(zip(names, row, strict=True)) for row in found]
+    return [
+        {
+            "ref": str(row["id"]).removeprefix(f"{task}:"),
+            "kind": row["kind"],
+            "key": row["record_key"],
+            "version": row["version"],
+        }
+        for row in rows
+    ]
 
 
 def ref_row_id(task: str, ref: str) -> str:
