@@ -76,7 +76,8 @@ class EndTask:
     """Part: an open task ends with `outcome`; calls that name it are refused from now on.
 
     `seen_ms` is the row's `since_ms` when its success was looked at: if the task went on since, look again. A task
-    with calls in flight does not end. After a hand-off implied tasks of its (principal, actor) rest for `task_idle_s`.
+    with calls in flight does not end. With `rests` implied tasks of its (principal, actor) may change nothing for
+    `task_idle_s`: the work is with a person.
     """
 
     task: str
@@ -84,6 +85,7 @@ class EndTask:
     config: BudgetsConfig
     record: LogRecord | None = None
     code: str = ""
+    rests: bool = False
     seen_ms: int | None = None
     call: str = ""
 
@@ -115,7 +117,7 @@ class EndTask:
         pointer = dict(state.get(CURRENT_TASKS, pointer_id) or NO_POINTER)
         if pointer["begun"] == self.task:
             pointer["begun"] = ""
-        if self.outcome is TaskOutcome.HANDED_OFF:
+        if self.rests:
             until = state.now_ms + self.config.task_idle_s * 1000
             pointer["rest_ms"] = max(pointer["rest_ms"], until)
         state.put(CURRENT_TASKS, pointer_id, pointer)

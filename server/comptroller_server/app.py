@@ -41,6 +41,7 @@ from comptroller_server.quotas import Quotas
 from comptroller_server.recovery import Recovered, Recovery
 from comptroller_server.repeats import Repeats
 from comptroller_server.retention import Retention
+from comptroller_server.task_rounds import TaskRounds
 from comptroller_server.task_success import Success
 from comptroller_server.taskbook import TaskBook
 from comptroller_server.traces import Tracer
@@ -70,6 +71,7 @@ class Service:
     quotas: Quotas
     checking: Checking
     retention: Retention
+    task_rounds: TaskRounds
     recovered: list[Recovered]
 
 
@@ -142,8 +144,9 @@ def build(installation: Installation, owner: Owner) -> Service:
         built_ins,
     )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
+    rounds = TaskRounds(store, HandOvers(store, ring, release, config.agent), config.budgets, clock)
     return Service(
-        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, []
+        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds, []
     )
 
 
@@ -162,9 +165,9 @@ def _built_ins(
         watch,
         commits,
         evidence,
-        HandOvers(i.store, i.ring, i.release, i.config.agent),
+        HandOvers(i.store, i.ring, i.roads, i.config.agent),
         Success(i.success, look_ups, i.ambient.clock),
-        i.release,
+        i.roads,
         quotas,
         i.ambient.ids,
         i.config.budgets,
@@ -195,6 +198,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
         service.recovered.extend(await service.recovery.round(TENANT))
+        await service.task_rounds.round(TENANT)
         config = installation.config
         background = [
             _for_ever("watch", service.watch.run([TENANT])),
@@ -245,6 +249,7 @@ async def _recover(service: Service, interval_s: float) -> None:
         await asyncio.sleep(interval_s)
         try:
             await service.recovery.round(TENANT)
+            await service.task_rounds.round(TENANT)
         except StoreError as error:
             _log.warning("recovery waits for the store", error=str(error))
 

@@ -15,7 +15,7 @@ from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.canonical import canonical_bytes
 from comptroller_audit.errors import CanonicalError
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Moved, Part, Receipt
 from comptroller_audit.vocabulary import MICRO, Code, Json, JsonObject, RecordType, Refusal, Verification
@@ -33,10 +33,12 @@ from comptroller_server.handing_over import HandOvers
 from comptroller_server.naming import META_REQUEST
 from comptroller_server.proposal import Answer
 from comptroller_server.quotas import Quotas
+from comptroller_server.roads import Roads
 from comptroller_server.task_record import TaskRecord
 from comptroller_server.task_success import Found, Success, verdict
 from comptroller_server.taskbook import TaskBook
 from comptroller_server.watch import Watch
+from comptroller_tools.verification import Check
 
 __all__ = ["BuiltIns"]
 
@@ -60,7 +62,7 @@ class BuiltIns:
         evidence: Evidence,
         hand_overs: HandOvers,
         success: Success,
-        release: Release,
+        roads: Roads,
         quotas: Quotas,
         ids: Ids,
         budgets: BudgetsConfig,
@@ -73,7 +75,7 @@ class BuiltIns:
         self._evidence = evidence
         self._hand_overs = hand_overs
         self._success = success
-        self._release = release
+        self._roads = roads
         self._quotas = quotas
         self._ids = ids
         self._budgets = budgets
@@ -99,7 +101,7 @@ class BuiltIns:
     def _validate(self, case: Case) -> None:
         """4: as for every tool, secrets first, because later sentences quote names."""
         tool, given = BUILT_INS[case.built_in], case.proposal.arguments
-        if self._release.finds_secret([given, case.proposal.meta.get(META_REQUEST)]):
+        if self._roads.finds_secret([given, case.proposal.meta.get(META_REQUEST)]):
             text = "The arguments contain a secret of this installation, so they are not kept anywhere."
             raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
         if problems := tool.arguments.check(given):
@@ -199,7 +201,7 @@ class BuiltIns:
             outcome = TaskOutcome.ABANDONED if claim == "abandoned" else TaskOutcome.FAILED
             if claim == "succeeded":
                 proof = await self._success.look(
-                    case.tenant, case.task.id, found.unit, found.acted_on(), case.call
+                    case.subject, case.task.id, found.unit, found.acted_on(), case.call
                 )
                 outcome, problem = self._judged(case, proof)
             ended = self._ended(case, found, outcome, proof, problem)
@@ -213,7 +215,7 @@ class BuiltIns:
         self._taskbook.ended(case.tenant, case.task)
         if problem is not None:
             raise Refused(problem, receipt)
-        kept: JsonObject = {name: ended[name] for name in ("task", "outcome", "proof")}
+        kept: JsonObject = {"task": ended["task"], "outcome": ended["outcome"]}
         text = "Its success was proved." if ended["outcome"] == TaskOutcome.SUCCEEDED else ""
         return self._answer(case, receipt, kept, f"The task is closed as {ended['outcome']}. {text}".rstrip())
 
@@ -230,18 +232,21 @@ class BuiltIns:
                 "seconds, or hand it to a person."
             )
             raise Refused(Refusal(Code.LOOKUP_FAILED, text, "after:5", case.call))
-        wrong = [
-            f"{check.fact}.{check.path} should be {_quoted(check.expected)} and is {_quoted(check.found)}"
-            for one in proof
-            for check in one.checks
-            if check.equal is False
-        ]
-        shown = self._release.text("; ".join(wrong)[:600], Audience.MODEL)
+        wrong = [self._in_words(one, check) for one in proof for check in one.checks if check.equal is False]
         text = (
-            f"You claimed success, and it was not found: {shown}. The task is closed as failed. Tell the person what "
+            f"You claimed success, and it was not found: {'; '.join(wrong)[:600]}. The task is closed as failed. Tell the person what "
             "is left to do."
         )
         return TaskOutcome.FAILED, Refusal(Code.SUCCESS_NOT_FOUND, text, "never", case.call)
+
+    def _in_words(self, found: Found, check: Check) -> str:
+        if not found.may_tell:
+            return f"{found.fact} is not as it should be"
+        expected, is_now = (
+            _quoted(self._roads.output_at(found.tool, check.path, value, Audience.MODEL))
+            for value in (check.expected, check.found)
+        )
+        return f"{check.fact}.{check.path} should be {expected} and is {is_now}"
 
     def _ended(
         self,
@@ -257,10 +262,33 @@ class BuiltIns:
             "summary": case.arguments.get("summary"),
             "by": "agent",
             "unit": found.unit,
-            "proof": [_proof_json(one) for one in proof],
         }
         wrong = self._evidence.refusal(problem) if problem is not None else None
-        return {"task": case.task.id, **self._clean(told), "problem": wrong}
+        proved: list[Json] = [self._proof(one) for one in proof]
+        return {"task": case.task.id, **self._clean(told), "proof": proved, "problem": wrong}
+
+    def _proof(self, found: Found) -> JsonObject:
+        """A condition as the record holds it."""
+
+        def kept(check: Check, value: Json) -> Json:
+            return self._roads.output_at(found.tool, check.path, value, Audience.RECORD)
+
+        return {
+            "fact": found.fact,
+            "tool": found.tool,
+            "result": found.result.value,
+            "checks": [
+                {
+                    "fact": check.fact,
+                    "path": check.path,
+                    "expected": kept(check, check.expected),
+                    "found": kept(check, check.found),
+                    "equal": check.equal,
+                }
+                for check in found.checks
+            ],
+            "problem": self._roads.text(found.problem, Audience.RECORD) if found.problem else None,
+        }
 
     # -- hand_off -------------------------------------------------------------------------------------------------
 
@@ -281,7 +309,7 @@ class BuiltIns:
             record = self._evidence.built_in(case, RecordType.HANDED_OFF, task, packet)
             parts: list[Part] = [
                 NoteHandoff(task, HandoffCause.ASKED, case.subject.actor.id),
-                EndTask(task, TaskOutcome.HANDED_OFF, self._budgets, call=case.call),
+                EndTask(task, TaskOutcome.HANDED_OFF, self._budgets, rests=True, call=case.call),
             ]
             # A task in which nothing was called yet is entered first, so that there is one to hand over.
             return record, task, [self._commits.enter(case), *parts] if case.task.is_new else parts, ""
@@ -325,29 +353,16 @@ class BuiltIns:
                 raise Refused(stop)
 
     def _answer(self, case: Case, receipt: Receipt, told: JsonObject, text: str) -> Answer:
-        shown = cast("JsonObject", self._release.release(told, Audience.MODEL).value)
+        shown = cast("JsonObject", self._roads.release(told, Audience.MODEL).value)
         shown = {**shown, "task": told.get("task")}  # an id of ours, whatever it looks like
         return built_in_answer(case, shown, text, receipt)
 
     def _clean(self, value: JsonObject) -> JsonObject:
-        return cast("JsonObject", self._release.release(value, Audience.RECORD).value)
+        return cast("JsonObject", self._roads.release(value, Audience.RECORD).value)
 
 
 async def _ready(record: LogRecord, task: str, parts: Sequence[Part]) -> _Composed:
     return record, task, parts, ""
-
-
-def _proof_json(found: Found) -> JsonObject:
-    return {
-        "fact": found.fact,
-        "tool": found.tool,
-        "result": found.result.value,
-        "checks": [
-            {"fact": c.fact, "path": c.path, "expected": c.expected, "found": c.found, "equal": c.equal}
-            for c in found.checks
-        ],
-        "problem": found.problem,
-    }
 
 
 def _quoted(value: Any) -> str:

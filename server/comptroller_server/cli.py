@@ -26,6 +26,8 @@ _COMMANDS = {
     "approver": ("approvers:approver", "Enrol the people who may approve."),
     "approvals": ("approvals:approvals", "Look at what waits for a person, and decide it."),
     "calls": ("calls:calls", "List and show calls; settle one that is in doubt."),
+    "tasks": ("tasks:tasks", "List and show tasks: what was asked, how they ended."),
+    "handoffs": ("handoffs:handoffs", "Work that agents gave to people: look at it, and close it."),
     "why": ("why:why", "Everything about one call, on one screen."),
     "policy": ("policy:policy", "Show the policies, and explain a decision."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),

@@ -138,6 +138,7 @@ def _as_step(call: str, row: Row, packets: Sequence[JsonObject]) -> JsonObject:
         "arguments": proposed.get("arguments"),
         "record": proposed.get("record"),
         "why": proposed.get("why"),
+        "redact": proposed.get("redact"),
         "state": row["state"],
         "problem": problem,
     }

@@ -184,12 +184,18 @@ class LookUps:
 
     def _may_read(self, case: Case, fact: FactRule) -> bool:
         """Whether the caller itself could read this fact; what raises here is a no."""
-        tool = self._catalogue.find(fact.tool)
-        if tool is None or not self._bundle.visible(case.subject, tool.name):
+        return self.may_read(case.subject, fact.tool, fact.arguments, case.scope)
+
+    def may_read(
+        self, subject: Subject, name: str, arguments: Mapping[str, Any], scope: Mapping[str, Any]
+    ) -> bool:
+        """Whether `subject` itself could make this look-up; what raises here is a no."""
+        tool = self._catalogue.find(name)
+        if tool is None or not self._bundle.visible(subject, tool.name):
             return False
         try:
-            arguments = cast("dict[str, Any]", render(dict(fact.arguments), case.scope))
-            return self._allows(case.subject, tool, arguments)
+            rendered = cast("dict[str, Any]", render(dict(arguments), scope))
+            return self._allows(subject, tool, rendered)
         except (ExpressionError, LookUpFailed):
             return False
 

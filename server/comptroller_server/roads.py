@@ -68,16 +68,11 @@ class Roads(Release):
         self, tool: str, fact: str, path: str, value: Json, audience: Audience, book: TokenBook | None = None
     ) -> Json:
         """One field of a fact, as it is found at `path` within it."""
-        names = [name for name in path.split(".") if not name.isdigit()]
-        whole: Json = value
-        for name in reversed(names):
-            whole = {name: whole}
-        shown = self.fact(tool, fact).release(whole, audience, book).value
-        for name in names:
-            if not isinstance(shown, dict) or name not in shown:
-                return shown  # an object around it is withheld as one
-            shown = shown[name]
-        return shown
+        return _along(self.fact(tool, fact), path, value, audience, book)
+
+    def output_at(self, tool: str, path: str, value: Json, audience: Audience) -> Json:
+        """One field of what `tool` returned, as it is found at `path` within it."""
+        return _along(self.output(tool), path, value, audience, None)
 
     def marked(self, tool: str) -> JsonObject:
         """What only schemas say of a call's fields, by their place in a packet, for readers without the schemas."""
@@ -91,6 +86,19 @@ class Roads(Release):
         for known in {each for each in ids if each and is_our_id(each)}:
             pieces = [part for piece in pieces for part in re.split(f"({re.escape(known)})", piece)]
         return "".join(piece if is_our_id(piece) else self.text(piece, audience, book) for piece in pieces)
+
+
+def _along(road: Release, path: str, value: Json, audience: Audience, book: TokenBook | None) -> Json:
+    names = [name for name in path.split(".") if not name.isdigit()]
+    whole: Json = value
+    for name in reversed(names):
+        whole = {name: whole}
+    shown = road.release(whole, audience, book).value
+    for name in names:
+        if not isinstance(shown, dict) or name not in shown:
+            return shown  # an object around it is withheld as one
+        shown = shown[name]
+    return shown
 
 
 def roads_of(release: Release, tools: Iterable[Tool], patterns: Iterable[Pattern]) -> Roads:

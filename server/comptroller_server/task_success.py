@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.vocabulary import JsonObject, Verification
+from comptroller_audit.vocabulary import JsonObject, Subject, Verification
 from comptroller_policy.errors import Finding
 from comptroller_policy.expressions import (
     check_expression,
@@ -51,13 +51,17 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One look-up of one condition. `problem` says why it told nothing."""
+    """One look-up of one condition. `problem` says why it told nothing.
+
+    `may_tell` is false where the caller could not have read the record itself: then no answer speaks of it.
+    """
 
     fact: str
     tool: str
     result: Verification
     checks: tuple[Check, ...] = ()
     problem: str | None = None
+    may_tell: bool = False
 
 
 def compile_success(
@@ -122,7 +126,7 @@ class Success:
         self._clock = clock
 
     async def look(
-        self, tenant: str, task: str, unit: str | None, records: Mapping[str, Sequence[str]], call: str
+        self, subject: Subject, task: str, unit: str | None, records: Mapping[str, Sequence[str]], call: str
     ) -> tuple[Found, ...]:
         """Every condition that is for this task. `records` are those its side effects acted on, by kind."""
         deadline = self._clock.monotonic() + LOOKUP_S_MAX
@@ -137,20 +141,23 @@ class Success:
                     text = f"the task acted on more than {RECORDS_MAX} records of kind {condition.kind}"
                     found.append(_nothing(condition, text))
                 else:
-                    found.append(await self._one(tenant, condition, {"task": scope}, deadline, call))
+                    found.append(await self._one(subject, condition, {"task": scope}, deadline, call))
         return tuple(found)
 
     async def _one(
-        self, tenant: str, condition: Condition, scope: Mapping[str, Any], deadline: float, call: str
+        self, subject: Subject, condition: Condition, scope: Mapping[str, Any], deadline: float, call: str
     ) -> Found:
         rule = condition.rule
         try:
-            value = await self._look_ups.read(tenant, rule.tool, rule.arguments, scope, deadline, call)
+            value = await self._look_ups.read(
+                subject.tenant, rule.tool, rule.arguments, scope, deadline, call
+            )
         except LookUpFailed as error:
             return _nothing(condition, str(error))
         facts = {rule.fact: value}
         result = compare(condition.expectations, {**scope, "facts": facts}, facts)
-        return Found(rule.fact, rule.tool, result.result, result.checks)
+        may_tell = self._look_ups.may_read(subject, rule.tool, rule.arguments, scope)
+        return Found(rule.fact, rule.tool, result.result, result.checks, may_tell=may_tell)
 
 
 def _scopes(

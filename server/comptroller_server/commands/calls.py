@@ -20,6 +20,7 @@ from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.record import CallRecord, call_summary, read_call
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, say, table
+from comptroller_server.commands.tasks import task_words
 from comptroller_server.endings import effect_ended
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
@@ -95,7 +96,7 @@ def show(ctx: click.Context, call: str) -> None:
     row = found.row
     card = Card(f"call {found.call}  {row['state']}")
     card.line("tool", f"{row['tool']} ({row['effect'] or 'no effect known'})")
-    card.line("task", f"{row['task']} step {row['step']}, actor {row['actor']}")
+    card.line("task", f"{row['task']} step {row['step']}, actor {row['actor']}: {task_words(found.task)}")
     for entry in found.logged:
         say()
         say(f"{entry.index} {entry.type.value} {at(entry.at_ms)}  leaf {entry.leaf}")

@@ -13,13 +13,15 @@ from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_budgets.ledger import HOLDS
+from comptroller_budgets.tasks import TASKS
 from comptroller_policy.approvals import APPROVALS
 from comptroller_server.commands.opening import call_named
 from comptroller_server.installation import TENANT
 
 __all__ = ["CallRecord", "read_call", "section"]
 
-_PROPOSALS = (RecordType.ACTION, RecordType.READ, RecordType.PENDING, RecordType.REFUSED)
+_BUILT_IN = (RecordType.TASK_BEGUN, RecordType.TASK_STATUS, RecordType.TASK_ENDED, RecordType.HANDED_OFF)
+_PROPOSALS = (RecordType.ACTION, RecordType.READ, RecordType.PENDING, RecordType.REFUSED, *_BUILT_IN)
 _ENDS = (
     RecordType.AUDIT,
     RecordType.READ,
@@ -27,6 +29,7 @@ _ENDS = (
     RecordType.RESOLVED,
     RecordType.CALL_CLOSED,
     RecordType.REFUSED,
+    *_BUILT_IN,
 )
 
 
@@ -39,6 +42,7 @@ class CallRecord:
     logged: Sequence[Logged]
     approval: Row | None
     hold: Row | None
+    task: Row | None
 
     @property
     def proposal(self) -> JsonObject:
@@ -71,6 +75,7 @@ class CallRecord:
         row = self.row
         return {
             **call_summary(self.call, row),
+            "task_outcome": self.task["outcome"] or None if self.task is not None else None,
             "records": [
                 {"index": e.index, "type": e.type.value, "at_ms": e.at_ms, "leaf": e.leaf, "packet": e.packet}
                 for e in self.logged
@@ -93,7 +98,8 @@ def read_call(reader: Reader, ring: KeyRing, wanted: str) -> CallRecord:
     call, row = call_named(reader, wanted)
     logged = entries(reader, ring, TENANT, log_indexes(row))
     approval = reader.row(TENANT, APPROVALS, row["approval"]) if row["approval"] else None
-    return CallRecord(call, row, logged, approval, reader.row(TENANT, HOLDS, call))
+    hold, task = reader.row(TENANT, HOLDS, call), reader.row(TENANT, TASKS, row["task"])
+    return CallRecord(call, row, logged, approval, hold, task)
 
 
 def section(packet: JsonObject, name: str) -> JsonObject:

@@ -27,7 +27,7 @@ _OURS = frozenset(
         "v", "call", "attempt", "task", "step", "principal", "principal_roles", "actor", "bundle", "tool", "source",
         "effect", "definition", "record", "citations", "refs", "redact", "history", "basis", "approval", "approval_digests", "roles", "claims", "approvals", "counted", "holds",
         "deadline_s", "effect_key", "state", "withheld", "action", "original", "owner", "recovered_by", "refusals",
-        "switch_seq", "tokens_used", "before", "derived",
+        "switch_seq", "tokens_used", "before", "derived", "evidence", "cause",
     }
 )  # fmt: skip
 """Members that we make ourselves, out of ids, names of the configuration, numbers and words of the vocabulary."""
@@ -73,6 +73,8 @@ class Reading:
         return roads_by_config(self._installation.release, config.tools, patterns, marked, tool)
 
     def _member(self, roads: Roads, tool: str, name: str, value: Json, book: TokenBook | None) -> Json:
+        if name == "step" and isinstance(value, dict):  # of a hand-off: a call of another tool
+            return self.packet(value, book)
         if name in _OURS:
             return value
         if name == "arguments":
@@ -87,11 +89,29 @@ class Reading:
                 else self._member(roads, tool, inner, item, book)
                 for inner, item in value.items()
             }  # fmt: skip
+        if name == "proof":
+            return self._proof(roads, value)
         if name == "verification" and isinstance(value, dict):
             return {**value, "checks": self._checks(roads, tool, value.get("checks"), book)}
         if isinstance(value, str) and is_our_id(value):
             return value
         return roads.release(value, Audience.PERSON, book).value
+
+    def _proof(self, roads: Roads, proof: Json) -> Json:
+        """Conditions of success, each with the fields of the tool it was looked up with."""
+        shown: list[Json] = []
+        for one in proof if isinstance(proof, list) else []:
+            if isinstance(one, dict):
+                tool, checks = str(one.get("tool")), one.get("checks")
+                shown.append(
+                    {
+                        **one,
+                        "checks": [_side(roads, tool, c) for c in checks or [] if isinstance(c, dict)]
+                        if isinstance(checks, list)
+                        else [],
+                    }
+                )
+        return shown
 
     def _output(self, roads: Roads, tool: str, value: Json, book: TokenBook | None) -> Json:
         """What recovery found has the fields of the tool it looked with."""
@@ -111,6 +131,14 @@ class Reading:
                 }
                 shown.append({**check, **sides})
         return shown
+
+
+def _side(roads: Roads, tool: str, check: JsonObject) -> JsonObject:
+    path = str(check.get("path"))
+    sides = {
+        side: roads.output_at(tool, path, check.get(side), Audience.PERSON) for side in ("expected", "found")
+    }
+    return {**check, **sides}
 
 
 def shown_call(reader: Reader, installation: Installation, wanted: str) -> CallRecord:

@@ -10,12 +10,14 @@ import click
 
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, RecordType
 from comptroller_budgets.ledger import amount_text
+from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
 from comptroller_server.commands.record import CallRecord, section
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
+from comptroller_server.commands.tasks import task_words
 from comptroller_server.installation import Installation
 
 __all__ = ["why"]
@@ -69,7 +71,7 @@ def _proposed(card: Card, record: CallRecord) -> None:
         else "?"
     )
     card.line("who", f"{who}, through {row['actor']}")
-    card.line("task", f"{row['task']}, step {row['step']}")
+    card.line("task", f"{row['task']}, step {row['step']}: {task_words(record.task)}")
     named = packet.get("tool") or row["tool"] or "?"
     known = (
         f" ({packet.get('effect')}), source {packet.get('source')}"
@@ -101,7 +103,9 @@ def _considered(card: Card, record: CallRecord) -> None:
     for name, value in section(packet, "derived").items():
         card.line("derived", f"{name} = {value}")
     decision = section(packet, "decision")
-    if decision.get("errors") == ["not decided"] or not decision:
+    if record.row["tool"] in BUILT_INS:
+        card.line("decided", "no policy: it is a tool of Comptroller's own")
+    elif decision.get("errors") == ["not decided"] or not decision:
         card.line("decided", "policy was not asked: it was refused before")
     else:
         verdict = _VERDICTS.get(str(decision.get("verdict")), str(decision.get("verdict")))
@@ -187,6 +191,10 @@ def _outcome(packet: JsonObject) -> Iterable[str]:
     elif packet.get("state"):
         by = f" by {packet['by']}" if packet.get("by") else ""
         yield f"{packet['state']}{by}: {packet.get('why') or packet.get('reason')}"
+    elif isinstance(packet.get("outcome"), str):
+        yield f"the task ended: {packet['outcome']}"
+    elif packet.get("cause"):
+        yield f"handed to a person ({packet['cause']}): {compact(packet.get('reason'))}"
     if packet.get("output") is not None:
         yield f"answered {compact(packet['output'])}"
     verification = section(packet, "verification")
