@@ -80,8 +80,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     i, config, ambient = installation, installation.config, installation.ambient
     store, ring, release, clock, ids = i.store, i.ring, i.roads, ambient.clock, ambient.ids
     limits, environment = config.limits, config.environment
-    counts = Counts()
-    watch = Watch(store, clock, owner, counts)
+    watch = Watch(store, clock, owner, counts := Counts())
     quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
     tracer = Tracer(config.logging.levels, release, clock)
     evidence = Evidence(release, i.bundle_digest, tracer)
@@ -122,8 +121,6 @@ def build(installation: Installation, owner: Owner) -> Service:
     decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
-    sinks = [CheckpointFile(path) for path in config.store.checkpoint_files]
-    checkpointer = Checkpointer(store, ring, i.log_name, sinks, ambient.fault)
     checking = Checking(i.checks, look_ups, release)
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
@@ -144,10 +141,20 @@ def build(installation: Installation, owner: Owner) -> Service:
         built_ins,
     )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
-    rounds = TaskRounds(store, HandOvers(store, ring, release, config.agent), config.budgets, clock)
+    checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds, []
     )
+
+
+def _checkpointer(i: Installation) -> Checkpointer:
+    sinks = [CheckpointFile(path) for path in i.config.store.checkpoint_files]
+    return Checkpointer(i.store, i.ring, i.log_name, sinks, i.ambient.fault)
+
+
+def _rounds(i: Installation) -> TaskRounds:
+    hand_overs = HandOvers(i.store, i.ring, i.roads, i.config.agent)
+    return TaskRounds(i.store, hand_overs, i.config.budgets, i.ambient.clock)
 
 
 def _built_ins(
