@@ -85,14 +85,14 @@ def test_completion_offers_commands_without_loading_them() -> None:
     environment = {
         **os.environ,
         "_COMPTROLLER_COMPLETE": "bash_complete",
-        "COMP_WORDS": "comptroller h",
+        "COMP_WORDS": "comptroller ha",
         "COMP_CWORD": "1",
     }
     program = "import sys\nsys.argv = ['comptroller']\nfrom comptroller_server.cli import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.stdout.strip() == "plain,halt"
+    assert done.stdout.split() == ["plain,handoffs", "plain,halt"]
 
 
 def test_a_missing_configuration_names_every_place_looked_at(
