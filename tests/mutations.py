@@ -618,7 +618,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/http.py",
-        "if headers.has_ours():",
+        "if headers.has_strange():",
         "if False:",
         f"{_S}/test_enemy_outside.py::test_a_header_of_ours_that_is_not_understood_is_never_passed_over",
     ),
