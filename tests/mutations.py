@@ -531,6 +531,24 @@ MUTATIONS = (
         "            if True:\n",
         f"{_S}/test_citations.py::test_a_record_whose_key_is_withheld_gives_no_ref",
     ),
+    Mutation(
+        f"{_AUDIT}/linear.py",
+        "self._compiled.fullmatch(text)",
+        "self._compiled.search(text)",
+        "tests/policy/test_rules.py::test_a_pattern_holds_for_the_whole_text_and_for_every_item_of_a_list",
+    ),
+    Mutation(
+        f"{_POLICY}/rules.py",
+        'if choices is None and argument.name.endswith("_code"):',
+        "if False:",
+        "tests/policy/test_rules.py::test_a_required_code_of_any_text_is_a_finding_unless_its_values_are_listed",
+    ),
+    Mutation(
+        f"{_POLICY}/rules.py",
+        "elif (fault := pattern_fault(pattern)) is not None:",
+        "elif False and (fault := pattern_fault(pattern)) is not None:",
+        "tests/policy/test_rules.py::test_a_constraint_that_cannot_hold_is_a_finding_at_its_place",
+    ),
     # -- what an enemy tried --------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/pipeline.py",

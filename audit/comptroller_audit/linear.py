@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast
 
-__all__ = ["Expression", "Match", "expression"]
+__all__ = ["Expression", "ExpressionInvalid", "Match", "Whole", "expression", "whole"]
+
+
+class ExpressionInvalid(ValueError):
+    """A regular expression that RE2 does not take; the message is RE2's own reason."""
 
 
 class Match(Protocol):
@@ -38,3 +42,29 @@ class Expression:
 def expression(*parts: str) -> Expression:
     """The parts, joined, for bytes of ASCII, where a position is a character's too."""
     return Expression("".join(parts).encode("ascii"))
+
+
+class Whole:
+    """An expression that a text must match from its first character to its last."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+
+    def matches(self, text: str) -> bool:
+        """Raises ValueError for text that is no Unicode (a lone surrogate)."""
+        return self._compiled.fullmatch(text) is not None
+
+
+@lru_cache(maxsize=1_000)
+def whole(pattern: str) -> Whole:
+    """RE2 syntax, over characters. Raises ExpressionInvalid."""
+    re2: Any = importlib.import_module("re2")
+    options = re2.Options()
+    options.log_errors = False  # it would write to standard error itself
+    try:
+        return Whole(re2.compile(pattern, options))
+    except re2.error as error:
+        reason = error.args[0] if error.args else ""
+        raise ExpressionInvalid(reason.decode() if isinstance(reason, bytes) else str(reason)) from None
+    except ValueError as error:
+        raise ExpressionInvalid(str(error)) from None

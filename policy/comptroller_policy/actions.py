@@ -16,6 +16,7 @@ from typing import Any
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.declarations import ToolRules
 from comptroller_policy.model import ToolFacts
+from comptroller_policy.patterns import pattern_names
 from comptroller_policy.schema import (
     NAMESPACE,
     CedarType,
@@ -88,8 +89,9 @@ def actions_of(tool: ToolFacts, roles: Collection[str], *, rolled_out: bool = Fa
 
 def _before(tool: ToolFacts, roles: Collection[str], rolled_out: bool) -> RecordOf:
     rules: ToolRules = tool.rules
+    given = record_type(tool.input_schema)
     fields: dict[str, CedarType] = {
-        "input": record_type(tool.input_schema),
+        "input": given,
         "actor": Scalar(Kind.ACTOR),
         "environment": Scalar(Kind.STRING),
         "task": _required({"id": Scalar(Kind.STRING), "step": Scalar(Kind.LONG)}),
@@ -106,6 +108,8 @@ def _before(tool: ToolFacts, roles: Collection[str], rolled_out: bool) -> Record
         )
     if rules.derived:
         fields["derived"] = _required(dict.fromkeys(rules.derived, Scalar(Kind.DECIMAL)))
+    if patterns := sorted(given.fields.keys() & set(pattern_names(rules.constraints))):
+        fields["patterns"] = _required(dict.fromkeys(patterns, Scalar(Kind.BOOL)))
     if roles:
         fields["approvals"] = _longs(roles)
     if rolled_out and tool.effect is not Effect.READ:

@@ -1,7 +1,7 @@
 """What the config says about a tool, as Cedar text with stable `@id`s. `comptroller policy show` prints it.
 
 allow_actions, roles   <tool>.allow                      permit
-constraints            <tool>.max_<arg>, .min_<arg>, .require_<arg>, .one_of.<arg>   forbid
+constraints            <tool>.max_<arg>, .min_<arg>, .require_<arg>, .one_of.<arg>, .pattern.<arg>   forbid
 approval               <tool>.approval.<role>[.<n>]      gate
 nothing classified     <tool>.unclassified               gate, one approver (a requester's gate does not replace it)
 rollout.mode           rollout.human_approval.<tool>     gate, one approver, outside the canary
@@ -19,7 +19,17 @@ from comptroller_policy.declarations import ApprovalRule, RolloutMode, ToolRules
 from comptroller_policy.errors import Finding, ValueInexact
 from comptroller_policy.model import ToolFacts
 from comptroller_policy.paths import is_list, is_object
-from comptroller_policy.schema import NAMESPACE, CedarType, Kind, Scalar, SetOf, cedar_value, record_type
+from comptroller_policy.patterns import pattern_fault
+from comptroller_policy.schema import (
+    NAMESPACE,
+    CedarType,
+    Kind,
+    Scalar,
+    SetOf,
+    cedar_value,
+    enum_of,
+    record_type,
+)
 from comptroller_policy.syntax import Policy, parse_policy, quoted
 
 __all__ = ["APPROVER", "REQUESTER", "compile_rules"]
@@ -30,7 +40,13 @@ REQUESTER = "requester"
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CEDAR_WORDS = frozenset({"true", "false", "if", "then", "else", "in", "like", "has", "is", "__cedar"})
-_SHAPES = "max_<argument>, min_<argument>, require_<argument>: true, one_of: {<argument>: [values]}"
+_SHAPES = (
+    "max_<argument>, min_<argument>, require_<argument>: true, one_of: {<argument>: [values]}, "
+    'pattern: {<argument>: "regular expression"}'
+)
+PATTERN_CHARS_SHOWN = 100
+CHOICES_NAMED_MAX = 12
+"""Values of an enum that a refusal names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,10 @@ class _Argument:
 
     @property
     def read(self) -> str:
-        return f"context.input{f'.{self.name}' if _is_plain(self.name) else f'[{quoted(self.name)}]'}"
+        return self.read_from("context.input")
+
+    def read_from(self, record: str) -> str:
+        return f"{record}{f'.{self.name}' if _is_plain(self.name) else f'[{quoted(self.name)}]'}"
 
     @property
     def has(self) -> str:
@@ -108,6 +127,8 @@ def _constraints(tool: ToolFacts, rules: ToolRules) -> Iterator[Policy | Finding
         word, _, name = key.partition("_")
         if key == "one_of":
             yield from _one_of(tool, value, where)
+        elif key == "pattern":
+            yield from _patterns(tool, value, where)
         elif word in ("max", "min", "require") and name:
             argument = _argument(tool, name, where)
             if isinstance(argument, Finding):
@@ -158,19 +179,69 @@ def _bound(tool: ToolFacts, argument: _Argument, word: str, value: Any, where: s
 def _require(tool: ToolFacts, argument: _Argument, value: Any, where: str) -> Policy | Finding:
     if value is not True:
         return Finding(where, "only `true` has a meaning here; remove the line to not require the argument.")
-    test = argument.has
+    reason, test = f"{argument.name} must be given.", argument.has
     if isinstance(argument.type, SetOf):
         test += f" && !{argument.read}.isEmpty()"
     elif argument.type == Scalar(Kind.STRING):
-        test += f' && {argument.read} != ""'
+        choices = _choices(tool, argument)
+        if choices is None and argument.name.endswith("_code"):
+            text = (
+                f"`{argument.name}` may be any text, so requiring it asks for no reason in particular; give it an enum "
+                "in the tool's schema, or list its values with one_of."
+            )
+            return Finding(where, text)
+        if choices is None:
+            test += f' && {argument.read} != ""'
+        else:
+            test += f" && [{', '.join(map(quoted, choices))}].contains({argument.read})"
+            reason = f"{argument.name} must be one of: {_named(choices)}."
     return _policy(
         f"{tool.name}.require_{argument.name}",
         where,
-        f"{argument.name} must be given.",
+        reason,
         "forbid",
         tool.name,
         f"unless {{ {test} }}",
     )
+
+
+def _choices(tool: ToolFacts, argument: _Argument) -> list[str] | None:
+    """The values an argument may have: those of its enum, empty text aside, or of `one_of`; None for any text."""
+    allowed: Any = tool.rules.constraints.get("one_of")
+    listed: Any = allowed.get(argument.name) if is_object(allowed) else None
+    if not is_list(listed):
+        listed = enum_of(tool.input_schema, argument.name)
+    choices = [value for value in listed or () if isinstance(value, str) and value]
+    return choices or None
+
+
+def _named(choices: list[str]) -> str:
+    more = ", …" if len(choices) > CHOICES_NAMED_MAX else ""
+    return ", ".join(choices[:CHOICES_NAMED_MAX]) + more
+
+
+def _patterns(tool: ToolFacts, value: Any, where: str) -> Iterator[Policy | Finding]:
+    if not is_object(value) or not value:
+        yield Finding(where, 'write pattern as {argument: "regular expression"}.')
+        return
+    for name, pattern in value.items():
+        place = f"{where}.{name}"
+        argument = _argument(tool, name, place)
+        if isinstance(argument, Finding):
+            yield argument
+        elif argument.type not in (Scalar(Kind.STRING), SetOf(Scalar(Kind.STRING))):
+            yield Finding(place, f"`{name}` is no text and no list of texts, so it matches nothing.")
+        elif (fault := pattern_fault(pattern)) is not None:
+            yield Finding(place, fault)
+        else:
+            yield _policy(
+                f"{tool.name}.pattern.{name}",
+                place,
+                f"{name} must match {pattern[:PATTERN_CHARS_SHOWN]}.",
+                "forbid",
+                tool.name,
+                f"when {{ {argument.guard}!{argument.read_from('context.patterns')} }}",
+            )
 
 
 def _one_of(tool: ToolFacts, value: Any, where: str) -> Iterator[Policy | Finding]:

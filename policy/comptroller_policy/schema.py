@@ -30,6 +30,7 @@ __all__ = [
     "cedar_json",
     "cedar_type",
     "cedar_value",
+    "enum_of",
     "look_up",
     "prune",
     "record_type",
@@ -106,6 +107,27 @@ _BY_NAME: Mapping[str, Kind] = {
 def record_type(schema: Mapping[str, Any]) -> RecordOf:
     """The record type of an object schema that is a document of its own: a tool's arguments or output."""
     return _record(schema, _Place(schema))
+
+
+def enum_of(schema: Mapping[str, Any], name: str) -> list[Any] | None:
+    """The values that the property `name` of an object schema is restricted to, or None. References are followed."""
+    properties: Any = schema.get("properties")
+    node: Any = properties.get(name) if is_object(properties) else None
+    for _ in range(DEPTH_MAX):
+        if not is_object(node):
+            return None
+        if "const" in node:
+            return [node["const"]]
+        if is_list(node.get("enum")):
+            return list(node["enum"])
+        if isinstance(node.get("$ref"), str):
+            node = resolve_pointer(node["$ref"], schema)
+            continue
+        combined = next((word for word in ("anyOf", "oneOf", "allOf") if is_list(node.get(word))), None)
+        branches: list[Any] = node[combined] if combined is not None else []
+        others = [branch for branch in branches if not _is_null(branch)]
+        node = others[0] if len(others) == 1 else None
+    return None
 
 
 def cedar_type(schema: Any, document: Mapping[str, Any] | None = None) -> CedarType | Absent:

@@ -25,6 +25,7 @@ from comptroller_policy.cedar import (
 )
 from comptroller_policy.errors import ValueInexact
 from comptroller_policy.model import Question, Record
+from comptroller_policy.patterns import patterns_met
 from comptroller_policy.schema import NAMESPACE, RecordOf, cedar_value, prune
 from comptroller_policy.syntax import APPROVALS_ASSUMED, Policy, quoted
 
@@ -76,7 +77,7 @@ class Prepared:
     def context_of(self, question: Question, approvals: Mapping[str, int]) -> str:
         """The context as JSON text. Raises ValueInexact."""
         values = {
-            root: cedar_value(_raw(root, field.type, question, approvals), field.type, root)
+            root: cedar_value(_raw(root, field.type, self.action, question, approvals), field.type, root)
             for root, field in self.context.fields.items()
         }
         return json.dumps(values)
@@ -139,13 +140,15 @@ def resource_of(action: Action, question: Question) -> Uid:
     return uid("Record", record_id(action.tool.source, record))
 
 
-def _raw(root: str, type_: Any, question: Question, approvals: Mapping[str, int]) -> Any:
+def _raw(root: str, type_: Any, action: Action, question: Question, approvals: Mapping[str, int]) -> Any:
     """The JSON value of one root of the context, before it is typed."""
     if root == "history":
         return {
             owner: {name: question.history.get(f"{owner}.{name}") for name in field.type.fields}
             for owner, field in type_.fields.items()
         }
+    if root == "patterns":
+        return patterns_met(action.tool.rules.constraints, question.input)
     if root == "approvals":
         return {role: approvals.get(role, 0) for role in type_.fields}
     if root == "rollout":

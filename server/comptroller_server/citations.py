@@ -30,7 +30,7 @@ from comptroller_server.changes import changes
 from comptroller_server.lookups import unavailable
 from comptroller_server.roads import Roads
 from comptroller_tools.catalogue import Catalogue, Tool
-from comptroller_tools.citing import CitationTerms, citable_kinds, minutes, record_kind
+from comptroller_tools.citing import CitationTerms, age, citable_kinds, record_kind, span
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import ShownRecord, records_in, released_records
 from comptroller_tools.refs import REFS, NewRef, cited, ref_row_id
@@ -141,8 +141,8 @@ class Citations:
         if fresh_ms is None or age_ms <= fresh_ms:
             return None
         text = (
-            f"{self._named(citation)} was read {minutes(max(1, age_ms // 1000) * 1000)} ago; here a ref can be cited for "
-            f"{minutes(fresh_ms)}. Read the record again and cite the ref it gives."
+            f"{self._named(citation)} was read {age(age_ms)} ago; here a ref can be cited for "
+            f"{span(fresh_ms)}. Read the record again and cite the ref it gives."
         )
         return Refusal(Code.CITATION_STALE, text, "other_arguments")
 

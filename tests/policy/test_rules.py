@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comptroller_audit.vocabulary import Effect
+from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.declarations import ApprovalRule, RolloutMode, ToolRules
 from comptroller_policy.errors import BundleInvalid
 from comptroller_policy.model import Verdict
 from comptroller_policy.rules import compile_rules
-from tests.policy.questions import AGENT, STRANGER, bundle, refund, refund_tool
+from tests.policy.questions import AGENT, LOOKUP, STRANGER, bundle, refund, refund_tool
 
 
 def _denied_by(input_: dict[str, Any] | None = None, /, **constraints: Any) -> tuple[str, ...]:
@@ -35,6 +38,7 @@ def test_every_rule_has_a_stable_id_and_a_reason() -> None:
                 "min_quantity": 1,
                 "require_reason_code": True,
                 "one_of": {"invoice_id": ["7"]},
+                "pattern": {"invoice_id": "[0-9]+"},
             },
             approval=(ApprovalRule(role="boss"), ApprovalRule(role="boss", at_least=2)),
         ),
@@ -45,7 +49,8 @@ def test_every_rule_has_a_stable_id_and_a_reason() -> None:
         "issue_refund.allow": "issue_refund is open to support_agent.",
         "issue_refund.max_amount_usd": "amount_usd may be at most 50.",
         "issue_refund.min_quantity": "quantity must be at least 1.",
-        "issue_refund.require_reason_code": "reason_code must be given.",
+        "issue_refund.require_reason_code": "reason_code must be one of: late, damaged.",
+        "issue_refund.pattern.invoice_id": "invoice_id must match [0-9]+.",
         "issue_refund.one_of.invoice_id": "invoice_id must be one of: 7.",
         "issue_refund.approval.boss": "issue_refund needs the approval of one person with the role boss.",
         "issue_refund.approval.boss.2": "issue_refund needs the approval of 2 people with the role boss.",
@@ -93,6 +98,58 @@ def test_one_of_holds_for_text_numbers_and_every_item_of_a_list() -> None:
     assert _denied_by({"amount_usd": 11}, **allowed) == ("issue_refund.one_of.amount_usd",)
 
 
+def test_a_pattern_holds_for_the_whole_text_and_for_every_item_of_a_list() -> None:
+    patterns = {"pattern": {"invoice_id": "[0-9]{1,3}", "lines": "[a-z]+", "reason_code": "late|damaged"}}
+    assert _denied_by({"invoice_id": "123", "lines": ["a", "bc"]}, **patterns) == ()
+    assert _denied_by({"lines": None, "reason_code": None}, **patterns) == ()
+    assert _denied_by({"lines": []}, **patterns) == ()
+    for wrong in ("", "1234", "12a", "a12", "12\n", " 12", "１２"):
+        assert _denied_by({"invoice_id": wrong}, **patterns) == ("issue_refund.pattern.invoice_id",), wrong
+    assert _denied_by({"lines": ["a", "B"]}, **patterns) == ("issue_refund.pattern.lines",)
+
+
+@given(st.text(max_size=20), st.sampled_from(["a+", "[a-f]{2,4}", "x.*y", ".", "é*"]))
+def test_a_pattern_decides_as_the_standard_library_would(text: str, pattern: str) -> None:
+    denied = _denied_by({"invoice_id": text}, pattern={"invoice_id": pattern})
+    assert (denied == ()) == (re.fullmatch(pattern, text) is not None)
+
+
+def test_text_that_is_no_unicode_is_denied_by_a_pattern() -> None:
+    assert _denied_by({"invoice_id": "\ud800"}, pattern={"invoice_id": "."}) == ("error.deny",)
+
+
+def test_an_argument_named_like_a_word_of_cedar_can_have_a_pattern() -> None:
+    tool = refund_tool(constraints={"pattern": {"in": "[a-z]+", "is-it": "[a-z]+"}})
+    names = {"in": {"type": "string"}, "is-it": {"type": "string"}}
+    schema = {**tool.input_schema, "properties": {**tool.input_schema["properties"], **names}}
+    found = compile_bundle([LOOKUP, replace(tool, input_schema=schema)], [], RolloutMode.AUTO)
+    for name in names:
+        assert found.decide(refund(input={name: "a"})).verdict is not Verdict.DENY
+        assert found.decide(refund(input={name: "A"})).policies == (f"issue_refund.pattern.{name}",)
+
+
+def test_a_pattern_denies_before_anything_is_looked_up() -> None:
+    desk = bundle(constraints={"pattern": {"invoice_id": "[0-9]+"}})
+    early = desk.decide_early(refund(input={"invoice_id": "x"}))
+    assert early is not None and early.policies == ("issue_refund.pattern.invoice_id",)
+    assert "issue_refund.pattern.invoice_id" in desk.text()
+
+
+def test_a_required_code_of_any_text_is_a_finding_unless_its_values_are_listed() -> None:
+    free = {"properties": {"invoice_id": {"type": "string"}, "stop_code": {"type": "string"}}}
+
+    def compiled(**constraints: Any) -> tuple[list[str], list[str]]:
+        tool = replace(refund_tool(constraints=constraints), input_schema=free)
+        rules, findings = compile_rules(tool, RolloutMode.AUTO)
+        return [rule.id for rule in rules], [finding.where for finding in findings]
+
+    where = "tools.issue_refund.constraints.require_stop_code"
+    assert compiled(require_stop_code=True)[1] == [where]
+    assert compiled(require_invoice_id=True)[1] == []
+    listed = compiled(require_stop_code=True, one_of={"stop_code": ["late"]})
+    assert listed[1] == [] and "issue_refund.require_stop_code" in listed[0]
+
+
 @pytest.mark.parametrize(
     ("constraints", "where", "said"),
     [
@@ -108,7 +165,16 @@ def test_one_of_holds_for_text_numbers_and_every_item_of_a_list() -> None:
         ({"one_of": {"lines": "a"}}, "one_of.lines", "list the allowed"),
         ({"one_of": ["a"]}, "one_of", "write one_of as"),
         ({"one_of": {"quantity": ["x"]}}, "one_of.quantity", "does not fit"),
-        ({"pattern": {"invoice_id": "x"}}, "pattern", "is not a constraint"),
+        ({"pattern": {"invoice_id": "("}}, "pattern.invoice_id", "missing )"),
+        ({"pattern": {"invoice_id": "(?=x)"}}, "pattern.invoice_id", "RE2 does not take"),
+        ({"pattern": {"invoice_id": "x" * 1001}}, "pattern.invoice_id", "1 to 1000 characters"),
+        ({"pattern": {"invoice_id": ""}}, "pattern.invoice_id", "1 to 1000 characters"),
+        ({"pattern": {"invoice_id": 7}}, "pattern.invoice_id", "in quotes"),
+        ({"pattern": {"quantity": "7"}}, "pattern.quantity", "is no text"),
+        ({"pattern": {"nope": "7"}}, "pattern.nope", "no argument `nope`"),
+        ({"pattern": {"__entity": "7"}}, "pattern.__entity", "no argument"),
+        ({"pattern": {}}, "pattern", "write pattern as"),
+        ({"pattern": "7"}, "pattern", "write pattern as"),
         ({"max_": 5}, "max_", "is not a constraint"),
     ],
 )

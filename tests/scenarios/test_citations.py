@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import RecordType
+from comptroller_policy.approvals import APPROVALS
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.proposal import Answer
 from tests.scenarios.kit import (
@@ -23,6 +24,7 @@ from tests.scenarios.kit import (
     structured,
     tool_of,
 )
+from tests.server.cli_kit import run_in_thread
 
 pytestmark = pytest.mark.anyio
 BOOK_TOOLS = Path(__file__).with_name("book_tools.py")
@@ -443,3 +445,38 @@ async def test_the_record_of_a_call_says_what_it_cited_at_which_version_and_age(
         assert action["citations"] == [
             {**ref, "listed": False, "call": call_of(read), "tool": "lookup_invoice", "age_ms": 40_000}
         ]
+
+
+async def test_why_and_the_card_of_an_approver_tell_what_was_read_and_when(tmp_path: Path) -> None:
+    async with opened(tmp_path, citing("invoice"), clock=Still()) as shop:
+        invoice = shop.paid()[0]
+        read = await shop.call("lookup_invoice", invoice_id=invoice)
+        ref = structured(read)["refs"][0]["ref"]
+        shop.clock.pass_s(40)
+        call = call_of(await shop.refund(invoice, 30, why=citations(ref)))
+        told = (await run_in_thread(tmp_path, "why", call)).stdout
+        (line,) = [line for line in told.splitlines() if line.split()[:1] == ["read"]]
+        for word in (
+            f"invoice {invoice}",
+            "40 s before",
+            f"by lookup_invoice (call {call_of(read)})",
+            f"ref {ref}",
+        ):
+            assert word in line, word
+        (card,) = shop.rows(APPROVALS, shop.row(call)["approval"])
+        shown = (await run_in_thread(tmp_path, "approvals", "show", card)).stdout
+        assert f"citing invoice {invoice} (ref {ref}, read 40 s before)" in shown
+
+
+async def test_an_argument_that_does_not_match_its_pattern_is_denied_by_a_rule_with_a_name(
+    tmp_path: Path,
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        tool_of(config, "issue_refund")["constraints"]["pattern"] = {"invoice_id": "inv_[a-f0-9]+"}
+
+    async with opened(tmp_path, change) as shop:
+        invoice = next(one for one in shop.paid() if set(one[4:]) - set("abcdef0123456789"))
+        answer = await shop.refund(invoice, 5)
+        assert code_of(answer) == "denied"
+        assert "invoice_id must match inv_[a-f0-9]+. (rule issue_refund.pattern.invoice_id)" in answer.text
+        assert shop.moved() == []

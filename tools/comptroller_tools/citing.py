@@ -16,6 +16,7 @@ from comptroller_tools.declarations import ToolConfig
 __all__ = [
     "ANY_CITATION",
     "CitationTerms",
+    "age",
     "citable_kinds",
     "citation_findings",
     "citation_note",
@@ -23,6 +24,7 @@ __all__ = [
     "kinds_read",
     "needs_citation",
     "record_kind",
+    "span",
 ]
 
 NOTE_CHARS_MAX = 300
@@ -88,17 +90,23 @@ def citation_note(config: ToolConfig, terms: CitationTerms) -> str:
     own = record_kind(config)
     wanted = [f"the {own} it acts on"] if own is not None else []
     wanted += [f"a {kind}" for kind in config.cites if kind != own]
-    fresh = f", no older than {minutes(terms.fresh_ms)}" if terms.fresh_ms is not None else ""
+    fresh = f", no older than {span(terms.fresh_ms)}" if terms.fresh_ms is not None else ""
     note = "Needs `why.citations`: refs that reads gave you in this task{}{}. Refs from lists do not count."
     told = note.format(f", of {' and of '.join(wanted)}" if wanted else "", fresh)
     return told if len(told) <= NOTE_CHARS_MAX else note.format("", fresh)
 
 
-def minutes(ms: int) -> str:
+def span(ms: int) -> str:
     """A span as people say it: `5 minutes`, `90 s`."""
     if ms % 60_000:
         return f"{ms / 1000:g} s"
     return f"{ms // 60_000} minute{'' if ms == 60_000 else 's'}"
+
+
+def age(ms: int) -> str:
+    """How long ago: whole seconds, or whole minutes from two of them on."""
+    unit = 60_000 if ms >= 120_000 else 1_000
+    return span(ms // unit * unit) if ms >= 1_000 else "less than a second"
 
 
 def citation_findings(tools: Iterable[tuple[ToolConfig, str]], terms: CitationTerms) -> Iterator[Finding]:

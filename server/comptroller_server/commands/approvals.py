@@ -26,6 +26,7 @@ from comptroller_server.commands.showing import Card, at, compact, emit, plain, 
 from comptroller_server.endings import pending_ended
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_tools.citing import age
 
 __all__ = ["approvals"]
 
@@ -335,4 +336,7 @@ def _show_claims(packet: JsonObject) -> None:
     say("  The agent claims (its own words, checked by nobody):")
     say(f"    {json.dumps(section(packet, 'why').get('reason'), ensure_ascii=False)}")
     for cited in cast("list[JsonObject]", packet.get("citations") or []):
-        say(f"    citing {plain(str(cited.get('kind')))} {cited.get('key')} (ref {cited.get('ref')})")
+        listed = ", from a list" if cited.get("listed") else ""
+        read = f", read {age(int(cast('int', cited['age_ms'])))} before" if "age_ms" in cited else ""
+        kind = plain(str(cited.get("kind")))
+        say(f"    citing {kind} {cited.get('key')} (ref {cited.get('ref')}{read}{listed})")

@@ -19,6 +19,7 @@ from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
 from comptroller_server.commands.tasks import task_words
 from comptroller_server.installation import Installation
+from comptroller_tools.citing import age
 
 __all__ = ["why"]
 
@@ -87,11 +88,18 @@ def _proposed(card: Card, record: CallRecord) -> None:
         card.line(
             "claimed", cut(json.dumps(claim.get("reason"), ensure_ascii=False)) + " (the agent's words)"
         )
-    for cited in cast("list[JsonObject]", packet.get("citations") or []):
-        card.line(
-            "cited",
-            f"{cited.get('kind')} {cited.get('key')}, version {cited.get('version')}, ref {cited.get('ref')}",
-        )
+    for citation in cast("list[JsonObject]", packet.get("citations") or []):
+        card.line("read", f"{_cited(citation)}, ref {citation.get('ref')}")
+
+
+def _cited(citation: JsonObject) -> str:
+    """A record that the agent relied on: what it read, when, and by which call."""
+    told = f"{citation.get('kind')} {citation.get('key')}, version {citation.get('version')}"
+    if citation.get("call"):
+        before = age(int(cast("int", citation.get("age_ms") or 0)))
+        listed = " as one of a list" if citation.get("listed") else ""
+        told += f", {before} before{listed}, by {citation.get('tool')} (call {citation['call']})"
+    return told
 
 
 def _considered(card: Card, record: CallRecord) -> None:
