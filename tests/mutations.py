@@ -743,6 +743,25 @@ MUTATIONS = (
         " if not changed else Passed()\n",
         "tests/tools/test_ready_checks.py::test_a_refund_that_changes_more_than_the_refund_is_handed_over",
     ),
+    # -- resilience -----------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/dispatch.py",
+        '    return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))',
+        "    return True",
+        f"{_S}/test_resilience.py::test_what_may_have_happened_or_was_refused_for_good_is_never_tried_again",
+    ),
+    Mutation(
+        f"{_SERVER}/loops.py",
+        "        if looper is None or same is None or same.times < self._most:",
+        "        if True:",
+        f"{_S}/test_resilience.py::test_the_same_read_with_the_same_result_is_refused_the_fourth_time",
+    ),
+    Mutation(
+        f"{_SERVER}/breakers.py",
+        "        if self.failures >= self.config.failures:",
+        "        if False:",
+        f"{_S}/test_resilience.py::test_a_source_that_keeps_failing_is_left_alone_and_tried_once_after_a_while",
+    ),
     # -- retention ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/retention.py",

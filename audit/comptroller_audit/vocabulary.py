@@ -200,6 +200,8 @@ class Code(StrEnum):
     STORE_UNAVAILABLE = "store_unavailable"
     SECRET_IN_ARGUMENTS = "secret_in_arguments"  # noqa: S105 -- a refusal code
     BUNDLE_CHANGED = "bundle_changed"
+    IDENTICAL_CALLS = "identical_calls"
+    SOURCE_DOWN = "source_down"
     INTERNAL = "internal"
 
 
@@ -243,6 +245,8 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.OVERLOADED: RefusalClass.INTERNAL,
     Code.STORE_UNAVAILABLE: RefusalClass.INTERNAL,
     Code.BUNDLE_CHANGED: RefusalClass.INTERNAL,
+    Code.IDENTICAL_CALLS: RefusalClass.TOOL_MISMATCH,
+    Code.SOURCE_DOWN: RefusalClass.UPSTREAM,
     Code.INTERNAL: RefusalClass.INTERNAL,
 }
 

@@ -18,6 +18,7 @@ from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
 from comptroller_budgets.prices import PriceSheet
 from comptroller_server.books import Books
+from comptroller_server.breakers import Breakers
 from comptroller_server.builtins import BuiltIns
 from comptroller_server.canary import Canary
 from comptroller_server.checking import Checking, needs_of
@@ -34,6 +35,7 @@ from comptroller_server.handing_over import HandOvers
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.intake import Intake, IntakeTerms
 from comptroller_server.lookups import LookUps
+from comptroller_server.loops import Loops
 from comptroller_server.metering import Metering
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.pipeline import Pipeline
@@ -108,12 +110,11 @@ def build(installation: Installation, owner: Owner) -> Service:
         metering,
     )
     needs = needs_of(config.tools)
+    breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})
     look_ups = LookUps(
-        i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer
+        i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer, breakers
     )
-    dispatcher = Dispatcher(
-        clock, owner, watch.switches, limits.in_flight_max, limits.queue_max, counts, ambient.fault, tracer
-    )
+    dispatcher = _dispatcher(i, owner, watch, counts, tracer, breakers)
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
@@ -139,6 +140,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         checking,
         confirmations,
         built_ins,
+        Loops(clock, limits.identical_calls_max),
     )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
     checkpointer, rounds = _checkpointer(i), _rounds(i)
@@ -185,6 +187,23 @@ def _built_ins(
 def _orchestrators(config: Config) -> frozenset[str]:
     clients = config.identity.local.clients
     return frozenset(name for name, client in clients.items() if client.orchestrator)
+
+
+def _dispatcher(
+    i: Installation, owner: Owner, watch: Watch, counts: Counts, tracer: Tracer, breakers: Breakers
+) -> Dispatcher:
+    limits, ambient = i.config.limits, i.ambient
+    return Dispatcher(
+        ambient.clock,
+        owner,
+        watch.switches,
+        limits.in_flight_max,
+        limits.queue_max,
+        counts,
+        ambient.fault,
+        tracer,
+        breakers,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -122,6 +122,7 @@ class Case:
     deadline: float = 0.0
     action_receipt: Receipt | None = None
     # 10 to 14
+    tries: int = 0
     outcome: Outcome | None = None
     problem: Refusal | None = None
     verification: VerificationResult | None = None

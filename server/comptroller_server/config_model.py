@@ -28,7 +28,7 @@ from comptroller_server.config_safety import RetrievalConfig, SafetyConfig
 from comptroller_server.config_tasks import TasksConfig
 from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_server.yaml_lines import Node
-from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.declarations import BreakerConfig, ToolConfig
 
 __all__ = [
     "AgentConfig",
@@ -122,6 +122,7 @@ class SourceConfig(_Section):
     """One entry of `sources:`: a module, `module:function`, or a `.py` file relative to the config file."""
 
     python: PythonTarget
+    breaker: BreakerConfig = Field(default_factory=BreakerConfig)
 
 
 class RolloutConfig(_Section):
@@ -174,6 +175,7 @@ class LimitsConfig(_Section):
     in_flight_max: int = Field(default=256, ge=1, le=65_536)
     halt_wait_s: float = Field(default=2, gt=0, le=600)
     recovery_interval_s: float = Field(default=30, gt=0, le=86_400)
+    identical_calls_max: int = Field(default=3, ge=1, le=1_000_000)
     replay_window_s: int = Field(default=86_400, ge=0, le=31_536_000)
     elicitation_wait_s: float = Field(default=50, gt=0, le=600)
 

@@ -1,4 +1,4 @@
-"""Step 10: slots, the last check, and the bounded run. Nothing here retries.
+"""Step 10: slots, the last check, and the bounded run, again only where nothing can have happened.
 
 The last check and the hand-over to the source happen without an await between them, so that once a halt has been
 acknowledged, nothing more is dispatched.
@@ -7,6 +7,7 @@ acknowledged, nothing more is dispatched.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from comptroller_audit.owners import Owner
 from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
+from comptroller_server.breakers import Breakers
 from comptroller_server.case import Case, Refused
 from comptroller_server.traces import Tracer
 from comptroller_tools.source import Action, EffectHappened, Outcome
@@ -72,9 +74,11 @@ class Dispatcher:
         counts: Counts,
         fault: FaultPoint,
         tracer: Tracer,
+        breakers: Breakers,
     ) -> None:
         self._clock = clock
         self._tracer = tracer
+        self._breakers = breakers
         self._owner = owner
         self._switches = switches
         self._in_flight_max = in_flight_max
@@ -87,7 +91,7 @@ class Dispatcher:
     def slot(self, case: Case) -> Slot:
         """A slot of the case's tool, for `async with`. Entering waits for one to be free.
 
-        Raises `Refused` (overloaded) when too many calls are here already.
+        Raises `Refused` when too many calls are here already (overloaded), or the source keeps failing (source_down).
         """
         if self._in_flight >= self._in_flight_max + self._queue_max:
             raise Refused(
@@ -96,6 +100,8 @@ class Dispatcher:
                 )
             )
         tool = case.tool_in_hand
+        if (refusal := self._breakers.of(tool.source.name).refusal(case.call)) is not None:
+            raise Refused(refusal)
         slots = self._slots.get(tool.name)
         if slots is None:
             slots = self._slots[tool.name] = asyncio.Semaphore(tool.config.limits.concurrency_max)
@@ -106,15 +112,42 @@ class Dispatcher:
         self._in_flight += by
 
     async def run(self, case: Case) -> Outcome:
+        """Hand over; and again, where it is safe and the tool's `retries_max` allows, with growing pauses."""
+        outcome = await self._try(case)
+        if not _may_try_again(case, outcome) or (left_s := case.deadline - self._clock.monotonic()) <= 0:
+            return outcome
+        import stamina  # a seventh of a second, and seldom needed
+
+        again = stamina.retry_context(
+            on=_TryAgain,
+            attempts=1 + case.tool_in_hand.retries_max,
+            timeout=left_s,
+            wait_initial=0.1,
+            wait_max=2.0,
+        )
+        known: Outcome | None = outcome
+        with contextlib.suppress(_TryAgain):
+            async for attempt in again:
+                with attempt:
+                    outcome, known = known or await self._try(case, again=True), None
+                    if _may_try_again(case, outcome):
+                        raise _TryAgain
+        return outcome
+
+    async def _try(self, case: Case, *, again: bool = False) -> Outcome:
         """Check once more and hand over. A refused check is an outcome without effect, with the refusal set."""
         tool = case.tool_in_hand
+        if again:  # between two tries a call is committed and not dispatched
+            self.counts.waiting += case.committed
         action = Action(tool.name, case.arguments, case.call, case.proposal.progress)
         refusal = self._last_check(case)
         if refusal is not None:
             case.problem = refusal
             return Outcome(EffectHappened.NONE, error=refusal.code.value)
         began = self._tracer.now()
+        case.tries += 1
         outcome = await self._hand_over(case, action)
+        self._breakers.of(tool.source.name).note(outcome)
         self._tracer.handed_over(case.trace, action, tool.source.name, outcome, began)
         return outcome
 
@@ -150,3 +183,18 @@ class Dispatcher:
         if refusal is not None:
             self.counts.waiting -= 1
         return refusal
+
+
+class _TryAgain(Exception):
+    """The try came to nothing, certainly, and another may do better."""
+
+
+def _may_try_again(case: Case, outcome: Outcome) -> bool:
+    """A read may be made again; a side effect only on its source's own word that nothing happened and it may pass."""
+    if case.problem is not None or outcome.error is None or case.tries > case.tool_in_hand.retries_max:
+        return False
+    if case.tool_in_hand.is_read:
+        return (
+            outcome.told_model is None and outcome.running is None and not outcome.meta.get("output_invalid")
+        )
+    return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

@@ -164,6 +164,7 @@ class Evidence:
             "action": case.action_receipt.index if case.action_receipt else None,
             "outcome": {
                 "effect": outcome.effect.value if outcome else "unknown",
+                "tries": case.tries,
                 "error": self._clean(outcome.error[:500]) if outcome and outcome.error else None,
             },
             "problem": self.refusal(case.problem) if case.problem else None,

@@ -28,6 +28,7 @@ from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
 from comptroller_policy.model import Question, Verdict
 from comptroller_policy.switches import Switches, SwitchScope, switch_id
+from comptroller_server.breakers import Breakers
 from comptroller_server.case import Basis, Case, Refused
 from comptroller_server.dispatch import SOURCE_GRACE_S
 from comptroller_server.traces import Tracer
@@ -35,7 +36,7 @@ from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.citing import facts_about
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
-from comptroller_tools.source import Action, Outcome
+from comptroller_tools.source import Action, EffectHappened, Outcome
 
 __all__ = ["LookUpFailed", "LookUps", "Needs", "history_rows", "unavailable"]
 
@@ -78,6 +79,7 @@ class LookUps:
         switches: Callable[[str], Switches],
         needs: Mapping[str, Needs],
         tracer: Tracer,
+        breakers: Breakers,
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -88,6 +90,7 @@ class LookUps:
         self._switches = switches
         self._needs = needs
         self._tracer = tracer
+        self._breakers = breakers
 
     async def gather(self, case: Case, switch_seq: int) -> None:
         """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
@@ -174,10 +177,16 @@ class LookUps:
     async def _run(self, tool: Tool, action: Action, deadline: float) -> Outcome:
         now = self._clock.monotonic()
         until = min(deadline, now + tool.config.limits.timeout_s)
+        breaker = self._breakers.of(tool.source.name)
+        if breaker.refusal(None) is not None:
+            raise LookUpFailed(f"source `{tool.source.name}` keeps failing and is left alone for a while")
         try:
             async with asyncio.timeout(max(0.0, until - now) + SOURCE_GRACE_S):
-                return await tool.source.call(action, until)
+                outcome = await tool.source.call(action, until)
+                breaker.note(outcome)
+                return outcome
         except TimeoutError as error:
+            breaker.note(Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline"))
             raise LookUpFailed(f"`{tool.name}` gave no answer by its deadline") from error
         except Exception as error:  # a source must not raise
             raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error

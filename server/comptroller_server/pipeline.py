@@ -21,6 +21,7 @@ from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Dispatcher
 from comptroller_server.intake import Intake
 from comptroller_server.lookups import LookUps
+from comptroller_server.loops import Loops
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.proposal import AdvertisedTool, Answer, Proposal
 from comptroller_server.repeats import Repeats
@@ -50,6 +51,7 @@ class Pipeline:
         checking: Checking,
         confirmations: Confirmations,
         built_ins: BuiltIns,
+        loops: Loops,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -62,6 +64,7 @@ class Pipeline:
         self._checking = checking
         self._confirmations = confirmations
         self._built_ins = built_ins
+        self._loops = loops
 
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
@@ -80,10 +83,13 @@ class Pipeline:
         """The story, or the refusal it ends in."""
         try:
             await self._confirmations.take_up(case)
-            return await self._story(case)
+            answer = await self._story(case)
+            self._loops.note(case, None)
+            return answer
         except Asked as asked:
             return asked.answer
         except Refused as refused:
+            self._loops.note(case, refused.refusal)
             return await self._refuse(case, refused)
         except StoreError as error:
             return _store_unavailable(case.call, error)
@@ -94,6 +100,7 @@ class Pipeline:
 
     async def _story(self, case: Case) -> Answer:
         self._intake.find(case)  # 3 find
+        self._loops.check(case)
         if self._repeats.is_resume(case) and (answer := await self._repeats.resume(case)) is not None:
             return answer
         if (answer := await self._built_ins.answer(case)) is not None:

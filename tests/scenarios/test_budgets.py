@@ -96,7 +96,8 @@ async def test_what_did_not_happen_is_given_back_and_what_is_in_doubt_is_not(tmp
         first, second = shop.paid()[:2]
         shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.REFUSE))
         assert code_of(await shop.refund(first, 20)) == "tool_failed"
-        assert all(spent == (0, 0) for spent in counters(shop).values())
+        given_back = {name: spent for name, spent in counters(shop).items() if ":tasks:" not in name}
+        assert given_back and all(spent == (0, 0) for spent in given_back.values())
         shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.RAISE))
         assert code_of(await shop.refund(second, 20)) == "in_doubt"
         usd = next(spent for name, spent in counters(shop).items() if ":refunded_usd:" in name)
@@ -219,8 +220,8 @@ async def test_two_chats_that_pause_longer_than_a_task_idles_are_never_refused(t
     async with opened(tmp_path) as shop:
         invoices = shop.paid()
         for turn in range(20):
-            for _ in range(4):
-                answer = await shop.call("lookup_invoice", invoice_id=invoices[turn % len(invoices)])
+            for at in range(4):
+                answer = await shop.call("lookup_invoice", invoice_id=invoices[(turn + at) % len(invoices)])
                 assert code_of(answer) is None, answer.text
                 shop.clock.pass_s(5)
             shop.clock.pass_s(340)

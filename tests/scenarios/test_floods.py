@@ -57,7 +57,11 @@ async def test_a_principal_that_gets_nowhere_is_stopped_at_once_whatever_it_trie
 
 
 async def test_replays_are_attempts_too(tmp_path: Path) -> None:
-    async with opened(tmp_path, quotas(5, 5)) as shop:
+    def patient(config: dict[str, Any]) -> None:
+        quotas(5, 5)(config)
+        config["limits"]["identical_calls_max"] = 100
+
+    async with opened(tmp_path, patient) as shop:
         invoice = shop.paid()[0]
         call = call_of(await shop.refund(invoice, 5))
         answers = [await shop.refund(invoice, 5) for _ in range(7)]

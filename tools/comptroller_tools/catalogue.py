@@ -70,6 +70,7 @@ class Tool:
     """A read without declared cost or units makes one commit, at the end."""
     is_outbound: bool = field(init=False)
     """Whether credentials are kept out of its arguments: all side effects, unless the config says otherwise."""
+    retries_max: int = field(init=False)
 
     def __post_init__(self) -> None:
         # Asked many times a call, so worked out once.
@@ -78,6 +79,8 @@ class Tool:
         object.__setattr__(self, "is_free_read", self.is_read and not self.units)
         said = self.config.outbound
         object.__setattr__(self, "is_outbound", not self.is_read if said is None else said)
+        given = self.config.limits.retries_max
+        object.__setattr__(self, "retries_max", int(self.is_read) if given is None else given)
 
 
 class Catalogue:

@@ -12,6 +12,7 @@ from comptroller_tools.check_rules import CHECKS_MAX, CheckRule
 
 __all__ = [
     "AbsentMeans",
+    "BreakerConfig",
     "CompensateRule",
     "RecordRule",
     "RecoverRule",
@@ -75,10 +76,20 @@ class RedactRule(_Declared):
     visible_to: tuple[Literal["model", "person"], ...] = ()
 
 
+class BreakerConfig(_Declared):
+    """After `failures` in a row a source is left alone for `reset_s` seconds; then one call tries."""
+
+    failures: int = Field(default=5, ge=1, le=1_000_000)
+    reset_s: float = Field(default=30, gt=0, le=86_400)
+
+
 class ToolLimits(_Declared):
+    """`retries_max` is one for reads and none for anything else where it is not given."""
+
     timeout_s: float = Field(default=30, gt=0, le=600)
     response_kib_max: int = Field(default=256, ge=1, le=16_384)
     concurrency_max: int = Field(default=16, ge=1, le=1024)
+    retries_max: int | None = Field(default=None, ge=0, le=10)
 
 
 class ToolConfig(ToolRules):

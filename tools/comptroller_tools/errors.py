@@ -3,6 +3,7 @@
 ComptrollerError
 └── ToolError
     ├── NotDone           a tool's own word that nothing happened (raised by tool authors)
+    │   └── TryAgain      … and that the same call may succeed in a moment
     ├── SchemaInvalid     a JSON Schema cannot be used to check values
     ├── SourceInvalid     a source or a definition does not load; the message names the config field
     └── RecordPathError   a declared record, fact or expectation does not fit the tool's output
@@ -10,7 +11,7 @@ ComptrollerError
 
 from comptroller_audit.vocabulary import ComptrollerError
 
-__all__ = ["NotDone", "RecordPathError", "SchemaInvalid", "SourceInvalid", "ToolError"]
+__all__ = ["NotDone", "RecordPathError", "SchemaInvalid", "SourceInvalid", "ToolError", "TryAgain"]
 
 
 class ToolError(ComptrollerError):
@@ -21,6 +22,13 @@ class NotDone(ToolError):
     """Raise this from a tool function to say: nothing was changed, and this is why.
 
     The text is shown to the model. Any other exception after dispatch leaves a side effect in doubt.
+    """
+
+
+class TryAgain(NotDone):
+    """Nothing was changed, and the same call may succeed in a moment: a lock was taken, a system is restarting.
+
+    With `limits.retries_max` the call is made again within its deadline.
     """
 
 

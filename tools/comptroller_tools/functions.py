@@ -29,7 +29,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from comptroller_audit.ambient import Clock, SystemClock
-from comptroller_tools.errors import NotDone, SourceInvalid
+from comptroller_tools.errors import NotDone, SourceInvalid, TryAgain
 from comptroller_tools.signatures import EffectKey, OutputInvalid, ToolContext, ToolFunction, read_function
 from comptroller_tools.source import Action, EffectHappened, Outcome, ToolDefinition
 from comptroller_tools.threads import WorkerThreads
@@ -240,6 +240,7 @@ def _raised(error: BaseException) -> Outcome:
             EffectHappened.NONE,
             error="the function says nothing was done",
             told_model=str(error)[:TOLD_CHARS_MAX],
+            meta={"temporary": isinstance(error, TryAgain)},
         )
     # Only the type: an exception's message can carry anything, a record or a password included.
     return Outcome(EffectHappened.UNKNOWN, error=f"the function raised {type(error).__name__}")

@@ -21,7 +21,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from comptroller_tools.errors import NotDone
+from comptroller_tools.errors import NotDone, TryAgain
 
 __all__ = [
     "Fault",
@@ -47,6 +47,8 @@ class FaultKind(StrEnum):
     """Raise an ordinary exception at `point`: before the write, inside its transaction, or after it."""
     REFUSE = "refuse"
     """Say `NotDone`, nothing written."""
+    BUSY = "busy"
+    """Say `TryAgain`, nothing written."""
     KILL = "kill"
     """SIGKILL this process at `point`."""
     SHORT = "short"
@@ -179,6 +181,8 @@ def _act(fault: Fault) -> None:
         raise InjectedFault(f"the desk was told to fail at {fault.point}")
     elif fault.kind is FaultKind.REFUSE:
         raise NotDone("The desk is closed for maintenance; nothing was changed. Try again later.")
+    elif fault.kind is FaultKind.BUSY:
+        raise TryAgain("Another program holds the desk's books. Nothing was changed.")
     elif fault.kind is FaultKind.KILL:
         os.kill(os.getpid(), signal.SIGKILL)
 
