@@ -802,14 +802,20 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/books.py",
-        "            if not task.is_new:\n",
-        "            if False:\n",
+        "        if resolved.unresolved and not case.task.is_new:  # another process may have given them\n",
+        "        if False:\n",
         f"{_S}/test_redaction.py::test_another_process_and_one_started_again_know_the_tokens_of_a_task",
     ),
     Mutation(
+        f"{_SERVER}/books.py",
+        "            if not task.is_new:\n",
+        "            if False:\n",
+        f"{_S}/test_redaction.py::test_a_process_that_starts_in_the_middle_of_a_task_counts_on",
+    ),
+    Mutation(
         f"{_SERVER}/commands/released.py",
-        "logged=[self.entry(entry, book, tool) for entry in record.logged]",
-        "logged=record.logged",
+        "        return [packets.entry(entry, book) for entry in logged]\n",
+        "        return [*logged] if packets else []\n",
         f"{_S}/test_redaction.py::test_an_approver_reads_the_tokens_the_agent_read_and_the_stored_call_runs_with_the_values",
     ),
     Mutation(
@@ -817,5 +823,41 @@ MUTATIONS = (
         "    problems += _hidden_ids(config, marked)\n",
         "",
         "tests/tools/test_redactions.py::test_an_id_that_would_be_withheld_is_a_finding",
+    ),
+    Mutation(
+        f"{_SERVER}/intake.py",
+        "        if found and tool.is_outbound:\n",
+        "        if False:\n",
+        f"{_S}/test_redaction.py::test_credentials_are_kept_out_of_what_is_sent_and_of_what_is_shown_unless_the_config_says_so",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/logs.py",
+        "                _released,\n",
+        "",
+        "tests/server/test_released_logs.py::test_nothing_that_is_logged_shows_what_must_not_be_shown",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/audit.py",
+        "[self._reading.entry(reader, entry) for entry in found]",
+        "found",
+        f"{_S}/test_canaries.py::test_no_canary_leaves_on_any_road",
+    ),
+    Mutation(
+        f"{_SERVER}/outcomes.py",
+        "            return json.dumps(_shown(told), ensure_ascii=False)\n",
+        "            return json.dumps(_shown(told if told is None else value), ensure_ascii=False)\n",
+        f"{_S}/test_canaries.py::test_no_canary_leaves_on_any_road",
+    ),
+    Mutation(
+        f"{_SERVER}/repeats.py",
+        "        return self._release.output(name).release(output, Audience.MODEL, case.book).value\n",
+        "        return output\n",
+        f"{_S}/test_redaction.py::test_an_approver_reads_the_tokens_the_agent_read_and_the_stored_call_runs_with_the_values",
+    ),
+    Mutation(
+        "tools/comptroller_tools/catalogue.py",
+        "            shown_output = redacted(shown_output, self._patterns, redactions.output)\n",
+        "            shown_output = dict(shown_output or {}) or None\n",
+        f"{_S}/test_redaction.py::test_a_client_that_checks_answers_accepts_every_redacted_one",
     ),
 )

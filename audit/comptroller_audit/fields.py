@@ -98,6 +98,11 @@ class Fields:
     def __bool__(self) -> bool:
         return bool(self._named or self._rooted)
 
+    def hides_from(self, audience: Audience) -> bool:
+        """Whether some field is withheld from an audience."""
+        rules = [*self._named.values(), *(rule for _, rule in self._rooted)]
+        return any(audience not in rule.raw_for for rule in rules)
+
     def rule(self, path: tuple[str, ...]) -> FieldRule | None:
         """The rule for the member at `path`, names from the root with lists left out."""
         if (named := self._named.get(path[-1])) is not None:

@@ -31,6 +31,7 @@ _RANK: Final = {
 _ACROSS: Final = frozenset({Pattern.EMAIL, Pattern.IBAN, Pattern.API_KEY})
 """Patterns that are told from chance well enough to be looked for across two items of a list."""
 _NEVER_SHOWN: Final = frozenset({SECRET, CREDENTIALS.value})
+_NO_FIELDS: Final = Fields(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Release:
     ) -> None:
         self._secrets = KnownSecrets(secrets)
         self._fields = Fields(fields)
+        self._of_records = self._fields if self._fields.hides_from(Audience.RECORD) else _NO_FIELDS
         self._everything = Finder(patterns)
         self._credentials = Finder({CREDENTIALS} & set(patterns))
         self._across = Finder(_ACROSS & set(patterns))
@@ -62,10 +64,11 @@ class Release:
         other = object.__new__(Release)
         other._become(self)
         other._fields = Fields(fields)
+        other._of_records = other._fields if other._fields.hides_from(Audience.RECORD) else _NO_FIELDS
         return other
 
     def _become(self, other: Release) -> None:
-        self._secrets, self._fields = other._secrets, other._fields
+        self._secrets, self._fields, self._of_records = other._secrets, other._fields, other._of_records
         self._everything, self._credentials, self._across = (
             other._everything,
             other._credentials,
@@ -83,10 +86,12 @@ class Release:
             return Released(value, 0)
         keeps = audience is Audience.RECORD
         finder = self._credentials if keeps else self._everything
-        if not (finder or self._secrets or self._fields):
+        # Fields that records show change nothing there: credentials are withheld in them all the same.
+        fields = self._of_records if keeps else self._fields
+        if not (finder or self._secrets or fields):
             return Released(value, 0)
         try:
-            parts = Parts(value, self._fields, audience)
+            parts = Parts(value, fields, audience)
             found = self._find(parts, finder)
             if not (found or parts.rules or "⟦" in parts.text):
                 return Released(value, 0)
@@ -101,7 +106,8 @@ class Release:
     @property
     def keeps_all(self) -> bool:
         """Whether records hold just what models see: nothing but secrets and credentials is looked for."""
-        return not self._fields and self._everything.kinds == self._credentials.kinds
+        same = self._everything.kinds == self._credentials.kinds
+        return same and not self._fields.hides_from(Audience.MODEL) and not self._of_records
 
     def finds_secret(self, value: Json) -> bool:
         """Whether a configured secret, or with Pattern.API_KEY any credential, stands in `value`.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -212,6 +212,12 @@ class UsageView(_Open):
     task: TaskUsageView | None = None
 
 
+TokenGiven: TypeAlias = Annotated[
+    tuple[str, int, str, str | int | float],
+    Field(description="kind, number, tag and value of a token that the answer shows in the value's place"),
+]
+
+
 class _Proposed(_Open):
     """What was proposed, by whom and under what. A refused call may name no tool of ours."""
 
@@ -228,6 +234,12 @@ class _Proposed(_Open):
     arguments: Any
     why: Free | None
     citations: list[Citation] = []
+    tokens_used: Annotated[list[str], Field(description="tokens whose values stand in the arguments")] = []
+    tokens_given: list[TokenGiven] = []
+    redact: Annotated[
+        dict[str, str],
+        Field(description="fields that the tool's schemas mark, by their place here, and kinds"),
+    ] = {}
 
 
 class _OfTool(_Open):
@@ -280,6 +292,7 @@ class _Ended(_Open):
     decision_after: DecisionView | None
     refs: list[Reference]
     usage: UsageView | None = None
+    tokens_given: list[TokenGiven] = []
 
 
 class AuditPacket(_Ended):

@@ -96,7 +96,7 @@ def read_book(reader: Reader, ring: KeyRing, tenant: str, task: str) -> TokenBoo
         for index in log_indexes(row):
             try:
                 for logged in entries(reader, ring, tenant, [index]):
-                    book.take((logged.packet or {}).get("tokens") or [])
+                    book.take((logged.packet or {}).get("tokens_given") or [])
             except (KeyRingError, SealBroken, TokenBookError) as error:
                 _log.warning("tokens that cannot be read", task=task, index=index, error=type(error).__name__)
     return book

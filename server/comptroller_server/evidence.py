@@ -219,7 +219,7 @@ class Evidence:
 
     def _record(self, kind: RecordType, case: Case, packet: JsonObject, call: str | None = None) -> LogRecord:
         if given := given_in(case):
-            packet["tokens"] = given
+            packet["tokens_given"] = given
         return LogRecord(
             kind,
             packet,

@@ -92,6 +92,7 @@ class Intake:
         self._ids = ids
         self._terms = terms
         self.metering = metering
+        self._advertised = [self._advertise(tool) for tool in catalogue]
         self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
 
     async def receive(self, proposal: Proposal) -> Case:
@@ -178,13 +179,7 @@ class Intake:
         await self.citations.read(case)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
-        tools = [
-            AdvertisedTool(
-                tool.name, tool.description, tool.advertised_input, tool.advertised_output, tool.effect
-            )
-            for tool in self._catalogue
-            if self._bundle.visible(subject, tool.name)
-        ]
+        tools = [tool for tool in self._advertised if self._bundle.visible(subject, tool.name)]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
         if tools:
@@ -221,6 +216,21 @@ class Intake:
 
     def _sees_any(self, subject: Subject) -> bool:
         return any(self._bundle.visible(subject, tool.name) for tool in self._catalogue)
+
+    def _advertise(self, tool: Tool) -> AdvertisedTool:
+        """A tool's description may come from anywhere; no secret and no credential stands in its schemas either."""
+
+        def shown(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+            released = self._release.release(cast("Json", dict(schema)), Audience.RECORD).value
+            return released if isinstance(released, dict) else {"type": "object"}
+
+        return AdvertisedTool(
+            tool.name,
+            self._release.text(tool.description, Audience.MODEL),
+            shown(tool.advertised_input),
+            shown(tool.advertised_output) if tool.advertised_output is not None else None,
+            tool.effect,
+        )
 
     def _principal_key(self, tenant: str, principal: str) -> str:
         return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]

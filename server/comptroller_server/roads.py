@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
+from comptroller_audit.patterns import CREDENTIALS
 from comptroller_audit.redaction import Audience, FieldRule, Pattern, Release
 from comptroller_audit.tokens import TokenBook
 from comptroller_audit.vocabulary import Json, JsonObject
@@ -34,13 +36,14 @@ class Roads(Release):
         patterns: Iterable[Pattern],
     ) -> None:
         self._become(release)
-        self._of_arguments = {name: release.with_fields(rules) for name, rules in arguments.items() if rules}
-        self._of_output = {name: release.with_fields(rules) for name, rules in output.items() if rules}
+        looked_for = set(patterns)
+        self._of_arguments = _roads(release, arguments, looked_for)
+        self._of_output = _roads(release, output, looked_for)
         self._plain = release
         self._facts = facts
         self._marked = marked
         hidden = (rule for rules in (*arguments.values(), *output.values()) for rule in rules)
-        self.gives_tokens = bool(set(patterns) - {Pattern.API_KEY}) or any(
+        self.gives_tokens = bool(looked_for - {CREDENTIALS}) or any(
             Audience.MODEL not in rule.raw_for for rule in hidden
         )
         """Whether anything can become a token here; otherwise nobody keeps books of them."""
@@ -99,6 +102,16 @@ def _along(road: Release, path: str, value: Json, audience: Audience, book: Toke
             return shown  # an object around it is withheld as one
         shown = shown[name]
     return shown
+
+
+def _roads(
+    release: Release, rules: Mapping[str, tuple[FieldRule, ...]], looked_for: AbstractSet[Pattern]
+) -> dict[str, Release]:
+    """A road for each tool with rules. Where only credentials are looked for, one that shows a field changes nothing."""
+    if looked_for <= {CREDENTIALS}:
+        readers = {Audience.MODEL, Audience.PERSON, Audience.RECORD}
+        rules = {name: tuple(rule for rule in own if readers - rule.raw_for) for name, own in rules.items()}
+    return {name: release.with_fields(own) for name, own in rules.items() if own}
 
 
 def roads_of(release: Release, tools: Iterable[Tool], patterns: Iterable[Pattern]) -> Roads:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import jsonschema_rs
 import pytest
 from click.testing import CliRunner
+from mcp import Client
 
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.cli import cli
+from comptroller_server.errors import ConfigInvalid
 from comptroller_server.proposal import Answer
+from comptroller_server.protocol import build_server
 from tests.scenarios.kit import WHY, Changes, Shop, code_of, opened, structured, tool_of
 
 pytestmark = pytest.mark.anyio
@@ -124,13 +128,13 @@ async def test_tokens_mean_nothing_elsewhere(tmp_path: Path) -> None:
 
 async def test_another_process_and_one_started_again_know_the_tokens_of_a_task(tmp_path: Path) -> None:
     async with opened(tmp_path, private()) as first:
-        ticket = await ticket_of(first)
+        ticket = await ticket_of(first, body="Rather write to mira.at.home@example.org, please.")
         reply = await drafted(first, ticket)
         async with opened(tmp_path, private(), clock=first.clock) as second:
-            other = second.subject
             # The second process sees the task before the token is given, so it must look again.
-            await second.call("get_reply", subject=other, reply_id=reply)
-            token = structured(await first.call("get_ticket", ticket_id=ticket))["customer_email"]
+            await second.call("search_tickets", query="nobody")
+            body = structured(await first.call("get_ticket", ticket_id=ticket))["body"]
+            token = body[body.index("⟦") : body.index("⟧") + 1]
             sent = await second.call("send_reply", reply_id=reply, to=token, why=WHY)
             assert code_of(sent) is None, sent.text
         clock = first.clock
@@ -138,7 +142,20 @@ async def test_another_process_and_one_started_again_know_the_tokens_of_a_task(t
         reply = await drafted(again, ticket, "Another one.")
         sent = await again.call("send_reply", reply_id=reply, to=token, why=WHY)
         assert code_of(sent) is None, sent.text
-        assert again.sql("SELECT sent_to FROM replies WHERE id = ?", reply) == [(ADDRESS,)]
+        assert again.sql("SELECT sent_to FROM replies WHERE id = ?", reply) == [("mira.at.home@example.org",)]
+
+
+async def test_a_process_that_starts_in_the_middle_of_a_task_counts_on(tmp_path: Path) -> None:
+    async with opened(tmp_path, private()) as first:
+        ticket = await ticket_of(first)
+        token = structured(await first.call("get_ticket", ticket_id=ticket))["customer_email"]
+        assert token.startswith("⟦email:1-")
+        clock = first.clock
+    async with opened(tmp_path, private(), clock=clock) as again:
+        await ticket_of(again, body="Or write to somebody.else@example.org.")
+        shown = structured(await again.call("get_ticket", ticket_id=ticket))
+        assert shown["customer_email"] == token
+        assert "⟦email:2-" in shown["body"]
 
 
 async def test_a_token_and_the_address_behind_it_are_the_same_call(tmp_path: Path) -> None:
@@ -214,3 +231,95 @@ async def shown(folder: Path, *command: str) -> str:
     result = await asyncio.to_thread(CliRunner().invoke, cli, [*command, *options])
     assert result.exit_code == 0, result.output
     return result.output
+
+
+async def test_credentials_are_kept_out_of_what_is_sent_and_of_what_is_shown_unless_the_config_says_so(
+    tmp_path: Path,
+) -> None:
+    leaking = "The password: Sommer-2026x is yours."
+
+    async def codes(folder: Path, *, safety: dict[str, Any], **changes: dict[str, Any]) -> list[str | None]:
+        def change(config: dict[str, Any]) -> None:
+            private(**changes)(config)
+            config["safety"] = safety
+
+        async with opened(folder, change) as shop:
+            ticket = await ticket_of(shop, body=leaking)
+            read = await shop.call("get_ticket", ticket_id=ticket)
+            shown = "shown" if "Sommer" in read.text else "withheld"
+            search = await shop.call("search_tickets", query=leaking)
+            draft = await shop.call("draft_reply", ticket_id=ticket, body=leaking, why=WHY)
+            assert shop.sql("SELECT count(*) FROM replies WHERE body = ?", leaking) == [(not draft.is_error,)]
+            assert ("Sommer" in str(shop.packets())) == (shown == "shown")
+            return [shown, code_of(search), code_of(draft)]
+
+    assert await codes(tmp_path / "a", safety={}) == ["withheld", None, "secret_in_arguments"]
+    turned = {"draft_reply": {"outbound": False}, "search_tickets": {"outbound": True}}
+    assert await codes(tmp_path / "b", safety={}, **turned) == ["withheld", "secret_in_arguments", None]
+    open_desk = {"withhold_credentials": False}
+    assert await codes(tmp_path / "c", safety=open_desk) == ["shown", None, None]
+    named = {**open_desk, "pii_redaction": ["api_key"]}
+    assert await codes(tmp_path / "d", safety=named) == ["withheld", None, "secret_in_arguments"]
+
+
+async def test_an_operators_rule_withholds_a_field_from_models_and_its_value_still_works_as_an_argument(
+    tmp_path: Path,
+) -> None:
+    rule = {"redact": [{"path": "customer_email", "as": "contact"}]}
+
+    def change(config: dict[str, Any]) -> None:
+        private(get_ticket=rule)(config)
+        del config["safety"]
+
+    async with opened(tmp_path, change) as shop:
+        ticket = await ticket_of(shop)
+        token = structured(await shop.call("get_ticket", ticket_id=ticket))["customer_email"]
+        assert token.startswith("⟦contact:1-")
+        reply = await drafted(shop, ticket)
+        sent = await shop.call("send_reply", reply_id=reply, to=token, why=WHY)
+        assert code_of(sent) is None, sent.text
+        assert shop.sql("SELECT sent_to FROM replies WHERE id = ?", reply) == [(ADDRESS,)]
+
+
+async def test_a_misspelt_rule_or_one_on_an_id_keeps_the_server_from_starting(tmp_path: Path) -> None:
+    for rule in ({"path": "custmer_email"}, {"path": "ticket_id"}):
+        with pytest.raises(ConfigInvalid) as invalid:
+            async with opened(tmp_path, private(get_ticket={"redact": [rule]})):
+                pass
+        assert rule["path"] in str(invalid.value)
+        assert "comptroller.yaml:" in str(invalid.value)
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_a_client_that_checks_answers_accepts_every_redacted_one(tmp_path: Path, era: str) -> None:
+    every = ("email", "phone", "card_number", "card_last4", "iban", "national_id", "api_key")
+
+    def change(config: dict[str, Any]) -> None:
+        private(*every)(config)
+        config["sources"]["leaky"] = {"python": str(Path(__file__).with_name("leaky_tools.py"))}
+        config["tools"].append({"name": "profile", "allow_actions": ["read"]})
+
+    async with opened(tmp_path, change) as shop:
+        ticket = await ticket_of(shop, body=f"Write to {ADDRESS}; my card is 4111 1111 1111 1111.")
+        server = build_server(shop.service.pipeline, subject_of=lambda _: shop.subject, version="1")
+        async with Client(server, mode=cast("Any", era), cache=None) as client:
+            tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+            told = tools["send_reply"].input_schema["properties"]["to"]
+            assert "format" not in told
+            assert "token" in told["description"]
+            for name, arguments in (
+                ("get_ticket", {"ticket_id": ticket}),
+                ("profile", {"profile_id": "p-1"}),
+            ):
+                answer = await client.call_tool(name, arguments)
+                assert not answer.is_error
+                assert ADDRESS not in str(answer)
+                schema = tools[name].output_schema
+                assert schema is not None
+                # The client checks without formats; others check those too.
+                strict = jsonschema_rs.validator_for(schema, offline=True, validate_formats=True)
+                assert strict.is_valid(answer.structured_content)
+            own = shop.service.installation.catalogue.find("profile")
+            assert own is not None
+            assert own.output is not None
+            assert own.output.check(answer.structured_content) != []  # the source's own schema would not fit

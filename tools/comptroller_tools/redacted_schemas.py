@@ -6,7 +6,7 @@ the input schema. Both must fit what is really shown and sent. Checking on our s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 from comptroller_audit.fields import ANY, SCHEMA_DEPTH_MAX, FieldRule, field_path
@@ -42,7 +42,6 @@ _SCHEMAS = frozenset(
 _NUMBER_PATTERNS = frozenset(
     {Pattern.PHONE, Pattern.CARD_NUMBER, Pattern.CARD_LAST4, Pattern.NATIONAL_ID}
 )  # fmt: skip
-_CUES = ("", "password", "phone", "card ending in", "national id ssn", "iban")
 _NUMBER_MIN = 1_000
 """Smaller numbers are nobody's; see `parts.NUMBER_MIN`."""
 TOKEN_TEXT = "A token such as ⟦email:1-kxqdmw⟧, copied as it was shown, stands for the value behind it."  # noqa: S105
@@ -55,7 +54,7 @@ def redacted(
     if schema is None:
         return None
     hidden = frozenset(field_path(rule.path)[-1] for rule in rules if Audience.MODEL not in rule.raw_for)
-    relaxed = _Relaxing(patterns, hidden).schema(dict(schema))
+    relaxed = _Relaxing(patterns, hidden, {"", *_names(schema)}).schema(dict(schema))
     # An answer is an object in any case, or none is given.
     return cast("dict[str, Any]", relaxed)
 
@@ -68,8 +67,21 @@ def taking_tokens(schema: Mapping[str, Any], paths: Collection[str]) -> dict[str
     return taken
 
 
+def _names(part: Any) -> Iterator[str]:
+    """The names of members, wherever in a schema they are declared."""
+    if is_list(part):
+        for each in part:
+            yield from _names(each)
+    elif isinstance(part, dict):
+        for key, inner in cast("dict[str, Any]", part).items():
+            if key == "properties" and isinstance(inner, dict):
+                yield from cast("dict[str, Any]", inner)
+            yield from _names(inner)
+
+
 class _Relaxing:
-    def __init__(self, patterns: Collection[Pattern], hidden: frozenset[str]) -> None:
+    def __init__(self, patterns: Collection[Pattern], hidden: frozenset[str], names: Collection[str]) -> None:
+        self._names = names
         self._release = Release((), patterns)
         self._numbers = bool(_NUMBER_PATTERNS & set(patterns))
         self._hidden = hidden
@@ -138,8 +150,8 @@ class _Relaxing:
         return node
 
     def _is_replaced(self, option: Any) -> bool:
-        """Whether a pattern takes it for something, under whatever name it stands."""
-        return any(self._release.finds({cue: option}) for cue in _CUES)
+        """Whether a pattern takes it for something, under any name of the schema: names are cues for patterns."""
+        return bool(self._release.finds(dict.fromkeys(self._names, option)))
 
 
 _MARK: Mapping[str, Any] = {

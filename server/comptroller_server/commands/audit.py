@@ -112,13 +112,12 @@ def tail(ctx: click.Context, count: int, follow: bool) -> None:
     invocation = invocation_of(ctx)
 
     async def show(installation: Installation) -> None:
-        tail_, reading = _Tail(installation, count), Reading(installation)
+        tail_ = _Tail(installation, count)
         if invocation.as_json and not follow:
-            shown = [_as_json(reading.entry(entry, None)) async for entry in tail_.entries(follow=False)]
+            shown = [_as_json(entry) async for entry in tail_.entries(follow=False)]
             emit({"entries": shown})
             return
-        async for raw in tail_.entries(follow):
-            entry = reading.entry(raw, None)
+        async for entry in tail_.entries(follow):
             if invocation.as_json:
                 click.echo(json.dumps(_as_json(entry)))
             else:
@@ -137,6 +136,7 @@ class _Tail:
     def __init__(self, installation: Installation, count: int) -> None:
         self._installation = installation
         self._count = count
+        self._reading = Reading(installation)
         self._next: int | None = None
 
     async def entries(self, follow: bool) -> AsyncGenerator[Logged]:
@@ -154,7 +154,8 @@ class _Tail:
         size = head.size if head else 0
         first = max(0, size - self._count) if self._next is None else self._next
         self._next = min(size, first + PAGE_ENTRIES)
-        return entries(reader, self._installation.ring, TENANT, range(first, self._next))
+        found = entries(reader, self._installation.ring, TENANT, range(first, self._next))
+        return [self._reading.entry(reader, entry) for entry in found]
 
 
 def _as_json(entry: Logged) -> dict[str, object]:

@@ -6,11 +6,13 @@ road, by the configuration's rules and by those that the packet noted of its too
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
-from comptroller_audit.query import Logged
+from comptroller_audit.calls import CALLS, log_indexes
+from comptroller_audit.query import Logged, entries
 from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.tokens import TokenBook
@@ -27,11 +29,15 @@ _OURS = frozenset(
         "v", "call", "attempt", "task", "step", "principal", "principal_roles", "actor", "bundle", "tool", "source",
         "effect", "definition", "record", "citations", "refs", "redact", "history", "basis", "approval", "approval_digests", "roles", "claims", "approvals", "counted", "holds",
         "deadline_s", "effect_key", "state", "withheld", "action", "original", "owner", "recovered_by", "refusals",
-        "switch_seq", "tokens_used", "before", "derived", "evidence", "cause",
+        "switch_seq", "tokens_used", "derived", "evidence", "cause",
     }
 )  # fmt: skip
 """Members that we make ourselves, out of ids, names of the configuration, numbers and words of the vocabulary."""
-_NEVER = "tokens"
+WITHHELD = "[withheld: unsearchable]"
+CALLS_MAX = 1_000
+"""Calls whose way of reading is kept while a log is followed."""
+_is_digest = re.compile(r"[0-9a-f]{64}").fullmatch
+_NEVER = "tokens_given"
 """The values behind tokens: nobody is shown those."""
 
 
@@ -40,105 +46,127 @@ class Reading:
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
+        self._calls: dict[str, _Packets] = {}
 
     def book(self, reader: Reader, task: str) -> TokenBook | None:
         """The tokens of a task, so that a person reads the very words the agent read."""
-        book = read_book(reader, self._installation.ring, TENANT, task)
-        return book if len(book) else None
+        return read_book(reader, self._installation.ring, TENANT, task)
 
     def call(self, reader: Reader, record: CallRecord) -> CallRecord:
         """A call's record with every packet released."""
-        book, tool = self.book(reader, record.row["task"]), str(record.row["tool"])
-        return replace(record, logged=[self.entry(entry, book, tool) for entry in record.logged])
+        book = self.book(reader, record.row["task"])
+        return replace(record, logged=self.released(str(record.row["tool"]), record.logged, book))
 
-    def entry(self, entry: Logged, book: TokenBook | None, tool: str = "") -> Logged:
-        """A log entry with its packet released."""
-        packet = entry.packet
-        return entry if packet is None else replace(entry, packet=self.packet(packet, book, tool))
+    def released(self, tool: str, logged: Sequence[Logged], book: TokenBook | None) -> list[Logged]:
+        """The entries of one call."""
+        packets = self.of(tool, (entry.packet for entry in logged))
+        return [packets.entry(entry, book) for entry in logged]
 
-    def packet(self, packet: JsonObject, book: TokenBook | None, tool: str = "") -> JsonObject:
-        """`packet` for a person. `tool` is that of its call, for packets that do not name one."""
-        tool = str(packet.get("tool") or tool)
-        marked = packet.get("redact")
-        roads = self._roads(tool, cast("Mapping[str, str]", marked if isinstance(marked, dict) else {}))
-        return {
-            name: self._member(roads, tool, name, value, book)
-            for name, value in packet.items()
-            if name != _NEVER
-        }
+    def entry(self, reader: Reader, entry: Logged) -> Logged:
+        """One entry of the whole log. There are no tokens in it: it is of many tasks."""
+        call = str(entry.envelope.get("call") or "")
+        if call not in self._calls:
+            if len(self._calls) >= CALLS_MAX:
+                self._calls.clear()
+            row = reader.row(TENANT, CALLS, call) if call else None
+            logged = entries(reader, self._installation.ring, TENANT, log_indexes(row)) if row else []
+            self._calls[call] = self.of(str(row["tool"]) if row else "", (each.packet for each in logged))
+        return self._calls[call].entry(entry, None)
 
-    def _roads(self, tool: str, marked: Mapping[str, str]) -> Roads:
+    def packet(self, packet: JsonObject, book: TokenBook | None) -> JsonObject:
+        """A packet that names its own tool, or none."""
+        return self.of(str(packet.get("tool") or ""), [packet]).packet(packet, book)
+
+    def of(self, tool: str, packets: Iterable[JsonObject | None]) -> _Packets:
+        """How to read the packets of a call: by its tool, and by what one of them noted of the tool's schemas."""
         config = self._installation.config
-        patterns = config.safety.patterns
-        return roads_by_config(self._installation.release, config.tools, patterns, marked, tool)
+        noted = (packet.get("redact") for packet in packets if packet is not None)
+        marked: JsonObject = next((each for each in noted if isinstance(each, dict)), dict[str, Json]())
+        roads = roads_by_config(
+            self._installation.release,
+            config.tools,
+            config.safety.patterns,
+            cast("Mapping[str, str]", marked),
+            tool,
+        )
+        known = config.tool(tool)
+        return _Packets(self, roads, tool, known.recover.tool if known and known.recover else None)
 
-    def _member(self, roads: Roads, tool: str, name: str, value: Json, book: TokenBook | None) -> Json:
+
+@dataclass(frozen=True, slots=True)
+class _Packets:
+    """Releases packets of calls of `tool`. `found_by` is the tool that recovery looks with."""
+
+    reading: Reading
+    roads: Roads
+    tool: str
+    found_by: str | None
+
+    def entry(self, entry: Logged, book: TokenBook | None) -> Logged:
+        return entry if entry.packet is None else replace(entry, packet=self.packet(entry.packet, book))
+
+    def packet(self, packet: JsonObject, book: TokenBook | None) -> JsonObject:
+        return {name: self._member(name, value, book) for name, value in packet.items() if name != _NEVER}
+
+    def _member(self, name: str, value: Json, book: TokenBook | None) -> Json:
+        """What stands under a name, wherever in the packet that is: several records hold arguments and facts."""
+        roads, person = self.roads, Audience.PERSON
         if name == "step" and isinstance(value, dict):  # of a hand-off: a call of another tool
-            return self.packet(value, book)
+            return self.reading.packet(value, book)
         if name in _OURS:
             return value
-        if name == "arguments":
-            return roads.arguments(tool).release(value, Audience.PERSON, book).value
+        if name in ("arguments", "input"):
+            return roads.arguments(self.tool).release(value, person, book).value
         if name == "output":
-            return self._output(roads, tool, value, book)
-        if name == "facts" and isinstance(value, dict):
-            return roads.facts(tool, value, Audience.PERSON, book)
-        if name in ("shown", "bound") and isinstance(value, dict):
-            return {
-                inner: item if inner in ("definition", "source", "record", "shown") and name == "bound"
-                else self._member(roads, tool, inner, item, book)
-                for inner, item in value.items()
-            }  # fmt: skip
-        if name == "proof":
-            return self._proof(roads, value)
-        if name == "verification" and isinstance(value, dict):
-            return {**value, "checks": self._checks(roads, tool, value.get("checks"), book)}
-        if isinstance(value, str) and is_our_id(value):
+            if self.found_by is not None:  # then it may have the fields of what recovery found
+                value = roads.output(self.found_by).release(value, person, book).value
+            return roads.output(self.tool).release(value, person, book).value
+        if isinstance(value, dict):
+            if name in ("facts", "after"):
+                return roads.facts(self.tool, value, person, book)
+            return self._members(value, book)
+        if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            return [
+                self._proved(item)
+                if name == "proof" and isinstance(item, dict)
+                else self._member("", item, book)
+                for item in value
+            ]
+        if isinstance(value, str) and (is_our_id(value) or _is_digest(value)):
             return value
-        return roads.release(value, Audience.PERSON, book).value
+        shown = roads.release({name: value}, person, book).value
+        return shown[name] if isinstance(shown, dict) and name in shown else WITHHELD
 
-    def _proof(self, roads: Roads, proof: Json) -> Json:
-        """Conditions of success, each with the fields of the tool it was looked up with."""
-        shown: list[Json] = []
-        for one in proof if isinstance(proof, list) else []:
-            if isinstance(one, dict):
-                tool, checks = str(one.get("tool")), one.get("checks")
-                shown.append(
-                    {
-                        **one,
-                        "checks": [_side(roads, tool, c) for c in checks or [] if isinstance(c, dict)]
-                        if isinstance(checks, list)
-                        else [],
-                    }
-                )
+    def _members(self, members: JsonObject, book: TokenBook | None) -> JsonObject:
+        fact, path, read_by = (members.get(key) for key in ("fact", "path", "tool"))
+        shown: JsonObject = {}
+        for name, value in members.items():
+            if name in ("expected", "found") and isinstance(fact, str):
+                if isinstance(path, str):
+                    shown[name] = self.roads.at(self.tool, fact, path, value, Audience.PERSON, book)
+                else:
+                    road = self.roads.output(str(read_by))
+                    shown[name] = road.release(value, Audience.PERSON, book).value
+            else:
+                shown[name] = self._member(name, value, book)
         return shown
 
-    def _output(self, roads: Roads, tool: str, value: Json, book: TokenBook | None) -> Json:
-        """What recovery found has the fields of the tool it looked with."""
-        config = self._installation.config.tool(tool)
-        if config is not None and config.recover is not None:
-            value = roads.output(config.recover.tool).release(value, Audience.PERSON, book).value
-        return roads.output(tool).release(value, Audience.PERSON, book).value
+    def _proved(self, condition: JsonObject) -> JsonObject:
+        """A condition of success, with the fields of the tool it was looked up with."""
+        tool, checks = str(condition.get("tool")), condition.get("checks")
+        found = checks if isinstance(checks, list) else []
+        return {
+            **condition,
+            "checks": [self._side(tool, check) for check in found if isinstance(check, dict)],
+        }
 
-    def _checks(self, roads: Roads, tool: str, checks: Json, book: TokenBook | None) -> Json:
-        shown: list[Json] = []
-        for check in checks if isinstance(checks, list) else []:
-            if isinstance(check, dict):
-                fact, path = str(check.get("fact")), str(check.get("path"))
-                sides = {
-                    side: roads.at(tool, fact, path, check.get(side), Audience.PERSON, book)
-                    for side in ("expected", "found")
-                }
-                shown.append({**check, **sides})
-        return shown
-
-
-def _side(roads: Roads, tool: str, check: JsonObject) -> JsonObject:
-    path = str(check.get("path"))
-    sides = {
-        side: roads.output_at(tool, path, check.get(side), Audience.PERSON) for side in ("expected", "found")
-    }
-    return {**check, **sides}
+    def _side(self, tool: str, check: JsonObject) -> JsonObject:
+        path = str(check.get("path"))
+        sides = {
+            side: self.roads.output_at(tool, path, check.get(side), Audience.PERSON)
+            for side in ("expected", "found")
+        }
+        return {**check, **sides}
 
 
 def shown_call(reader: Reader, installation: Installation, wanted: str) -> CallRecord:

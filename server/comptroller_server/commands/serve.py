@@ -11,6 +11,7 @@ from comptroller_audit.vocabulary import Subject
 from comptroller_server import __version__
 from comptroller_server.app import Service, running
 from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.logs import released_line
 from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import plain
 from comptroller_server.config_model import Config
@@ -110,4 +111,4 @@ def _tell_recovered(service: Service) -> None:
 
 
 def _tell(text: str) -> None:
-    click.echo(f"comptroller: {plain(text)}", err=True)
+    click.echo(f"comptroller: {plain(released_line(text))}", err=True)

@@ -67,10 +67,7 @@ def shown_task(reader: Reader, installation: Installation, task: str) -> TaskRec
         found.row,
         reading.packet(found.began, book),
         reading.packet(found.ended, book),
-        [
-            (call, row, [reading.entry(entry, book, row["tool"]) for entry in logged])
-            for call, row, logged in found.calls
-        ],
+        [(call, row, reading.released(str(row["tool"]), logged, book)) for call, row, logged in found.calls],
         found.refs,
     )
 
