@@ -762,6 +762,103 @@ MUTATIONS = (
         "        if False:",
         f"{_S}/test_resilience.py::test_a_source_that_keeps_failing_is_left_alone_and_tried_once_after_a_while",
     ),
+    # -- the narrow judge -----------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/checking.py",
+        "        await self._judging.ask(case)\n",
+        "",
+        f"{_S}/test_judges.py::test_any_other_of_its_words_refuses",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "            if not judged.is_allowed:\n",
+        "            if judged.answer is not None and not judged.is_allowed:\n",
+        f"{_S}/test_judges.py::test_what_is_none_of_its_words_refuses",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "            answer in judge.config.allow,\n",
+        "            answer in judge.config.answers,\n",
+        f"{_S}/test_judges.py::test_any_other_of_its_words_refuses",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        '"facts": self._release.facts(tool, case.facts, Audience.MODEL),',
+        '"facts": case.facts,',
+        f"{_S}/test_judges.py::test_what_is_judged_is_redacted_before_it_leaves",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "nonce = self._ids.random_bytes(NONCE_BYTES).hex()",
+        'nonce = "5f2a9c0d5f2a9c0d5f2a9c0d5f2a9c0d"',
+        f"{_S}/test_judges.py::test_text_that_orders_the_judge_to_allow_stays_inside_the_fence",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "                case.checks_deny = judged.answer is not None\n",
+        "",
+        f"{_S}/test_judges.py::test_an_approved_call_is_judged_again_and_a_no_ends_it",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "        if self._asked >= AT_ONCE_MAX:\n",
+        "        if False:\n",
+        f"{_S}/test_judges.py::test_too_many_questions_at_once_are_refused_and_not_queued",
+    ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "        if len(body) > PROMPT_BYTES_MAX:\n",
+        "        if False:\n",
+        f"{_S}/test_judges.py::test_more_than_a_judge_can_read_refuses_without_asking",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_prompt.py",
+        "if unicodedata.category(c) in _HIDDEN else c",
+        "if False else c",
+        "tests/server/test_judge_prompt.py::test_no_value_makes_a_line_of_its_own_even_one_that_knows_the_nonce",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_prompt.py",
+        "object_pairs_hook=tuple",
+        "object_pairs_hook=lambda pairs: tuple(dict(pairs).items())",
+        f"{_S}/test_judges.py::test_what_is_none_of_its_words_refuses",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_client.py",
+        "follow_redirects=False",
+        "follow_redirects=True",
+        f"{_S}/test_judges.py::test_a_redirect_is_not_followed",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_client.py",
+        "trust_env=False",
+        "trust_env=True",
+        f"{_S}/test_judges.py::test_a_proxy_of_the_environment_does_not_see_what_is_judged",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_client.py",
+        "            if response.status_code != httpx.codes.OK:\n",
+        "            if False:\n",
+        f"{_S}/test_judges.py::test_a_broken_answer_refuses",
+    ),
+    Mutation(
+        f"{_SERVER}/judge_client.py",
+        "                if len(received) > RESPONSE_BYTES_MAX:\n",
+        "                if False:\n",
+        f"{_S}/test_judges.py::test_an_answer_that_does_not_end_is_cut_off",
+    ),
+    Mutation(
+        f"{_SERVER}/config_judges.py",
+        'if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):',
+        "if False:",
+        f"{_S}/test_judges.py::test_a_judge_that_could_not_be_asked_as_written_is_found_at_load",
+    ),
+    Mutation(
+        f"{_SERVER}/config.py",
+        "        secrets=(*secrets, *key_secrets),\n",
+        "        secrets=secrets,\n",
+        f"{_S}/test_judges.py::test_the_key_is_in_no_answer_and_no_record",
+    ),
     # -- retention ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/retention.py",

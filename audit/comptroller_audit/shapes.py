@@ -175,6 +175,25 @@ class CheckedView(_Open):
     reason: str
 
 
+class JudgeUsageView(_Open):
+    input_tokens: int
+    output_tokens: int
+    estimated: bool
+
+
+class JudgedView(_Open):
+    """One question put to a judge. `answer` is one of its words, null when it gave none; `problem` says what then."""
+
+    judge: str
+    model: str
+    answer: str | None
+    allowed: bool
+    problem: str
+    prompt_sha256: Annotated[Hex64, Field(description="of the request as it was sent")]
+    took_ms: int
+    usage: JudgeUsageView
+
+
 class VerificationView(_Open):
     result: Verification
     checks: list[CheckView] = []
@@ -270,6 +289,7 @@ class _Considered(_Open):
     decision: DecisionView
     checked: list[CheckedView] = []
     rollout: DrawView | None = None
+    judged: list[JudgedView] = []
 
 
 class ActionPacket(_Proposed, _OfTool, _Considered):
@@ -321,6 +341,7 @@ class RefusedPacket(_Proposed):
     original: str | None = None
     decision: DecisionView | None = None
     checked: list[CheckedView] = []
+    judged: list[JudgedView] = []
 
 
 class PendingPacket(_Proposed, _OfTool, _Considered):

@@ -196,6 +196,8 @@ class Code(StrEnum):
     OUTPUT_INVALID = "output_invalid"
     VERIFICATION_FAILED = "verification_failed"
     CHECK_FAILED = "check_failed"
+    JUDGE_REFUSED = "judge_refused"
+    JUDGE_UNAVAILABLE = "judge_unavailable"
     OVERLOADED = "overloaded"
     STORE_UNAVAILABLE = "store_unavailable"
     SECRET_IN_ARGUMENTS = "secret_in_arguments"  # noqa: S105 -- a refusal code
@@ -221,6 +223,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.DENIED: RefusalClass.POLICY_VIOLATION,
     Code.HALTED: RefusalClass.POLICY_VIOLATION,
     Code.CHECK_FAILED: RefusalClass.POLICY_VIOLATION,
+    Code.JUDGE_REFUSED: RefusalClass.POLICY_VIOLATION,
     Code.APPROVAL_DENIED: RefusalClass.POLICY_VIOLATION,
     Code.APPROVAL_VOID: RefusalClass.POLICY_VIOLATION,
     Code.SECRET_IN_ARGUMENTS: RefusalClass.POLICY_VIOLATION,
@@ -238,6 +241,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.ALREADY_DONE: RefusalClass.NONE,
     Code.IN_DOUBT: RefusalClass.IN_DOUBT,
     Code.LOOKUP_FAILED: RefusalClass.UPSTREAM,
+    Code.JUDGE_UNAVAILABLE: RefusalClass.UPSTREAM,
     Code.TIMEOUT: RefusalClass.UPSTREAM,
     Code.TOOL_FAILED: RefusalClass.UPSTREAM,
     Code.OUTPUT_INVALID: RefusalClass.SILENT_WRONG,

@@ -34,6 +34,7 @@ from comptroller_server.evidence import Evidence
 from comptroller_server.handing_over import HandOvers
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.intake import Intake, IntakeTerms
+from comptroller_server.judge import Judging
 from comptroller_server.lookups import LookUps
 from comptroller_server.loops import Loops
 from comptroller_server.metering import Metering
@@ -109,7 +110,7 @@ def build(installation: Installation, owner: Owner) -> Service:
         IntakeTerms(limits.replay_window_s * 1000),
         metering,
     )
-    needs = needs_of(config.tools)
+    needs = needs_of(config.tools, config.judges)
     breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})
     look_ups = LookUps(
         i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer, breakers
@@ -122,7 +123,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
-    checking = Checking(i.checks, look_ups, release)
+    checking = Checking(i.checks, look_ups, release, Judging(i.judges, release, clock, ids))
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     confirmations = Confirmations(

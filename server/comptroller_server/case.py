@@ -17,6 +17,7 @@ from comptroller_budgets.metering import CallUsage
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
 from comptroller_server.built_in_tools import BUILT_INS
+from comptroller_server.judged import Judged
 from comptroller_server.proposal import Proposal
 from comptroller_server.taskbook import TaskView
 from comptroller_server.traces import Trace
@@ -103,8 +104,9 @@ class Case:
     decided_ms: int = 0
     decision: Decision = field(default=UNDECIDED)
     checked: tuple[Checked, ...] = ()
+    judged: tuple[Judged, ...] = ()
     checks_deny: bool = False
-    """A check said a definite no: like a deny, it ends a call that people had approved."""
+    """A check or a judge said a definite no: like a deny, it ends a call that people had approved."""
     approvals: dict[str, int] = field(default_factory=dict[str, int])
     gates: tuple[Gate, ...] = ()
     bound: JsonObject = field(default_factory=dict[str, Json])

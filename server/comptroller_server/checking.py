@@ -1,4 +1,4 @@
-"""Steps 7 and 11: the operator's own checks of a call. They can only refuse; what is not a pass stops the call."""
+"""Steps 7 and 11: the operator's own checks of a call, then its judges. They can only refuse."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Code, Refusal, Verification
 from comptroller_server.case import Case, Refused
+from comptroller_server.config_judges import JudgeConfig
+from comptroller_server.judge import Judging
 from comptroller_server.lookups import LookUps, Needs, unavailable
+from comptroller_server.roads import Roads
 from comptroller_tools.check_loading import BoundCheck, LoadedChecks
 from comptroller_tools.check_rules import CheckWhen
 from comptroller_tools.check_running import Checked, CheckRuns
@@ -25,14 +28,15 @@ __all__ = ["Checking", "needs_of"]
 class Checking:
     """Runs a tool's checks before its call is committed and after it ran."""
 
-    def __init__(self, checks: LoadedChecks, look_ups: LookUps, release: Release) -> None:
+    def __init__(self, checks: LoadedChecks, look_ups: LookUps, release: Roads, judging: Judging) -> None:
+        self._judging = judging
         self._checks = checks
         self._look_ups = look_ups
         self._release = release
         self._runs = CheckRuns()
 
     async def before(self, case: Case) -> None:
-        """In the order of the config, to the first that does not pass. Raises `Refused`."""
+        """The checks in the order of the config, to the first that does not pass; then the judges. Raises `Refused`."""
         case.checked, case.checks_deny = (), False
         for check in self._checks.of(case.tool_in_hand.name, CheckWhen.BEFORE):
             checked = await self._runs.run(check, _view(case, check))
@@ -40,6 +44,7 @@ class Checking:
             if not checked.passed:
                 case.checks_deny = checked.verdict == "failed"
                 raise Refused(self._refused(case, check, checked))
+        await self._judging.ask(case)
 
     async def after(self, case: Case) -> None:
         """Every check, on what came back. `failed` is a difference, whatever else is no pass leaves it unknown."""
@@ -66,6 +71,7 @@ class Checking:
 
     async def close(self) -> None:
         self._runs.close()
+        await self._judging.close()
 
     async def _after(self, case: Case, check: BoundCheck) -> Checked:
         unread = [fact for fact in check.rule.facts if case.read_back.get(fact) is None]
@@ -86,7 +92,7 @@ class Checking:
         )
         return Refusal(
             Code.CHECK_FAILED,
-            f"{self._said(check, checked)} Nothing was done. {todo}",
+            f"{self._said(check, checked)} The call was not run. {todo}",
             "other_arguments" if failed else "after:5",
             case.call,
             details={"check": check.rule.name},
@@ -111,15 +117,17 @@ class Checking:
         return f"The check `{check.rule.name}` {says}: {reason}."
 
 
-def needs_of(tools: Iterable[ToolConfig]) -> Mapping[str, Needs]:
-    """What each tool's checks declare, to be looked up before they run."""
+def needs_of(tools: Iterable[ToolConfig], judges: Mapping[str, JudgeConfig]) -> Mapping[str, Needs]:
+    """What each tool's checks declare and its judges are shown, to be looked up before they are asked."""
     return {
         tool.name: Needs(
-            frozenset(fact for check in tool.checks for fact in check.facts),
+            frozenset(fact for check in tool.checks for fact in check.facts).union(
+                *(judges[name].facts for name in tool.judge)
+            ),
             frozenset(name for check in tool.checks for name in check.history),
         )
         for tool in tools
-        if tool.checks
+        if tool.checks or tool.judge
     }
 
 

@@ -19,7 +19,13 @@ from comptroller_server.config_checks import cross_findings
 from comptroller_server.config_findings import empty_values, shape_findings
 from comptroller_server.config_model import Config, Document, StoreSettings, config_json_schema
 from comptroller_server.config_paths import KeyPath, finding_at, without, written_part
-from comptroller_server.config_values import misplaced_secrets, policy_files, source_files, store_settings
+from comptroller_server.config_values import (
+    judge_keys_of,
+    misplaced_secrets,
+    policy_files,
+    source_files,
+    store_settings,
+)
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.yaml_lines import Node, read_yaml
 
@@ -51,7 +57,13 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         findings += cross_findings(tree, right, document)
     store, secrets, store_findings = store_settings(right, document.store, base_dir, data_dir)
     policies, policy_findings = policy_files(right, document.policies, base_dir)
-    findings += [*store_findings, *policy_findings, *source_files(right, document.sources, base_dir)]
+    judge_keys, key_secrets, key_findings = judge_keys_of(right, document.judges, base_dir, data_dir)
+    findings += [
+        *key_findings,
+        *store_findings,
+        *policy_findings,
+        *source_files(right, document.sources, base_dir),
+    ]
     if findings or store is None:
         raise ConfigInvalid(_ordered(findings, files))
     return Config(
@@ -69,6 +81,8 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         retrieval=document.retrieval,
         safety=document.safety,
         tasks=document.tasks,
+        judges=document.judges,
+        judge_keys=judge_keys,
         tools=document.tools,
         policies=policies,
         rollout=document.rollout,
@@ -76,7 +90,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         limits=document.limits,
         logging=document.logging,
         environment=document.environment,
-        secrets=secrets,
+        secrets=(*secrets, *key_secrets),
         tree=tree,
     )
 

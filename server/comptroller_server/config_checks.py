@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from comptroller_audit.vocabulary import Effect
 from comptroller_budgets.limits import METERED_UNITS, MODEL_COST, Scope
 from comptroller_policy.errors import Finding
+from comptroller_server.config_judges import judge_findings, judged_tool_findings
 from comptroller_server.config_model import Document
 from comptroller_server.config_paths import KeyPath, finding_at
 from comptroller_server.config_safety import unknown_sources
@@ -44,6 +45,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     found += _models(document, written)
     for at, rule in enumerate(document.tasks.success):
         found += _must_read(("tasks", "success", at, "tool"), rule.tool, tools, written)
+    found += judge_findings(document.judges, document.models, written.prices)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)
     names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]
@@ -61,6 +63,7 @@ class _Written:
     intact: frozenset[str]
     units: frozenset[str]
     prices: tuple[str, ...]
+    judges: tuple[str, ...]
     sources: tuple[str, ...]
     facts: Mapping[tuple[str, int], tuple[str, ...]]
 
@@ -73,6 +76,7 @@ class _Written:
             frozenset(_names(tool for tool in tools if id(tool) in untouched)),
             BUILT_IN_UNITS.union(*(_keys(_child(tool, "units")) for tool in tools)) - {"steps"},
             _keys(_child(tree, "prices")),
+            _keys(_child(tree, "judges")),
             _keys(_child(tree, "sources")),
             {(tool.file, tool.at): _keys(_child(tool, "facts")) for tool in tools},
         )
@@ -135,6 +139,7 @@ def _one_tool(
         if expectation.fact not in facts:
             yield ("verify", at, "fact"), f"is not one of this tool's `facts`; {_choose(facts)}"
     yield from verification_findings(tool, facts)
+    yield from judged_tool_findings(tool, written.judges)
     for unit in tool.units:
         if unit in BUILT_IN_UNITS:
             yield ("units", unit), "is counted by Comptroller itself; choose another name for this unit"

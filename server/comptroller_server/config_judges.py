@@ -105,7 +105,10 @@ def judged_tool_findings(tool: ToolConfig, judges: Sequence[str]) -> Iterator[tu
     for at, name in enumerate(tool.judge):
         if name not in judges:
             known = ", ".join(f"`{one[:80]}`" for one in judges[:12])
-            yield ("judge", at), f"names no judge; {f'use one of {known}' if known else 'declare it in `judges`'}"
+            yield (
+                ("judge", at),
+                f"names no judge; {f'use one of {known}' if known else 'declare it in `judges`'}",
+            )
         elif name in tool.judge[:at]:
             yield ("judge", at), "is asked already; remove one of the two"
     if tool.judge and tool.effect is Effect.READ:

@@ -23,6 +23,7 @@ from comptroller_policy.declarations import ClientWord, Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
 from comptroller_policy.rollout import configured_percent
+from comptroller_server.config_judges import JudgeConfig
 from comptroller_server.config_paths import parsed_path, shown_path
 from comptroller_server.config_safety import RetrievalConfig, SafetyConfig
 from comptroller_server.config_tasks import TasksConfig
@@ -193,6 +194,7 @@ class Document(_Section):
     retrieval: RetrievalConfig = Field(default_factory=RetrievalConfig)
     safety: SafetyConfig = Field(default_factory=SafetyConfig)
     tasks: TasksConfig = Field(default_factory=TasksConfig)
+    judges: dict[Name, JudgeConfig] = Field(default_factory=dict)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
@@ -235,6 +237,8 @@ class Config:
     retrieval: RetrievalConfig
     safety: SafetyConfig
     tasks: TasksConfig
+    judges: Mapping[str, JudgeConfig]
+    judge_keys: Mapping[str, SecretStr]
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
     rollout: RolloutConfig
@@ -289,6 +293,9 @@ class Config:
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}
         material["models"] = dict(self.models)
+        material["judges"] = {
+            name: judge.model_dump(mode="json", exclude={"key"}) for name, judge in self.judges.items()
+        }
         material["prices"] = {name: _json(price) for name, price in self.prices.items()}
         material["tools"] = [_json(tool) for tool in sorted(self.tools, key=lambda tool: tool.name)]
         material["policies"] = [

@@ -20,11 +20,12 @@ from sqlalchemy.exc import ArgumentError
 
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
+from comptroller_server.config_judges import JudgeConfig
 from comptroller_server.config_model import SourceConfig, StoreConfig, StoreSettings
 from comptroller_server.config_paths import KeyPath, finding_at
 from comptroller_server.yaml_lines import Node
 
-__all__ = ["misplaced_secrets", "policy_files", "source_files", "store_settings"]
+__all__ = ["judge_keys_of", "misplaced_secrets", "policy_files", "source_files", "store_settings"]
 
 POLICY_BYTES_MAX = 1_048_576
 """Bytes in one policy file."""
@@ -33,7 +34,7 @@ SECRET_BYTES_MAX = 65_536
 """Bytes in one secret file."""
 
 _SECRET = "secret://"  # noqa: S105 - the scheme of references, not a secret
-_SECRET_PLACES: tuple[KeyPath, ...] = (("store", "url"),)
+_SECRET_PLACES: tuple[KeyPath, ...] = (("store", "url"), ("judges", "*", "key"))
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
 _DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
@@ -115,13 +116,49 @@ def source_files(tree: Node, sources: Mapping[str, SourceConfig], base_dir: Path
             )
 
 
+def judge_keys_of(
+    tree: Node, judges: Mapping[str, JudgeConfig], base_dir: Path, data_dir: Path
+) -> tuple[dict[str, SecretStr], tuple[str, ...], list[Finding]]:
+    """The values behind the keys of judges, the same as secrets to withhold, and what is wrong."""
+    keys: dict[str, SecretStr] = {}
+    findings: list[Finding] = []
+    for name, judge in judges.items():
+        if judge.key is None:
+            continue
+        place = ("judges", name, "key")
+        if not judge.key.startswith(_SECRET):
+            findings.append(
+                finding_at(
+                    tree, place, "must be a reference: write `secret://env/NAME` or `secret://file/PATH`"
+                )
+            )
+            continue
+        try:
+            keys[name] = SecretStr(_header_text(_revealed(judge.key, base_dir, data_dir)))
+        except _Wrong as wrong:
+            findings.append(finding_at(tree, place, str(wrong)))
+    return keys, tuple(key.get_secret_value() for key in keys.values()), findings
+
+
+def _header_text(value: str) -> str:
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise _Wrong("leads to a value that no HTTP header can hold; put the key alone there, one line")
+    return value
+
+
 def misplaced_secrets(tree: Node) -> Iterator[Finding]:
     """A finding for each reference where none is read: it would be used as it stands."""
     for path, text in _texts(tree, ()):
-        if text.strip().startswith(_SECRET) and path not in _SECRET_PLACES:
-            yield finding_at(
-                tree, path, "takes no secret: references are read in `store.url` only; remove it"
-            )
+        if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
+            text = "takes no secret: references are read in `store.url` and in the `key` of judges only; remove it"
+            yield finding_at(tree, path, text)
+
+
+def _takes_a_secret(path: KeyPath) -> bool:
+    return any(
+        len(path) == len(place) and all(part in ("*", key) for part, key in zip(place, path, strict=True))
+        for place in _SECRET_PLACES
+    )
 
 
 def _texts(node: Node, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:

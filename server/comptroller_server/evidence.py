@@ -101,6 +101,7 @@ class Evidence:
             "decision": _decision(case.decision),
             **({"checked": self._checked(case.checked)} if case.checked else {}),
             **({"rollout": case.draw.in_packet()} if case.draw is not None else {}),
+            **({"judged": [one.as_json() for one in case.judged]} if case.judged else {}),
         }
 
     def refused(self, case: Case, refusal: Refusal) -> LogRecord:

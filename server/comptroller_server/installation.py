@@ -23,10 +23,12 @@ from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import BundleInvalid, Finding
+from comptroller_server.config_judges import VERIFIER, input_findings
 from comptroller_server.config_model import Config
 from comptroller_server.config_safety import citation_terms
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.identity import LocalIdentity
+from comptroller_server.judge import Judge
 from comptroller_server.roads import Roads, roads_of
 from comptroller_server.task_success import Condition, compile_success
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
@@ -122,6 +124,18 @@ class Installation:
         return conditions
 
     @cached_property
+    def judges(self) -> Mapping[str, Judge]:
+        findings = input_findings(self.catalogue, self.config.judges)
+        if findings:
+            raise ConfigInvalid(self.config.placed(findings))
+        keys = {name: key.get_secret_value() for name, key in self.config.judge_keys.items()}
+        models = self.config.models
+        return {
+            name: Judge(name, judge, judge.model or models[VERIFIER], keys.get(name))
+            for name, judge in self.config.judges.items()
+        }
+
+    @cached_property
     def bundle_digest(self) -> str:
         """SHA-256 (hex) over policy, config and the code of checks: what a packet says was in force."""
         material = canonical_bytes(self.config.digest_material())
@@ -160,6 +174,7 @@ class Installation:
         self.policy  # noqa: B018 -- compiling is the check
         self.success  # noqa: B018 -- likewise
         self.checks  # noqa: B018
+        self.judges  # noqa: B018
 
 
 def principal_key(ring: KeyRing, tenant: str, principal: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import structlog
 
 from comptroller_audit.ambient import Clock, Ids
-from comptroller_audit.redaction import Audience, Release
+from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
@@ -24,6 +24,7 @@ from comptroller_server.judge_client import Completion, JudgeClient, NoAnswer
 from comptroller_server.judge_prompt import messages, read_answer, response_format
 from comptroller_server.judged import Judged, JudgeUsage
 from comptroller_server.lookups import unavailable
+from comptroller_server.roads import Roads
 
 __all__ = ["Judge", "Judging"]
 
@@ -50,7 +51,7 @@ class Judge:
 class Judging:
     """Asks a tool's judges, in the order of the config, up to the first that does not allow."""
 
-    def __init__(self, judges: Mapping[str, Judge], release: Release, clock: Clock, ids: Ids) -> None:
+    def __init__(self, judges: Mapping[str, Judge], release: Roads, clock: Clock, ids: Ids) -> None:
         self._judges = judges
         self._release = release
         self._clock = clock
@@ -79,11 +80,14 @@ class Judging:
         await self._client.close()
 
     def _values(self, case: Case, judge: Judge) -> dict[str, Json]:
-        """What the judge is shown: redacted as for any model, and no more than the config names."""
+        """What the judge is shown: no more than the config names, by the field rules of the tools it comes from."""
+        tool = case.tool_in_hand.name
+        scope = {
+            "input": self._release.arguments(tool).release(case.arguments, Audience.MODEL).value,
+            "facts": self._release.facts(tool, case.facts, Audience.MODEL),
+        }
         try:
-            values: Json = {
-                label: render(template, case.scope) for label, template in judge.config.input.items()
-            }
+            values: Json = {label: render(template, scope) for label, template in judge.config.input.items()}
         except ExpressionError as error:
             raise Refused(unavailable(case, f"judge {judge.name}: {error}")) from error
         released = self._release.release(values, Audience.MODEL).value
@@ -166,12 +170,12 @@ def _refusal(case: Case, judge: Judge, judged: Judged) -> Refusal:
         asked = json.dumps(judge.config.question, ensure_ascii=False)
         text = (
             f"The judge `{judge.name}` was asked {asked} and answered `{judged.answer}`, which does not let the call go "
-            "on. Nothing was done. Change the call to fit, or hand the task to a person."
+            "on. The call was not run. Change the call to fit, or hand the task to a person."
         )
         return Refusal(Code.JUDGE_REFUSED, text, "other_arguments", case.call, details=details)
     code = Code.JUDGE_REFUSED if judged.was_asked else Code.JUDGE_UNAVAILABLE
     text = (
-        f"The judge `{judge.name}` must agree first, and {judged.problem}. Nothing was done. Try again later, or hand "
+        f"The judge `{judge.name}` must agree first, and {judged.problem}. The call was not run. Try again later, or hand "
         "the task to a person."
     )
     return Refusal(code, text, "after:5", case.call, details=details)

@@ -15,6 +15,8 @@ __all__ = ["Completion", "JudgeClient", "NoAnswer"]
 
 RESPONSE_BYTES_MAX = 65_536
 CONNECTIONS_MAX = 32
+QUIET_S_MAX = 60.0
+"""For any single wait on the network; `timeout_s` bounds them all together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,11 @@ class JudgeClient:
 
     async def complete(self, url: str, key: str | None, body: bytes, timeout_s: float) -> Completion:
         """POST `body` to `url`/chat/completions. Raises `NoAnswer` for whatever is not a usable response in time."""
-        headers = {"content-type": "application/json", "accept": "application/json", "accept-encoding": "identity"}
+        headers = {
+            "content-type": "application/json",
+            "accept": "application/json",
+            "accept-encoding": "identity",
+        }
         if key is not None:
             headers["authorization"] = f"Bearer {key}"
         try:
@@ -64,7 +70,7 @@ class JudgeClient:
             limits = httpx.Limits(max_connections=CONNECTIONS_MAX)
             # `asyncio.timeout` bounds the whole; a proxy named by the environment is no place for what is judged.
             self._client = httpx.AsyncClient(
-                follow_redirects=False, trust_env=False, timeout=None, limits=limits, verify=True
+                follow_redirects=False, trust_env=False, timeout=QUIET_S_MAX, limits=limits, verify=True
             )
         async with self._client.stream("POST", url, headers=headers, content=body) as response:
             if response.status_code != httpx.codes.OK:

@@ -44,7 +44,9 @@ def messages(
 
 def fenced(values: Mapping[str, Json], nonce: str) -> str:
     """Three lines for each value: a mark, the value as one line of JSON, a mark."""
-    blocks = (f"BEGIN {label} {nonce}\n{one_line(value)}\nEND {label} {nonce}" for label, value in values.items())
+    blocks = (
+        f"BEGIN {label} {nonce}\n{one_line(value)}\nEND {label} {nonce}" for label, value in values.items()
+    )
     return "\n".join(blocks)
 
 

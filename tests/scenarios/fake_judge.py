@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-__all__ = ["Asked", "FakeJudge", "Reply", "chat", "fake_judge", "outside_the_fence"]
+__all__ = ["Asked", "FakeJudge", "Reply", "chat", "fake_judge", "http", "outside_the_fence"]
 
 BEGIN = re.compile(r"`BEGIN label (\w+)`")
 
@@ -95,11 +95,16 @@ class FakeJudge:
     def says(self, content: Any, usage: dict[str, Any] | None = None) -> None:
         self.reply = lambda _: chat(content, usage)
 
+    def answers(self, reply: Reply) -> None:
+        self.reply = lambda _: reply
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             first, *lines = head.strip().split("\r\n")
-            headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+            headers = {
+                name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+            }
             raw = await reader.readexactly(int(headers.get("content-length", "0")))
             asked = Asked(first.split()[1], headers, raw)
             self.asked.append(asked)

@@ -24,7 +24,7 @@ def not_above(
         if any(isinstance(number, bool) or not isinstance(number, int | float) for number in (asked, most)):
             raise TypeError("one of the two is no number; give an order for words")
         within = asked <= most
-    return Passed() if within else Failed(f"{value} is {asked}, and {limit} allows {most}.")
+    return Passed() if within else Failed(f"{value} is above {limit}.")
 
 
 def changes_only(result: ResultView, *, fact: str, fields: tuple[str, ...]) -> CheckVerdict:

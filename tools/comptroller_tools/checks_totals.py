@@ -15,7 +15,7 @@ def sum_within(call: CallView, *, parts: tuple[DataPath, ...], most: DataPath) -
     limit = _number(call.value(most))
     if total <= limit:
         return Passed()
-    return Failed(f"{' and '.join(parts)} come to {total}, which is more than {most}, {limit}.")
+    return Failed(f"{' and '.join(parts)} come to more than {most}.")
 
 
 def lines_sum_to(call: CallView, *, lines: DataPath, field: str, total: DataPath) -> CheckVerdict:
@@ -24,7 +24,7 @@ def lines_sum_to(call: CallView, *, lines: DataPath, field: str, total: DataPath
     wanted = _number(call.value(total))
     if found == wanted:
         return Passed()
-    return Failed(f"{field} of {lines} comes to {found}, and {total} is {wanted}.")
+    return Failed(f"{field} of all {lines} does not come to {total}.")
 
 
 def _number(value: Frozen) -> Decimal:

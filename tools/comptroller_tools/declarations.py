@@ -108,6 +108,7 @@ class ToolConfig(ToolRules):
     recover: RecoverRule | None = None
     checks: tuple[CheckRule, ...] = Field(default=(), max_length=CHECKS_MAX)
     compensate: CompensateRule | None = None
+    judge: tuple[Name, ...] = Field(default=(), max_length=4)
     why: bool = True
     repeatable: bool = False
     redact: tuple[RedactRule, ...] = ()
