@@ -859,6 +859,18 @@ MUTATIONS = (
         "        secrets=secrets,\n",
         f"{_S}/test_judges.py::test_the_key_is_in_no_answer_and_no_record",
     ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "            case.usage.judged = added(case.usage.judged, {judge.model: tokens})\n",
+        "",
+        f"{_S}/test_judges.py::test_what_a_judge_used_is_charged_to_the_task_and_priced",
+    ),
+    Mutation(
+        f"{_SERVER}/metering.py",
+        "        rest = Metered(own, NO_TOKENS if usage.reports else own, judged=usage.judged)\n",
+        "        rest = Metered(own, NO_TOKENS if usage.reports else own)\n",
+        f"{_S}/test_judges.py::test_a_judge_that_refuses_is_charged_with_the_tasks_next_call",
+    ),
     # -- retention ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/retention.py",

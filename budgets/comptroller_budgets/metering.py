@@ -31,6 +31,7 @@ __all__ = [
     "Metered",
     "TaskUsageRow",
     "Usage",
+    "added",
     "tokens_of_bytes",
     "usage_of",
 ]
@@ -48,14 +49,16 @@ def tokens_of_bytes(size: int) -> int:
 class TaskUsageRow(SQLModel, table=True):
     """What one task has used of models. `reports` is JSON `{role or model: [input, output]}`.
 
-    `seen_` is the estimate of all bytes, `unreported_` that of the calls since the last report, `input_tokens` and
-    `output_tokens` are the charge; `estimated_tokens` is the part of it that no report covers.
+    `judged` is the same for our own judges, whose tokens are added up. `seen_` is the estimate of all bytes,
+    `unreported_` that of the calls since the last report, `input_tokens` and `output_tokens` are the charge, judges
+    included; `estimated_tokens` is the part of it that no report covers.
     """
 
     __tablename__ = "task_usage"  # pyright: ignore[reportAssignmentType]
     tenant: str = Field(primary_key=True)
     id: str = Field(primary_key=True)
     reports: str = Field(sa_type=Text)
+    judged: str = Field(sa_type=Text)
     seen_input: int = Field(sa_type=BigInteger)
     seen_output: int = Field(sa_type=BigInteger)
     unreported_input: int = Field(sa_type=BigInteger)
@@ -71,17 +74,24 @@ TASK_USAGE = Relation(TaskUsageRow)
 
 @dataclass(frozen=True, slots=True)
 class Metered:
-    """What is to be added to a task: tokens seen, those of them that no report covers, and the newest reports."""
+    """What is to be added to a task: tokens seen, those of them that no report covers, and the newest reports.
+
+    `judged` are tokens of our own judges, by model; no client can know or report them.
+    """
 
     seen: Tokens = NO_TOKENS
     unreported: Tokens = NO_TOKENS
     reports: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
+    judged: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
 
     def then(self, later: Metered) -> Metered:
         """Both, one after the other. A report covers what came before it."""
         before = NO_TOKENS if later.reports else self.unreported
         return Metered(
-            self.seen + later.seen, before + later.unreported, _raised(self.reports, later.reports)
+            self.seen + later.seen,
+            before + later.unreported,
+            _raised(self.reports, later.reports),
+            added(self.judged, later.judged),
         )
 
 
@@ -90,32 +100,39 @@ NOTHING_METERED = Metered()
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one task has used. `charged` and `cost_micro` never fall."""
+    """What one task has used. `charged`, which is without its judges, `judged` and `cost_micro` never fall."""
 
     reports: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
     seen: Tokens = NO_TOKENS
     unreported: Tokens = NO_TOKENS
     charged: Tokens = NO_TOKENS
     cost_micro: int = 0
+    judged: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
+
+    @property
+    def total(self) -> Tokens:
+        """The whole charge: the client's models and our judges."""
+        return self.charged + sum(self.judged.values(), NO_TOKENS)
 
     @property
     def estimated(self) -> int:
         """Tokens of the charge that no report covers."""
         return self.charged.less(self._reported()).total
 
-    def after(self, added: Metered, sheet: PriceSheet) -> Usage:
-        """With `added`, at the prices of `sheet`."""
-        reports = _raised(self.reports, added.reports)
-        seen = self.seen + added.seen
-        unreported = added.unreported + (NO_TOKENS if added.reports else self.unreported)
+    def after(self, more: Metered, sheet: PriceSheet) -> Usage:
+        """With `more`, at the prices of `sheet`."""
+        reports = _raised(self.reports, more.reports)
+        seen = self.seen + more.seen
+        unreported = more.unreported + (NO_TOKENS if more.reports else self.unreported)
         reported = sum(reports.values(), NO_TOKENS)
         charged = self.charged.at_least(seen).at_least(reported + unreported)
-        cost_micro = sheet.cost_micro(reports, charged.less(reported))
-        return Usage(reports, seen, unreported, charged, max(self.cost_micro, cost_micro))
+        judged = added(self.judged, more.judged)
+        cost_micro = sheet.cost_micro(reports, charged.less(reported)) + sheet.cost_micro(judged, NO_TOKENS)
+        return Usage(reports, seen, unreported, charged, max(self.cost_micro, cost_micro), judged)
 
     def amount_micro(self, unit: str) -> int:
         """What counts under a limit of `unit`, in micro-units."""
-        return self.cost_micro if unit == MODEL_COST else self.charged.total * MICRO
+        return self.cost_micro if unit == MODEL_COST else self.total.total * MICRO
 
     def _reported(self) -> Tokens:
         return sum(self.reports.values(), NO_TOKENS)
@@ -126,17 +143,32 @@ def _raised(old: Mapping[str, Tokens], new: Mapping[str, Tokens]) -> Mapping[str
     return {**old, **{name: tokens.at_least(old.get(name, NO_TOKENS)) for name, tokens in new.items()}}
 
 
+def added(old: Mapping[str, Tokens], new: Mapping[str, Tokens]) -> Mapping[str, Tokens]:
+    """The sum of both, by name."""
+    return {**old, **{name: tokens + old.get(name, NO_TOKENS) for name, tokens in new.items()}}
+
+
 def usage_of(row: Row | None) -> Usage:
     """A task's usage as its row says, or none."""
     if row is None:
         return Usage()
+    judged = _by_name(row["judged"])
     return Usage(
-        {name: Tokens(*pair) for name, pair in json.loads(row["reports"]).items()},
+        _by_name(row["reports"]),
         Tokens(row["seen_input"], row["seen_output"]),
         Tokens(row["unreported_input"], row["unreported_output"]),
-        Tokens(row["input_tokens"], row["output_tokens"]),
+        Tokens(row["input_tokens"], row["output_tokens"]).less(sum(judged.values(), NO_TOKENS)),
         row["model_cost_micro"],
+        judged,
     )
+
+
+def _by_name(text: str) -> Mapping[str, Tokens]:
+    return {name: Tokens(*pair) for name, pair in json.loads(text).items()}
+
+
+def _as_text(tokens: Mapping[str, Tokens]) -> str:
+    return json.dumps({name: [each.input, each.output] for name, each in tokens.items()})
 
 
 def _row_of(usage: Usage) -> Row:
@@ -145,13 +177,13 @@ def _row_of(usage: Usage) -> Row:
         "seen_output": usage.seen.output,
         "unreported_input": usage.unreported.input,
         "unreported_output": usage.unreported.output,
-        "input_tokens": usage.charged.input,
-        "output_tokens": usage.charged.output,
+        "input_tokens": usage.total.input,
+        "output_tokens": usage.total.output,
         "estimated_tokens": usage.estimated,
         "model_cost_micro": usage.cost_micro,
     }
-    reports = {name: [tokens.input, tokens.output] for name, tokens in usage.reports.items()}
-    return {"reports": json.dumps(reports), **{name: min(n, COLUMN_MAX) for name, n in numbers.items()}}
+    texts = {"reports": _as_text(usage.reports), "judged": _as_text(usage.judged)}
+    return {**texts, **{name: min(n, COLUMN_MAX) for name, n in numbers.items()}}
 
 
 @dataclass(slots=True)
@@ -166,6 +198,8 @@ class CallUsage:
     took_from: str = ""
     offered: Tokens = NO_TOKENS
     charged: Tokens = NO_TOKENS
+    judged: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
+    """Tokens of judges asked about it that no durable commit has charged."""
     is_told: bool = False
     """A durable commit holds `took` and `reports`."""
     begun: tuple[int, int] = (0, 0)
@@ -226,7 +260,7 @@ class Meter:
         return (row["used"] if row else 0) + now.amount_micro(unit) - was.amount_micro(unit)
 
     def _tell(self, was: Usage, now: Usage) -> None:
-        tokens, cost = now.charged.total - was.charged.total, now.cost_micro - was.cost_micro
+        tokens, cost = now.total.total - was.total.total, now.cost_micro - was.cost_micro
         if not self.ends:
             self.call.begun = (tokens, cost)
             return
@@ -235,7 +269,7 @@ class Meter:
             "tokens": tokens,
             "model_cost_usd": amount_text(cost),
             "task": {
-                "tokens": now.charged.total,
+                "tokens": now.total.total,
                 "estimated_tokens": now.estimated,
                 "model_cost_usd": amount_text(now.cost_micro),
             },

@@ -16,6 +16,8 @@ import structlog
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
+from comptroller_budgets.metering import added
+from comptroller_budgets.prices import Tokens
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
 from comptroller_server.case import Case, Refused
@@ -72,6 +74,8 @@ class Judging:
                 continue
             judged = await self._judged(case, judge, values, about)
             case.judged += (judged,)
+            tokens = Tokens(judged.usage.input_tokens, judged.usage.output_tokens)
+            case.usage.judged = added(case.usage.judged, {judge.model: tokens})
             if not judged.is_allowed:
                 case.checks_deny = judged.answer is not None
                 raise Refused(_refusal(case, judge, judged))

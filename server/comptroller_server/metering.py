@@ -84,7 +84,7 @@ class Metering:
         """A commit with a part of ours is durable."""
         usage = case.usage
         usage.charged, usage.offered = usage.charged + usage.offered, NO_TOKENS
-        usage.took, usage.is_told = NOTHING_METERED, True
+        usage.took, usage.judged, usage.is_told = NOTHING_METERED, {}, True
 
     def answered(self, case: Case, text: str) -> None:
         """The call was answered; what no commit has charged waits for the task's next one."""
@@ -92,7 +92,7 @@ class Metering:
             return
         usage = case.usage
         own = Tokens(tokens_of_bytes(len(text.encode(errors="replace"))), usage.said).less(usage.charged)
-        rest = Metered(own, NO_TOKENS if usage.reports else own)
+        rest = Metered(own, NO_TOKENS if usage.reports else own, judged=usage.judged)
         if not usage.is_told:
             rest = usage.took.then(Metered(reports=usage.reports)).then(rest)
         if rest != NOTHING_METERED:
@@ -115,7 +115,7 @@ class Metering:
                 usage,
                 self._sheet,
                 usage.took.then(Metered(reports=usage.reports)),
-                Metered(own, NO_TOKENS if usage.reports else own),
+                Metered(own, NO_TOKENS if usage.reports else own, judged=usage.judged),
                 self._charges(case),
                 self._listed_to(case.subject),
                 checks=True,

@@ -37,11 +37,13 @@ PAIRS = st.builds(Tokens, COUNTS, COUNTS)
 REPORTED = st.dictionaries(st.sampled_from(["planner", "small", "big"]), PAIRS, max_size=3)
 
 
-def estimate(seen: Tokens, reports: dict[str, Tokens] | None = None) -> Metered:
-    return Metered(seen, NO_TOKENS if reports else seen, reports or {})
+def estimate(
+    seen: Tokens, reports: dict[str, Tokens] | None = None, judged: dict[str, Tokens] | None = None
+) -> Metered:
+    return Metered(seen, NO_TOKENS if reports else seen, reports or {}, judged or {})
 
 
-STEPS = st.lists(st.builds(estimate, PAIRS, REPORTED), max_size=8)
+STEPS = st.lists(st.builds(estimate, PAIRS, REPORTED, REPORTED), max_size=8)
 
 
 def together(steps: Sequence[Metered]) -> Usage:
@@ -77,6 +79,7 @@ def test_usage_never_falls_and_is_never_negative(steps: list[Metered]) -> None:
         after = usage.after(step, SHEET)
         assert after.charged.input >= usage.charged.input >= 0
         assert after.charged.output >= usage.charged.output >= 0
+        assert after.total.total - after.charged.total >= usage.total.total - usage.charged.total >= 0
         assert after.cost_micro >= usage.cost_micro >= 0
         assert 0 <= after.estimated <= after.charged.total
         usage = after
@@ -88,6 +91,8 @@ def test_usage_covers_all_that_was_seen_and_all_that_was_reported(steps: list[Me
     seen = sum((step.seen for step in steps), NO_TOKENS)
     assert usage.charged.input >= seen.input
     assert usage.charged.output >= seen.output
+    judged = sum((tokens for step in steps for tokens in step.judged.values()), NO_TOKENS)
+    assert usage.total == usage.charged + judged, "what no client reports is added up"
     for step in steps:
         assert usage.charged.total >= sum(tokens.total for tokens in step.reports.values())
 
@@ -102,6 +107,7 @@ def test_usage_that_waited_in_memory_counts_as_if_it_had_been_charged_one_by_one
     folded = together([*steps[:at], waiting])
     apart = together(steps)
     assert (folded.reports, folded.seen, folded.unreported) == (apart.reports, apart.seen, apart.unreported)
+    assert folded.judged == apart.judged
     assert folded.charged.total <= apart.charged.total
 
 

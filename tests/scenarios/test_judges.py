@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import RecordType
+from comptroller_budgets.metering import TASK_USAGE, Usage, usage_of
+from comptroller_budgets.prices import Tokens
 from comptroller_policy.switches import SwitchScope
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.judge import AT_ONCE_MAX, PROMPT_BYTES_MAX
@@ -447,6 +449,63 @@ async def test_a_judge_gets_no_more_time_than_the_task_has(tmp_path: Path, judge
         answer = await asyncio.wait_for(shop.refund(shop.paid()[0], 5), 10)
         assert code_of(answer) == "judge_unavailable"
         assert re.search(r"no answer within (1|0\.\d+) seconds", answer.text)
+
+
+# -- what it costs ---------------------------------------------------------------------------------------------------
+
+
+def used(shop: Shop) -> Usage:
+    """What the one task of the test has used."""
+    (task,) = {row["task"] for _, row in shop.calls()}
+    return usage_of(shop.rows(TASK_USAGE, task)[task])
+
+
+async def test_what_a_judge_used_is_charged_to_the_task_and_priced(tmp_path: Path, judge: FakeJudge) -> None:
+    judge.says("yes", {"prompt_tokens": 40_000, "completion_tokens": 500})
+    async with opened(tmp_path, judged(judge)) as shop:
+        assert code_of(await shop.refund(shop.paid()[0], 5)) is None
+        usage = used(shop)
+        assert usage.judged == {"small-judge": Tokens(40_000, 500)}
+        assert usage.total.total == usage.charged.total + 40_500
+        own = usage.charged.input + 2 * usage.charged.output
+        assert usage.cost_micro == own + 40_000 + 2 * 500, "1 and 2 USD for a million tokens"
+        (audit,) = shop.packets(RecordType.AUDIT)
+        assert audit["usage"]["tokens"] == usage.total.total
+        ((_, row),) = shop.calls()
+        kept = shop.rows(TASK_USAGE, row["task"])[row["task"]]
+        assert kept["input_tokens"] == usage.charged.input + 40_000
+
+
+async def test_a_judge_that_refuses_is_charged_with_the_tasks_next_call(
+    tmp_path: Path, judge: FakeJudge
+) -> None:
+    judge.says("no", {"prompt_tokens": 1_000, "completion_tokens": 5})
+    async with opened(tmp_path, judged(judge)) as shop:
+        invoice = shop.paid()[0]
+        for _ in range(3):
+            assert code_of(await shop.refund(invoice, 5)) == "judge_refused"
+        await shop.call("lookup_invoice", invoice_id=invoice)
+        assert used(shop).judged == {"small-judge": Tokens(3_000, 15)}
+        judge.reply = lambda _: http(500)
+        assert code_of(await shop.refund(invoice, 5)) == "judge_unavailable"
+        await shop.call("lookup_invoice", invoice_id=invoice)
+        assert used(shop).judged["small-judge"].input > 3_000, "what was sent is estimated"
+
+
+async def test_a_task_whose_judges_used_up_its_tokens_is_refused_its_next_call(
+    tmp_path: Path, judge: FakeJudge
+) -> None:
+    judge.says("yes", {"prompt_tokens": 50_000, "completion_tokens": 1})
+
+    def change(document: dict[str, Any]) -> None:
+        judged(judge)(document)
+        document["budgets"] = {"max_tokens_total": 50_000}
+
+    async with opened(tmp_path, change) as shop:
+        assert code_of(await shop.refund(shop.paid()[0], 5)) is None
+        answer = await shop.refund(shop.paid()[1], 5)
+        assert code_of(answer) == "budget_exhausted"
+        assert len(shop.moved()) == 1
 
 
 # -- at load ---------------------------------------------------------------------------------------------------------

@@ -76,6 +76,7 @@ def _model_usage() -> None:
     _keyed(
         "task_usage",
         reports=sa.Text(),
+        judged=sa.Text(),
         seen_input=_BIG,
         seen_output=_BIG,
         unreported_input=_BIG,
