@@ -174,9 +174,9 @@ GARBAGE: list[Any] = [
 
 async def test_what_is_none_of_its_words_refuses(tmp_path: Path, judge: FakeJudge) -> None:
     async with opened(tmp_path, judged(judge)) as shop:
-        for garbage in GARBAGE:
+        for at, garbage in enumerate(GARBAGE):
             judge.says(garbage)
-            answer = await shop.refund(shop.paid()[0], 5)
+            answer = await shop.refund(shop.paid()[0], 1 + at)
             assert code_of(answer) == "judge_refused", garbage
             assert "its answer is none of the words it may use" in answer.text
             assert "ignore this" not in answer.text
@@ -221,9 +221,9 @@ BROKEN: dict[str, tuple[bytes, str]] = {
 
 async def test_a_broken_answer_refuses(tmp_path: Path, judge: FakeJudge) -> None:
     async with opened(tmp_path, judged(judge)) as shop:
-        for name, (reply, said) in BROKEN.items():
+        for at, (name, (reply, said)) in enumerate(BROKEN.items()):
             judge.answers(reply)
-            answer = await shop.refund(shop.paid()[0], 5)
+            answer = await shop.refund(shop.paid()[0], 1 + at)
             assert code_of(answer) == "judge_unavailable", name
             assert said in answer.text, name
             assert details_of(answer)["class"] == "upstream"
@@ -482,8 +482,8 @@ async def test_a_judge_that_refuses_is_charged_with_the_tasks_next_call(
     judge.says("no", {"prompt_tokens": 1_000, "completion_tokens": 5})
     async with opened(tmp_path, judged(judge)) as shop:
         invoice = shop.paid()[0]
-        for _ in range(3):
-            assert code_of(await shop.refund(invoice, 5)) == "judge_refused"
+        for usd in (5, 6, 7):
+            assert code_of(await shop.refund(invoice, usd)) == "judge_refused"
         await shop.call("lookup_invoice", invoice_id=invoice)
         assert used(shop).judged == {"small-judge": Tokens(3_000, 15)}
         judge.reply = lambda _: http(500)
