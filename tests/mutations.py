@@ -871,6 +871,12 @@ MUTATIONS = (
         "        rest = Metered(own, NO_TOKENS if usage.reports else own)\n",
         f"{_S}/test_judges.py::test_a_judge_that_refuses_is_charged_with_the_tasks_next_call",
     ),
+    Mutation(
+        f"{_SERVER}/judge.py",
+        "            if spent is not None:\n",
+        "            if False:\n",
+        f"{_S}/test_judges.py::test_a_judge_is_not_asked_once_the_tokens_are_used_up",
+    ),
     # -- retention ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/retention.py",

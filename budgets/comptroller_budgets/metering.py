@@ -10,8 +10,9 @@ A metered limit refuses the next call once it is reached; it never stops one on 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from sqlalchemy import BigInteger, Text
 from sqlmodel import Field, SQLModel
@@ -70,6 +71,7 @@ class TaskUsageRow(SQLModel, table=True):
 
 
 TASK_USAGE = Relation(TaskUsageRow)
+GetRow: TypeAlias = Callable[[Relation, str], Row | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,27 +238,36 @@ class Meter:
         was = usage_of(row)
         listed = Metered(Tokens(self.listing), Tokens(self.listing)) if row is None else NOTHING_METERED
         now = was.after(listed.then(self.before), self.sheet)
-        if self.checks:
-            for charge in self.charges:
-                used = self._used(state, charge, was, now)
-                if used >= charge.limit.max_micro:
-                    return _reached(charge, used, state.now_ms, self.call_id)
+        if self.checks and (refusal := self._refusal(state.get, was, now, state.now_ms)) is not None:
+            return refusal
         now = now.after(self.own, self.sheet)
         state.put(TASK_USAGE, self.task, _row_of(now))
         counters = {c.counter: c for c in self.charges if c.limit.scope is not Scope.TASK}
         for counter, charge in counters.items():
             held = (state.get(COUNTERS, counter) or {"held": 0})["held"]
-            used = min(self._used(state, charge, was, now), COLUMN_MAX)
+            used = min(self._used(state.get, charge, was, now), COLUMN_MAX)
             state.put(COUNTERS, counter, {"used": used, "held": held})
         self._tell(was, now)
         return None
 
-    def _used(self, state: State, charge: Charge, was: Usage, now: Usage) -> int:
+    def reached(self, get: GetRow, now_ms: int) -> Refusal | None:
+        """What `apply` would refuse with, as a reader sees it now; nothing is charged."""
+        was = usage_of(get(TASK_USAGE, self.task))
+        return self._refusal(get, was, was.after(self.before, self.sheet).after(self.own, self.sheet), now_ms)
+
+    def _refusal(self, get: GetRow, was: Usage, now: Usage, now_ms: int) -> Refusal | None:
+        for charge in self.charges:
+            used = self._used(get, charge, was, now)
+            if used >= charge.limit.max_micro:
+                return _reached(charge, used, now_ms, self.call_id)
+        return None
+
+    def _used(self, get: GetRow, charge: Charge, was: Usage, now: Usage) -> int:
         """What its limit has used once the task has gone from `was` to `now`, in micro-units."""
         unit = charge.limit.unit
         if charge.limit.scope is Scope.TASK:
             return now.amount_micro(unit)
-        row = state.get(COUNTERS, charge.counter)
+        row = get(COUNTERS, charge.counter)
         return (row["used"] if row else 0) + now.amount_micro(unit) - was.amount_micro(unit)
 
     def _tell(self, was: Usage, now: Usage) -> None:

@@ -123,7 +123,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
     recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
-    checking = Checking(i.checks, look_ups, release, Judging(i.judges, release, clock, ids))
+    checking = Checking(i.checks, look_ups, release, Judging(i.judges, store, metering, release, clock, ids))
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     confirmations = Confirmations(

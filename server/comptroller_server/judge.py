@@ -15,6 +15,7 @@ import structlog
 
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.redaction import Audience
+from comptroller_audit.store import Store
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_budgets.metering import added
 from comptroller_budgets.prices import Tokens
@@ -26,6 +27,7 @@ from comptroller_server.judge_client import Completion, JudgeClient, NoAnswer
 from comptroller_server.judge_prompt import messages, read_answer, response_format
 from comptroller_server.judged import Judged, JudgeUsage
 from comptroller_server.lookups import unavailable
+from comptroller_server.metering import Metering
 from comptroller_server.roads import Roads
 
 __all__ = ["Judge", "Judging"]
@@ -53,7 +55,17 @@ class Judge:
 class Judging:
     """Asks a tool's judges, in the order of the config, up to the first that does not allow."""
 
-    def __init__(self, judges: Mapping[str, Judge], release: Roads, clock: Clock, ids: Ids) -> None:
+    def __init__(
+        self,
+        judges: Mapping[str, Judge],
+        store: Store,
+        metering: Metering,
+        release: Roads,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._store = store
+        self._metering = metering
         self._judges = judges
         self._release = release
         self._clock = clock
@@ -72,6 +84,9 @@ class Judging:
             about = hashlib.sha256(json.dumps([name, values]).encode()).hexdigest()
             if any(known.about == about and known.is_allowed for known in case.judged):
                 continue
+            spent = await self._store.read(lambda reader: self._metering.reached(case, reader))
+            if spent is not None:
+                raise Refused(spent)  # a question costs tokens, and there are none left
             judged = await self._judged(case, judge, values, about)
             case.judged += (judged,)
             tokens = Tokens(judged.usage.input_tokens, judged.usage.output_tokens)

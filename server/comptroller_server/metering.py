@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
+from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import Code, Json, Refusal, Subject
 from comptroller_budgets.limits import METERED_UNITS, Charge, Limit, charges_for
 from comptroller_budgets.metering import NOTHING_METERED, Meter, Metered, tokens_of_bytes
@@ -97,6 +98,17 @@ class Metering:
             rest = usage.took.then(Metered(reports=usage.reports)).then(rest)
         if rest != NOTHING_METERED:
             self._keep((case.tenant, case.task.id), rest)
+
+    def reached(self, case: Case, reader: Reader) -> Refusal | None:
+        """Whether a metered limit is reached already, with what waits in memory; for spending before a commit."""
+        if not self.is_on:
+            return None
+        usage = case.usage
+        waiting = usage.took.then(self._waiting.get((case.tenant, case.task.id), NOTHING_METERED))
+        before = waiting.then(Metered(reports=usage.reports))
+        own = Metered(judged=usage.judged)
+        meter = Meter(case.task.id, usage, self._sheet, before, own, self._charges(case), call_id=case.call)
+        return meter.reached(lambda relation, row: reader.row(case.tenant, relation, row), case.window_ms)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

@@ -508,6 +508,22 @@ async def test_a_task_whose_judges_used_up_its_tokens_is_refused_its_next_call(
         assert len(shop.moved()) == 1
 
 
+async def test_a_judge_is_not_asked_once_the_tokens_are_used_up(tmp_path: Path, judge: FakeJudge) -> None:
+    judge.says("no", {"prompt_tokens": 30_000, "completion_tokens": 1})
+
+    def change(document: dict[str, Any]) -> None:
+        judged(judge)(document)
+        window = {"scope": "principal", "window": "day", "unit": "tokens", "max": 50_000}
+        document["budgets"] = {"max_tokens_total": 60_000, "windows": [window]}
+
+    async with opened(tmp_path, change) as shop:
+        answers = [await shop.refund(shop.paid()[0], usd) for usd in (5, 6, 7, 8)]
+        assert [code_of(answer) for answer in answers[:2]] == ["judge_refused", "judge_refused"]
+        assert {code_of(answer) for answer in answers[2:]} == {"budget_exhausted"}
+        assert len(judge.asked) == 2
+        assert shop.moved() == []
+
+
 # -- at load ---------------------------------------------------------------------------------------------------------
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
