@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hmac
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 from comptroller_audit.ambient import Clock
@@ -22,14 +23,14 @@ from comptroller_audit.unit import Moved, Stopped
 from comptroller_audit.vocabulary import CallState, Code, JsonObject, Refusal
 from comptroller_policy.approvals import Assurance
 from comptroller_policy.rules import REQUESTER
-from comptroller_server.answers import asking_answer
+from comptroller_server.answers import asking_answer, refusal_answer
 from comptroller_server.case import Case, Refused
 from comptroller_server.commits import Commits
 from comptroller_server.decisions import Decisions
 from comptroller_server.intake import Intake
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.proposal import Answer, Ask, Confirmation, Reply
-from comptroller_server.questions import FORM, question_for
+from comptroller_server.questions import ACKNOWLEDGE, CONFIRM, how_to_decide, no_page, question_for
 from comptroller_server.roads import Roads
 
 __all__ = ["ANSWER_S_MAX", "ASKS_MAX", "Asked", "Confirmations"]
@@ -54,8 +55,12 @@ class Asked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """What travels with the client, sealed: which call, whose, exactly what was asked, where that is on record."""
+    """What travels with the client, sealed: which call, whose, exactly what was asked, where that is on record.
 
+    With `tells` the person was only told how others decide; whatever comes back then says nothing.
+    """
+
+    tells: bool
     call: str
     digest: str
     tenant: str
@@ -67,7 +72,10 @@ class _State:
 
 
 class Confirmations:
-    """Asks the person at the client, and knows their answer again. `interactive` are the clients that have one."""
+    """Asks the person at the client, and knows their answer again. `interactive` are the clients that have one.
+
+    `page` gives the address where a person decides on a call, if there is such a place.
+    """
 
     def __init__(
         self,
@@ -81,6 +89,7 @@ class Confirmations:
         clock: Clock,
         interactive: frozenset[str],
         agent: str,
+        page: Callable[[str], str | None] = no_page,
     ) -> None:
         self._store = store
         self._ring = ring
@@ -92,6 +101,7 @@ class Confirmations:
         self._clock = clock
         self._interactive = interactive
         self._agent = agent
+        self._page = page
 
     # -- the answer -----------------------------------------------------------------------------------------------
 
@@ -102,6 +112,8 @@ class Confirmations:
             return
         self._intake.find(case)
         state = self._opened(case, given)
+        if state.tells:
+            return
         row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, state.call))
         if row is not None and row["state"] != CallState.PENDING:
             text = (
@@ -134,7 +146,7 @@ class Confirmations:
         mine = (case.tenant, case.principal_key, case.subject.actor.id)
         if (state.tenant, state.principal, state.actor) != mine or not self._may_ask(case):
             raise Refused(_NOT_OURS)
-        if state.expires_ms <= self._clock.now_ms():
+        if not state.tells and state.expires_ms <= self._clock.now_ms():
             raise Refused(Refusal(Code.CONFIRMATION_EXPIRED, _TOO_LATE, "same_call"))
         return state
 
@@ -161,7 +173,7 @@ class Confirmations:
     async def ask(self, case: Case) -> Moved | Existing | Lost | None:
         """8: the person at the client first, then those who are not there. Ends in `Asked` or `Refused`."""
         if not _asks_requester(case):
-            return await self._outcomes.ask(case)
+            return await self._ask_others(case)
         refusal = self._why_not(case)
         message = None if refusal is not None else self._question(case)
         outcome = await self._store.commit(case.tenant, self._commits.confirm(case, message, refusal))
@@ -171,18 +183,37 @@ class Confirmations:
             return cast("Moved | Existing | Lost", outcome.stop)
         self._intake.quotas.spend(case.principal_key)
         receipt = outcome.receipts[-1]
+        ask = Ask(message or "", CONFIRM, self._sealed(case, self._digest(case), receipt.index))
+        raise Asked(asking_answer(case, ask, receipt))
+
+    async def _ask_others(self, case: Case) -> Moved | Existing | Lost | None:
+        """Store the call for those who are not there. The person who is, is told how they decide."""
+        try:
+            return await self._outcomes.ask(case)
+        except Refused as refused:
+            if refused.refusal.code not in _WAITS or refused.receipt is None or not self._may_ask(case):
+                raise
+            self._intake.quotas.spend(case.principal_key)
+            page = self._page(case.call)
+            state = self._sealed(case, "", refused.receipt.index, tells=True)
+            told = Ask(how_to_decide(case, page), ACKNOWLEDGE, state, page)
+            raise Asked(
+                replace(refusal_answer(refused.refusal, case.call, refused.receipt), asks=told)
+            ) from None
+
+    def _sealed(self, case: Case, digest: str, asked: int, *, tells: bool = False) -> str:
         state = _State(
-            case.call,
-            self._digest(case),
-            case.tenant,
-            case.principal_key,
-            case.subject.actor.id,
-            case.asks + 1,
-            receipt.index,
-            self._clock.now_ms() + ANSWER_S_MAX * 1000,
+            tells=tells,
+            call=case.call,
+            digest=digest,
+            tenant=case.tenant,
+            principal=case.principal_key,
+            actor=case.subject.actor.id,
+            asks=case.asks + 1,
+            asked=asked,
+            expires_ms=self._clock.now_ms() + ANSWER_S_MAX * 1000,
         )
-        sealed = self._ring.seal_token(_PURPOSE, json.dumps(asdict(state)).encode())
-        raise Asked(asking_answer(case, Ask(message or "", FORM, sealed), receipt))
+        return self._ring.seal_token(_PURPOSE, json.dumps(asdict(state)).encode())
 
     def _question(self, case: Case) -> str:
         return question_for(case, self._release, self._agent)
@@ -201,6 +232,9 @@ class Confirmations:
             )
             return Refusal(Code.CONFIRMATION_STALE, text, "same_call", case.call)
         return None
+
+
+_WAITS = frozenset({Code.APPROVAL_PENDING, Code.RECORD_CHANGED})
 
 
 def _asks_requester(case: Case) -> bool:

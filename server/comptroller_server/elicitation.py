@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+from uuid import uuid4
 
 import structlog
 from mcp.server.context import ServerRequestContext
@@ -117,11 +118,13 @@ class Pushes:
     async def _ask(self, ctx: _Context, ask: Ask, deadline: float) -> Confirmation:
         session, request = ctx.session, ctx.request_id
         try:
+            # Without the related id the question takes another stream, where it can be lost.
             async with asyncio.timeout_at(deadline):
-                # Without the related id the question takes another stream, where it can be lost.
-                return _confirmation(
-                    ask.state, await session.elicit_form(ask.message, ask.schema, related_request_id=request)
-                )
+                if isinstance(params := _form_or_page(ctx, ask), ElicitRequestURLParams):
+                    given = await session.elicit_url(params.message, params.url, uuid4().hex, request)
+                else:
+                    given = await session.elicit_form(ask.message, ask.schema, request)
+            return _confirmation(ask.state, given)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody has answered
             _log.info("nobody_answered", error=type(error).__qualname__)
             return Confirmation(ask.state, Reply.NO_ANSWER)

@@ -12,7 +12,15 @@ from comptroller_server.case import Case, Refused
 from comptroller_server.commands.showing import compact, plain
 from comptroller_server.roads import Roads
 
-__all__ = ["ARGUMENTS_CHARS_MAX", "FORM", "RECORD_CHARS_MAX", "question_for"]
+__all__ = [
+    "ACKNOWLEDGE",
+    "ARGUMENTS_CHARS_MAX",
+    "CONFIRM",
+    "RECORD_CHARS_MAX",
+    "how_to_decide",
+    "no_page",
+    "question_for",
+]
 
 ARGUMENTS_CHARS_MAX = 4_000
 """Arguments are shown whole or the person is not asked: nobody agrees to what was cut off."""
@@ -20,7 +28,7 @@ ARGUMENTS_CHARS_MAX = 4_000
 RECORD_CHARS_MAX = 1_500
 """How much of each looked-up record is shown."""
 
-FORM: JsonObject = {
+CONFIRM: JsonObject = {
     "type": "object",
     "properties": {
         "confirm": {
@@ -33,6 +41,15 @@ FORM: JsonObject = {
     "required": ["confirm"],
 }
 """Flat primitives only, and nothing secret (MCP 2026-07-28 "Elicitation")."""
+
+ACKNOWLEDGE: JsonObject = {"type": "object", "properties": {}}
+"""Nothing to fill in: whatever is pressed, it decides nothing."""
+
+
+def no_page(call: str) -> str | None:
+    """No web page to decide on: there is the command line."""
+    del call
+    return None
 
 
 def question_for(case: Case, roads: Roads, agent: str) -> str:
@@ -72,6 +89,22 @@ def question_for(case: Case, roads: Roads, agent: str) -> str:
     if words is not None:
         lines.append(f"The agent's own words, checked by nobody: {shown(words)}")
     return "\n".join(lines)
+
+
+def how_to_decide(case: Case, page: str | None) -> str:
+    """What the person at the client is told of a call that waits for an approver."""
+    needs = " and ".join(f"{gate.count} with role {gate.role}" for gate in case.decision.gates)
+    where = (
+        "Open the page that comes with this to see all of it and decide."
+        if page is not None
+        else f"To see all of it and decide, run: comptroller approvals approve {case.call}\n"
+        f"To refuse it: comptroller approvals deny {case.call}"
+    )
+    return (
+        f"{case.tool_in_hand.name} waits for a person's approval{f' ({needs})' if needs else ''}. Nothing has been "
+        f"done yet.\n{where}\nIt needs an approver's credential. Go on here when it is decided; what you press here "
+        "decides nothing."
+    )
 
 
 def _cut(text: str, most: int) -> str:

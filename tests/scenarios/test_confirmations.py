@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from comptroller_server.elicitation import QUESTION
 from comptroller_server.proposal import Answer, Ask, Confirmation, Proposal, Reply
 from comptroller_server.protocol import build_server
 from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, details_of, opened, structured, tool_of
+from tests.server.cli_kit import run_in_thread
 
 pytestmark = pytest.mark.anyio
 ERAS = ["auto", "legacy"]
@@ -438,3 +440,85 @@ async def test_the_question_quotes_and_escapes_and_never_cuts_the_arguments(tmp_
         assert lines[-1].startswith("The agent's own words, checked by nobody: \"Fine.\\nAlready approved")
         assert "only when the person it is done for confirms it" in message
         assert "http" not in message
+
+
+# -- a call that waits for somebody else ------------------------------------------------------------------------------
+
+
+def approving(config: dict[str, Any]) -> None:
+    confirming()(config)
+    tool_of(config, "issue_refund")["approval"] = [{"role": "approver"}]
+
+
+@pytest.mark.parametrize("era", ERAS)
+async def test_the_person_at_the_client_is_told_how_a_waiting_call_is_decided(
+    tmp_path: Path, era: str
+) -> None:
+    person = Person()
+    async with opened(tmp_path, approving) as shop, client_of(shop, era, person) as client:
+        waiting = await client.call_tool("issue_refund", refund_of(shop.paid()[0]))
+        assert code(waiting) == "approval_pending"  # whatever was pressed, it decided nothing
+        ((call, _),) = shop.calls(CallState.PENDING)
+        assert f"comptroller approvals approve {call}" in person.shown
+        assert "1 with role approver" in person.shown
+        assert "http" not in person.shown
+        (asked,) = person.asked
+        assert isinstance(asked, ElicitRequestFormParams)
+        assert asked.requested_schema["properties"] == {}
+        assert (waiting.meta or {})["comptroller/refusal"]["call"] == call
+        assert shop.moved() == []
+
+
+@pytest.mark.parametrize("reply", [Reply.ACCEPT, Reply.CANCEL, Reply.NO_ANSWER])
+@pytest.mark.parametrize("tool", ["issue_refund", "resume_call"])
+async def test_a_call_that_was_decided_while_its_person_read_that_goes_on_at_once(
+    tmp_path: Path, reply: Reply, tool: str
+) -> None:
+    async with opened(tmp_path, approving) as shop:
+        arguments = refund_of(shop.paid()[0])
+        told = await leg(shop, "issue_refund", arguments)
+        assert code_of(told) == "approval_pending"
+        call = call_of(told)
+        back = Confirmation(ask_of(told).state, reply, confirmed=True)
+        again = arguments if tool == "issue_refund" else {"call": call}
+        still = await leg(shop, tool, again, back)
+        assert (code_of(still), still.asks) == ("approval_pending", None)
+        await shop.vote(call)
+        shop.clock.pass_s(ANSWER_S_MAX + 1)
+        done = await leg(shop, tool, again, back)
+        assert (code_of(done), call_of(done)) == (None, call)
+        assert len(shop.moved()) == 1
+
+
+async def test_having_been_told_is_no_confirmation(tmp_path: Path) -> None:
+    async with opened(tmp_path, approving) as shop:
+        told, clock = await proposed(shop), shop.clock
+        await shop.vote(call_of(told), yes=False)
+    async with opened(tmp_path, confirming(), clock=clock) as shop:
+        answer = await proposed(shop, confirmation=Confirmation(ask_of(told).state, Reply.ACCEPT, True))
+        assert answer.asks is not None
+        assert shop.moved() == []
+
+
+async def test_nobody_is_told_at_a_client_without_a_person(tmp_path: Path) -> None:
+    def alone(config: dict[str, Any]) -> None:
+        approving(config)
+        config["identity"]["local"]["clients"] = {"triage-bot": {}}
+
+    async with opened(tmp_path, alone) as shop:
+        answer = await proposed(shop)
+        assert (code_of(answer), answer.asks) == ("approval_pending", None)
+
+
+async def test_who_confirmed_is_shown_with_how_sure_that_is(tmp_path: Path) -> None:
+    async with opened(tmp_path, confirming("approver")) as shop:
+        call = call_of(await proposed(shop, confirmation=yes(await proposed(shop))))
+        card = await run_in_thread(tmp_path, "approvals", "show", call)
+        assert "confirmed" in card.stdout
+        assert "client_asserted" in card.stdout
+        await shop.vote(call)
+        assert code_of(await shop.resume(call)) is None
+        told = await run_in_thread(tmp_path, "why", call)
+        assert "client_asserted" in told.stdout
+        explained = await run_in_thread(tmp_path, "policy", "explain", call, "--json")
+        assert json.loads(explained.stdout)["now"]["verdict"] == "allow", explained.stdout

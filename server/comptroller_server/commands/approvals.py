@@ -20,7 +20,7 @@ from comptroller_policy.approvals import APPROVALS, ApprovalRow, ApprovalState, 
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.record import CallRecord, section
+from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, plain, say, table
 from comptroller_server.endings import pending_ended
@@ -321,6 +321,8 @@ def _show(request: Request) -> None:
     for vote in cast("list[dict[str, Any]]", json.loads(request.row["votes"])):
         counts = "" if vote["assurance"] == "credential" else ", which counts for nothing"
         card.line("so far", f"{vote['approver']} agreed at {at(vote['at_ms'])} ({vote['assurance']}{counts})")
+    if word := clients_word(packet):
+        card.line("confirmed", told_word(word))
     principal = section(packet, "principal")
     card.line(
         "requester", f"{principal.get('subject')} ({principal.get('kind')}), through {packet.get('actor')}"

@@ -21,9 +21,10 @@ from comptroller_policy.approvals import given
 from comptroller_policy.engine import Bundle, Explained
 from comptroller_policy.model import Decision, Question, Record
 from comptroller_policy.rollout import is_canary
+from comptroller_policy.rules import REQUESTER
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
-from comptroller_server.commands.record import CallRecord, read_call, section
+from comptroller_server.commands.record import CallRecord, clients_word, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
 from comptroller_server.evidence import TOO_LONG
@@ -160,7 +161,7 @@ def _question(installation: Installation, record: CallRecord, packet: JsonObject
         facts=section(packet, "facts"),
         history=cast("dict[str, int]", section(packet, "history")),
         derived={name: Decimal(str(value)) for name, value in section(packet, "derived").items()},
-        approvals=given({"votes": json.dumps(votes)}),
+        approvals=given({"votes": json.dumps(votes)}) | ({REQUESTER: 1} if clients_word(packet) else {}),
         canary=is_canary(packet),
     )
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from comptroller_audit.calls import log_indexes
 from comptroller_audit.database import Row
 from comptroller_audit.query import Logged, entries
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader
-from comptroller_audit.vocabulary import JsonObject, RecordType
+from comptroller_audit.vocabulary import Json, JsonObject, RecordType
 from comptroller_budgets.ledger import HOLDS
 from comptroller_budgets.tasks import TASKS
-from comptroller_policy.approvals import APPROVALS
+from comptroller_policy.approvals import APPROVALS, Assurance
 from comptroller_server.commands.opening import call_named
+from comptroller_server.commands.showing import at
 from comptroller_server.installation import TENANT
 
-__all__ = ["CallRecord", "read_call", "section"]
+__all__ = ["CallRecord", "clients_word", "read_call", "section", "told_word"]
 
 _BUILT_IN = (RecordType.TASK_BEGUN, RecordType.TASK_STATUS, RecordType.TASK_ENDED, RecordType.HANDED_OFF)
 _PROPOSALS = (RecordType.ACTION, RecordType.READ, RecordType.PENDING, RecordType.REFUSED, *_BUILT_IN)
@@ -100,6 +101,19 @@ def read_call(reader: Reader, ring: KeyRing, wanted: str) -> CallRecord:
     approval = reader.row(TENANT, APPROVALS, row["approval"]) if row["approval"] else None
     hold, task = reader.row(TENANT, HOLDS, call), reader.row(TENANT, TASKS, row["task"])
     return CallRecord(call, row, logged, approval, hold, task)
+
+
+def clients_word(packet: JsonObject) -> JsonObject:
+    """What the client said of its person, if a gate asked for that: in an action, a read or a pending packet."""
+    votes = [packet.get("confirmation"), *cast("list[Json]", packet.get("approvals") or [])]
+    said = (vote for vote in votes if isinstance(vote, dict))
+    return next((vote for vote in said if vote.get("assurance") == Assurance.CLIENT_ASSERTED), {})
+
+
+def told_word(word: JsonObject) -> str:
+    """That word in a line."""
+    when = at(cast("int", word["at_ms"]))
+    return f"{word.get('approver')}, as the client says, at {when} ({word.get('assurance')}, asked in entry {word.get('asked')})"
 
 
 def section(packet: JsonObject, name: str) -> JsonObject:

@@ -14,7 +14,7 @@ from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
-from comptroller_server.commands.record import CallRecord, section
+from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
 from comptroller_server.commands.tasks import task_words
@@ -140,6 +140,8 @@ def _approved(card: Card, record: CallRecord) -> None:
     asked = record.newest(RecordType.PENDING)
     for gate in cast("list[Json]", section((asked and asked.packet) or {}, "decision").get("reasons") or []):
         card.line("approval", f"asked because {gate}")
+    if word := clients_word(record.proposal):
+        card.line("confirmed", told_word(word))
     for vote in _votes(record):
         said = "agreed" if vote.get("yes") else "said no"
         own = ", self-approved" if vote.get("self_approved") else ""
