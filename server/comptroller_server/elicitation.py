@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -98,6 +98,14 @@ class Pushes:
     """Asks clients of the 2025 era while their calls are open. `wait_s` is for all questions of one call together."""
 
     wait_s: float = ELICITATION_WAIT_S
+    _open: set[asyncio.Timeout] = field(default_factory=set[asyncio.Timeout])
+    _stopped: bool = False
+
+    def stop(self) -> None:
+        """The client is gone or the server ends: nobody will answer any more."""
+        self._stopped = True
+        for limit in self._open:
+            limit.reschedule(asyncio.get_running_loop().time())
 
     async def answered(
         self,
@@ -119,11 +127,15 @@ class Pushes:
         session, request = ctx.session, ctx.request_id
         try:
             # Without the related id the question takes another stream, where it can be lost.
-            async with asyncio.timeout_at(deadline):
-                if isinstance(params := _form_or_page(ctx, ask), ElicitRequestURLParams):
-                    given = await session.elicit_url(params.message, params.url, uuid4().hex, request)
-                else:
-                    given = await session.elicit_form(ask.message, ask.schema, request)
+            async with asyncio.timeout_at(0 if self._stopped else deadline) as limit:
+                self._open.add(limit)
+                try:
+                    if isinstance(params := _form_or_page(ctx, ask), ElicitRequestURLParams):
+                        given = await session.elicit_url(params.message, params.url, uuid4().hex, request)
+                    else:
+                        given = await session.elicit_form(ask.message, ask.schema, request)
+                finally:
+                    self._open.discard(limit)
             return _confirmation(ask.state, given)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody has answered
             _log.info("nobody_answered", error=type(error).__qualname__)

@@ -134,6 +134,10 @@ class GovernedServer(Server[Any]):
         """Calls that have not ended, those whose caller has gone included."""
         return len(self._running)
 
+    def stop_asking(self) -> None:
+        """Questions to the person at a client of the 2025 era go unanswered from here on."""
+        self._pushes.stop()
+
     async def drain(self, wait_s: float) -> int:
         """Wait until every call has ended, `wait_s` seconds at most. Returns how many have not.
 

@@ -120,6 +120,7 @@ async def serve_stdio(
         async with inbound:
             await _first_of(lambda: connection.read(inbound), asked.wait, connection.gone.wait)
             deadline = loop.time() + drain_s
+            server.stop_asking()
             with anyio.move_on_after(drain_s):
                 await connection.settled()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -91,3 +92,47 @@ async def test_a_client_that_goes_away_while_it_is_asked_leaves_nothing_behind(t
     assert place.refunds() == []
     assert (await place.json("calls", "list"))["calls"] == []
     assert (await place.json("audit", "verify"))["ok"] is True
+
+
+async def test_a_client_that_ends_its_input_while_asked_gives_no_answer_and_the_server_ends(
+    tmp_path: Path,
+) -> None:
+    place = await confirmed_at(tmp_path)
+    [invoice] = invoices(place, 1)
+    hello = {
+        "protocolVersion": "2025-11-25",
+        "capabilities": {"elicitation": {}},
+        "clientInfo": {"name": "raw", "version": "1"},
+    }
+    lines: list[dict[str, Any]] = [
+        {"id": 0, "method": "initialize", "params": hello},
+        {"method": "notifications/initialized"},
+        {
+            "id": 1,
+            "method": "tools/call",
+            "params": {"name": "issue_refund", "arguments": refund_of(invoice)},
+        },
+    ]
+    server = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *place.words("serve", "--client", "triage-bot"),
+        env=place.environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    async with asyncio.timeout(60):
+        for line in lines:
+            server.stdin.write(json.dumps({"jsonrpc": "2.0", **line}).encode() + b"\n")
+        while b"elicitation/create" not in await server.stdout.readline():
+            pass
+        server.stdin.close()
+        answers = [json.loads(line) async for line in server.stdout]
+        assert await server.wait() == 0
+    (result,) = [answer["result"] for answer in answers if answer.get("id") == 1]
+    assert result["_meta"]["comptroller/refusal"]["code"] == "confirmation_expired"
+    (call,) = (await place.json("calls", "list"))["calls"]
+    assert (call["state"], call["code"]) == ("refused", "confirmation_expired")
+    assert place.refunds() == []
