@@ -152,6 +152,37 @@ MUTATIONS = (
         f"{_S}/test_confirmations.py::test_whatever_is_no_yes_does_nothing_and_is_on_record",
     ),
     Mutation(
+        f"{_SERVER}/confirmations.py",
+        "if state.tells:",
+        "if False:",
+        f"{_S}/test_confirmations.py::test_a_call_that_was_decided_while_its_person_read_that_goes_on_at_once",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "            if no.code is Code.CONFIRMATION_DECLINED and given.reply is not Reply.CANCEL:\n",
+        "            if False:\n",
+        f"{_S}/test_confirmations.py::test_a_person_who_said_no_is_not_asked_the_same_again_at_once",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "case.awaited_ms = max(",
+        "case.asks = max(",
+        f"{_S}/test_confirmations.py::test_the_time_in_which_the_person_is_asked_is_not_the_tasks",
+    ),
+    Mutation(
+        f"{_SERVER}/http.py",
+        "elif opens_one(framed.message):",
+        "elif False:",
+        "tests/server/test_elicitation_http.py::test_a_person_confirms_over_http",
+    ),
+    Mutation(
+        f"{_SERVER}/stdio.py",
+        "            server.stop_asking()\n",
+        "",
+        "tests/server/test_elicitation_processes.py::"
+        "test_a_client_that_ends_its_input_while_asked_gives_no_answer_and_the_server_ends",
+    ),
+    Mutation(
         f"{_POLICY}/requesters.py",
         "if word not in terms.may and tools:",
         "if False:",

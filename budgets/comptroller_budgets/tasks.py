@@ -210,6 +210,7 @@ class EnterTask:
     `is_new` says the caller saw no open task. Whoever is wrong gets `Moved("task")` and looks again. A task the call
     named need not be the current one, but open and the caller's own. `flight` is 1 for a call that stays in flight
     after this commit and 0 for a read that is over; a read gives `received_ms`. `changes` says it is a side effect.
+    `awaited_ms` is the time just before it was received in which its person was asked: that is not the task's.
     """
 
     pointer: str
@@ -225,6 +226,7 @@ class EnterTask:
     counts_step: bool = True
     is_named: bool = False
     changes: bool = False
+    awaited_ms: int = 0
 
     def keys(self) -> Iterable[Key]:
         return [(CURRENT_TASKS, self.pointer), (TASKS, self.task)]
@@ -298,6 +300,8 @@ class EnterTask:
     def _timed(self, row: Row, now_ms: int) -> Row:
         gap_ms = self.config.think_gap_s_max * 1000
         started = max(row["since_ms"], min(self.received_ms, now_ms))
+        if row["in_flight"] <= 0:
+            row = Row(row, since_ms=min(started, row["since_ms"] + self.awaited_ms))
         row = _advanced(row, started, gap_ms)
         if row["in_flight"] > 0:
             return _advanced(row, now_ms, gap_ms)

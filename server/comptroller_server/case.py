@@ -118,6 +118,8 @@ class Case:
     """The requester's word for exactly this action, as records hold it."""
     asks: int = 0
     """How often the person at the client was asked about this call already."""
+    awaited_ms: int = 0
+    """How long they took to answer, just before this attempt."""
     # 9 commit
     charges: tuple[Charge, ...] = ()
     committed: bool = False

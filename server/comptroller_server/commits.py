@@ -310,6 +310,7 @@ class Commits:
             case.call,
             is_named=view.is_named,
             changes=case.tool is not None and not case.tool.is_read,
+            awaited_ms=case.awaited_ms,
         )
 
     def _history_of(self, case: Case) -> tuple[str, ...]:

@@ -41,6 +41,9 @@ ANSWER_S_MAX = 600
 ASKS_MAX = 2
 """How often the person is asked about one call: once, and once more when the facts moved meanwhile."""
 
+DECLINED_MAX = 1_000
+"""Actions remembered as declined, for ANSWER_S_MAX each."""
+
 STATE_CHARS_MAX = 4_096
 _PURPOSE = "confirmation"
 
@@ -62,6 +65,7 @@ class _State:
 
     tells: bool
     call: str
+    action: str
     digest: str
     tenant: str
     principal: str
@@ -102,6 +106,7 @@ class Confirmations:
         self._interactive = interactive
         self._agent = agent
         self._page = page
+        self._declined: dict[tuple[str, str], int] = {}
 
     # -- the answer -----------------------------------------------------------------------------------------------
 
@@ -124,7 +129,11 @@ class Confirmations:
         if row is None:
             case.call = state.call
         if (no := _no(given, state.call)) is not None:
+            if no.code is Code.CONFIRMATION_DECLINED and given.reply is not Reply.CANCEL:
+                self._remember(case.tenant, state.action)
             raise Refused(no)
+        # While its person is asked, a task stands still.
+        case.awaited_ms = max(0, case.received_ms - state.expires_ms + ANSWER_S_MAX * 1000)
         case.asks = state.asks
         case.word = {
             "approver": case.subject.principal.subject,
@@ -205,6 +214,7 @@ class Confirmations:
         state = _State(
             tells=tells,
             call=case.call,
+            action=case.requested_digest,
             digest=digest,
             tenant=case.tenant,
             principal=case.principal_key,
@@ -218,6 +228,12 @@ class Confirmations:
     def _question(self, case: Case) -> str:
         return question_for(case, self._release, self._agent)
 
+    def _remember(self, tenant: str, action: str) -> None:
+        """Spares the person the same question; in memory, because it protects their patience and nothing else."""
+        self._declined[tenant, action] = self._clock.now_ms() + ANSWER_S_MAX * 1000
+        while len(self._declined) > DECLINED_MAX:
+            self._declined.pop(next(iter(self._declined)))
+
     def _may_ask(self, case: Case) -> bool:
         return case.proposal.can_ask and case.subject.actor.id in self._interactive
 
@@ -225,6 +241,12 @@ class Confirmations:
         """Why the person is not asked, if so; what else then is to be done."""
         if not self._may_ask(case):
             return _nobody_to_ask(case, case.subject.actor.id in self._interactive)
+        if self._declined.get((case.tenant, case.requested_digest), 0) > self._clock.now_ms():
+            text = (
+                "The person at the client said no to exactly this a short while ago, so they were not asked again. Do "
+                "not propose it again."
+            )
+            return Refusal(Code.CONFIRMATION_DECLINED, text, "never", case.call)
         if case.asks >= ASKS_MAX:
             text = (
                 "What the person confirmed changed again before it could be done, so nothing was done. Read the record "

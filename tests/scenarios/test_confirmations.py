@@ -22,6 +22,7 @@ from mcp_types import (
 )
 
 from comptroller_audit.vocabulary import CallState, RecordType
+from comptroller_budgets.tasks import TASKS
 from comptroller_server.confirmations import ANSWER_S_MAX
 from comptroller_server.elicitation import QUESTION
 from comptroller_server.proposal import Answer, Ask, Confirmation, Proposal, Reply
@@ -425,6 +426,37 @@ async def test_questions_are_attempts_so_an_agent_cannot_pester_without_end(tmp_
         answers = [await proposed(shop, 1 + at) for at in range(5)]
         assert [answer.asks is not None for answer in answers] == [True, True, True, False, False]
         assert code_of(answers[-1]) == "overloaded"
+
+
+@pytest.mark.parametrize(
+    ("reply", "again"), [(Reply.DECLINE, False), (Reply.ACCEPT, False), (Reply.CANCEL, True)]
+)
+async def test_a_person_who_said_no_is_not_asked_the_same_again_at_once(
+    tmp_path: Path, reply: Reply, again: bool
+) -> None:
+    async with opened(tmp_path, confirming()) as shop:
+        said = Confirmation(ask_of(await proposed(shop)).state, reply, confirmed=False)
+        assert code_of(await proposed(shop, confirmation=said)) == "confirmation_declined"
+        second = await proposed(shop, why={"reason": "Other words for the same."})
+        assert (second.asks is not None) == again
+        assert again or code_of(second) == "confirmation_declined"
+        assert (await proposed(shop, 6)).asks is not None
+        shop.clock.pass_s(ANSWER_S_MAX + 1)
+        assert (await proposed(shop)).asks is not None
+
+
+async def test_the_time_in_which_the_person_is_asked_is_not_the_tasks(tmp_path: Path) -> None:
+    async with opened(tmp_path, confirming()) as shop:
+        invoices = shop.paid()
+        await shop.call("lookup_invoice", {"invoice_id": invoices[0]})
+        for invoice in invoices[:2]:
+            asked = await proposed(shop, invoice=invoice)
+            shop.clock.pass_s(25)
+            assert code_of(await proposed(shop, invoice=invoice, confirmation=yes(asked))) is None
+        call = shop.moved()[-1].effect_key
+        task = shop.row(call)["task"]
+        active_s = shop.rows(TASKS, task)[task]["active_ms"] / 1000
+        assert active_s < 25
 
 
 async def test_the_question_quotes_and_escapes_and_never_cuts_the_arguments(tmp_path: Path) -> None:
