@@ -27,8 +27,19 @@ from comptroller_server.confirmations import ANSWER_S_MAX
 from comptroller_server.elicitation import QUESTION
 from comptroller_server.proposal import Answer, Ask, Confirmation, Proposal, Reply
 from comptroller_server.protocol import build_server
-from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, details_of, opened, structured, tool_of
-from tests.server.cli_kit import run_in_thread
+from tests.scenarios.kit import (
+    WHY,
+    Changes,
+    Shop,
+    call_of,
+    code_of,
+    details_of,
+    opened,
+    placed,
+    structured,
+    tool_of,
+)
+from tests.server.cli_kit import run, run_in_thread
 
 pytestmark = pytest.mark.anyio
 ERAS = ["auto", "legacy"]
@@ -477,6 +488,11 @@ async def test_the_question_quotes_and_escapes_and_never_cuts_the_arguments(tmp_
 # -- a call that waits for somebody else ------------------------------------------------------------------------------
 
 
+def approving_only(config: dict[str, Any]) -> None:
+    approving(config)
+    config["approvals"] = {}
+
+
 def approving(config: dict[str, Any]) -> None:
     confirming()(config)
     tool_of(config, "issue_refund")["approval"] = [{"role": "approver"}]
@@ -540,6 +556,13 @@ async def test_nobody_is_told_at_a_client_without_a_person(tmp_path: Path) -> No
     async with opened(tmp_path, alone) as shop:
         answer = await proposed(shop)
         assert (code_of(answer), answer.asks) == ("approval_pending", None)
+
+
+def test_what_hangs_on_a_clients_word_is_told_by_check(tmp_path: Path) -> None:
+    for changes, told in ((confirming(), True), (approving_only, False)):
+        folder = tmp_path / str(told)
+        placed(folder, changes)
+        assert ("requester_may` is on (money)" in run(folder, "check").stdout) == told
 
 
 async def test_who_confirmed_is_shown_with_how_sure_that_is(tmp_path: Path) -> None:

@@ -94,6 +94,12 @@ def _check(checked: Checked, installation: Installation) -> None:
             config.path,
             "`approvals.allow_same_uid_file` is on: whatever runs as this user can read such a credential and approve",
         )
+    if config.approvals.requester_may:
+        checked.warn(
+            config.path,
+            f"`approvals.requester_may` is on ({', '.join(config.approvals.requester_may)}): a client can say that its "
+            "person confirmed without asking them",
+        )
 
 
 def _try(checked: Checked, config: Config, where: str, step: Callable[[], object]) -> None:
