@@ -102,6 +102,34 @@ def test_a_payload_under_a_key_the_file_lost_says_which_key(path: Path, ring: Ke
         KeyRing.create(path).unseal("local", 1, sealed)
 
 
+@given(st.binary(max_size=300))
+def test_a_token_opens_for_its_purpose_and_no_other(ring: KeyRing, content: bytes) -> None:
+    token = ring.seal_token("confirmation", content)
+    assert ring.open_token("confirmation", token) == content
+    with pytest.raises(SealBroken, match="no other token"):
+        ring.open_token("other", token)
+
+
+@given(st.text(max_size=200))
+def test_what_nobody_sealed_is_no_token(ring: KeyRing, text: str) -> None:
+    for token in (text, f"{ring.key_ids[0]}.{text}"):
+        with pytest.raises(SealBroken):
+            ring.open_token("confirmation", token)
+
+
+def test_tokens_open_under_every_key_of_the_ring_and_under_none_that_left_it(path: Path) -> None:
+    old = KeyRing.create(path)
+    token = old.seal_token("confirmation", b"asked")
+    fresh = {"id": "seal-new", "key": base64.b64encode(os.urandom(32)).decode()}
+    edit(path, lambda content: content["seal"].insert(0, fresh))
+    rotated = KeyRing.load(path)
+    assert rotated.open_token("confirmation", token) == b"asked"
+    newer = rotated.seal_token("confirmation", b"asked")
+    assert newer.startswith("seal-new.")
+    with pytest.raises(SealBroken):
+        old.open_token("confirmation", newer)
+
+
 def test_each_tenant_has_its_own_claim_key(ring: KeyRing) -> None:
     assert len({ring.claim_key(tenant) for tenant in ("", "a", "b", "a/b")}) == 4
     assert ring.claim_key("a") == ring.claim_key("a") and len(ring.claim_key("a")) == 32

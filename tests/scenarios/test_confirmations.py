@@ -351,6 +351,29 @@ async def test_a_record_that_moves_while_the_person_reads_is_shown_once_more_and
         assert len(shop.moved()) == 1
 
 
+CONFIRMED_READ = """
+@id("ask-first") @reason("Tickets of this desk are read with the person's knowledge.") @approval("requester")
+forbid (principal, action == Comptroller::Action::"get_ticket", resource)
+unless { context.approvals.requester >= 1 };
+"""
+
+
+async def test_an_operators_own_gate_asks_the_person_before_a_read_and_releases_nothing_until_then(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, confirming(), cedar=CONFIRMED_READ) as shop:
+        ((ticket, subject),) = shop.sql("SELECT id, subject FROM tickets ORDER BY id LIMIT 1")
+        wanted = {"ticket_id": ticket}
+        asked = await leg(shop, "get_ticket", wanted)
+        assert "read with the person's knowledge. (rule ask-first)" in ask_of(asked).message
+        assert str(subject) not in asked.text + ask_of(asked).message
+        read = await leg(shop, "get_ticket", wanted, yes(asked))
+        assert structured(read)["subject"] == subject
+        (packet,) = shop.packets(RecordType.READ)
+        assert [word["assurance"] for word in packet["approvals"]] == ["client_asserted"]
+        assert code_of(await leg(shop, "get_ticket", wanted, yes(asked))) == "confirmation_invalid"
+
+
 # -- and somebody else after them -------------------------------------------------------------------------------------
 
 
