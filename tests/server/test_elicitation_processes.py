@@ -99,7 +99,7 @@ async def test_a_client_that_ends_its_input_while_asked_gives_no_answer_and_the_
 ) -> None:
     place = await confirmed_at(tmp_path)
     [invoice] = invoices(place, 1)
-    hello = {
+    hello: dict[str, Any] = {
         "protocolVersion": "2025-11-25",
         "capabilities": {"elicitation": {}},
         "clientInfo": {"name": "raw", "version": "1"},
