@@ -117,7 +117,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/confirmations.py",
-        "if state.expires_ms <= self._clock.now_ms():",
+        "if state.expires_ms <= now:",
         "if False:",
         f"{_S}/test_confirmations.py::test_an_answer_that_comes_too_late_does_nothing",
     ),
@@ -150,6 +150,12 @@ MUTATIONS = (
         '.get("confirm") is True)',
         '.get("confirm") not in (None, False))',
         f"{_S}/test_confirmations.py::test_whatever_is_no_yes_does_nothing_and_is_on_record",
+    ),
+    Mutation(
+        f"{_SERVER}/confirmations.py",
+        "max(now, head.record_ms) if head is not None else now",
+        "now",
+        f"{_S}/test_confirmations.py::test_a_clock_that_is_set_back_makes_no_late_answer_good_again",
     ),
     Mutation(
         f"{_SERVER}/confirmations.py",

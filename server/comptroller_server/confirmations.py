@@ -16,9 +16,10 @@ from typing import cast
 from comptroller_audit.ambient import Clock
 from comptroller_audit.calls import CALLS, Existing, Lost
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
+from comptroller_audit.database import Row
 from comptroller_audit.errors import SealBroken
 from comptroller_audit.sealing import KeyRing
-from comptroller_audit.store import Store
+from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Moved, Stopped
 from comptroller_audit.vocabulary import CallState, Code, JsonObject, Refusal
 from comptroller_policy.approvals import Assurance
@@ -119,7 +120,9 @@ class Confirmations:
         state = self._opened(case, given)
         if state.tells:
             return
-        row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, state.call))
+        row, now = await self._store.read(lambda reader: self._read(reader, case.tenant, state.call))
+        if state.expires_ms <= now:
+            raise Refused(Refusal(Code.CONFIRMATION_EXPIRED, _TOO_LATE, "same_call"))
         if row is not None and row["state"] != CallState.PENDING:
             text = (
                 f"This confirmation was used before, by call {state.call}; nothing was done again. Its answer is given "
@@ -155,9 +158,13 @@ class Confirmations:
         mine = (case.tenant, case.principal_key, case.subject.actor.id)
         if (state.tenant, state.principal, state.actor) != mine or not self._may_ask(case):
             raise Refused(_NOT_OURS)
-        if not state.tells and state.expires_ms <= self._clock.now_ms():
-            raise Refused(Refusal(Code.CONFIRMATION_EXPIRED, _TOO_LATE, "same_call"))
         return state
+
+    def _read(self, reader: Reader, tenant: str, call: str) -> tuple[Row | None, int]:
+        """The call's row, if it has one, and the time: a clock set back makes no answer good again."""
+        head = reader.head(tenant)
+        now = self._clock.now_ms()
+        return reader.row(tenant, CALLS, call), max(now, head.record_ms) if head is not None else now
 
     def settle(self, case: Case) -> None:
         """8, first half: decide again with the requester's word, if there is one for exactly this action."""

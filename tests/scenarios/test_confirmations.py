@@ -272,6 +272,16 @@ async def test_an_answer_that_comes_too_late_does_nothing(tmp_path: Path, late: 
         assert len(shop.moved()) == (1 if late < ANSWER_S_MAX else 0)
 
 
+async def test_a_clock_that_is_set_back_makes_no_late_answer_good_again(tmp_path: Path) -> None:
+    async with opened(tmp_path, confirming()) as shop:
+        given = yes(await proposed(shop))
+        shop.clock.jump_s(ANSWER_S_MAX + 1)
+        await shop.call("search_tickets", {"query": "refund"})
+        shop.clock.jump_s(-ANSWER_S_MAX)
+        assert code_of(await proposed(shop, confirmation=given)) == "confirmation_expired"
+        assert shop.moved() == []
+
+
 async def test_a_state_that_somebody_changed_is_refused_and_recorded(tmp_path: Path) -> None:
     async with opened(tmp_path, confirming()) as shop:
         given = yes(await proposed(shop))
