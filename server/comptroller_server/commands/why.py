@@ -10,6 +10,7 @@ import click
 
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, RecordType
 from comptroller_budgets.ledger import amount_text
+from comptroller_policy.rollout import BUCKETS
 from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
@@ -122,6 +123,13 @@ def _considered(card: Card, record: CallRecord) -> None:
             card.line("decided", cut(str(reason)))
         for error in cast("list[Json]", decision.get("errors") or []):
             card.line("decided", cut(f"error: {error}"))
+    if draw := section(packet, "rollout"):
+        word = "in the canary" if draw.get("canary") else "not in the canary"
+        card.line(
+            "rollout",
+            f"{word} ({draw.get('standing')}): bucket {draw.get('bucket')} of {BUCKETS}, drawn by "
+            f"{draw.get('drawn_by')}, at {draw.get('percent')} %",
+        )
     if bundle := str(packet.get("bundle", "")):
         card.line("decided", f"under policy bundle {bundle[:16]}")
 
