@@ -438,13 +438,13 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/decisions.py",
-        " and case.draw and case.draw.standing is Standing.IN:",
-        " and False:",
+        "            and case.draw.standing is Standing.IN\n",
+        "            and False\n",
         f"{_S}/test_rollout.py::test_what_another_gate_asks_about_is_in_no_canary",
     ),
     Mutation(
         f"{_SERVER}/watch.py",
-        "            return head, Switches.read(reader, tenant), read_levels(reader, tenant)\n",
+        "            return head, Switches.read(reader, tenant), read_levels(reader, tenant, key)\n",
         "            return head, Switches.read(reader, tenant), self._rollouts.get(tenant) or {}\n",
         f"{_S}/test_rollout.py::test_a_demotion_by_one_process_is_obeyed_by_another_on_its_next_commit",
     ),
@@ -461,6 +461,12 @@ MUTATIONS = (
         f"{_S}/test_rollout.py::test_a_promotion_ends_when_the_config_it_was_made_under_is_lowered",
     ),
     Mutation(
+        f"{_POLICY}/rollout.py",
+        'return level if hmac.compare_digest(expected, row["proof"]) else',
+        "return level if expected else",
+        f"{_S}/test_rollout.py::test_whoever_writes_the_table_without_the_keys_promotes_nothing",
+    ),
+    Mutation(
         f"{_POLICY}/rollout_changes.py",
         "        if breach is not None and _row",
         "        if False and _row",
@@ -468,8 +474,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_POLICY}/rollout_changes.py",
-        "    state.head.switch_seq += 1\n",
-        "",
+        "else configured\n    state.head.switch_seq += 1\n",
+        "else configured\n",
         f"{_S}/test_rollout.py::test_a_demotion_between_decision_and_commit_stops_the_call",
     ),
     Mutation(

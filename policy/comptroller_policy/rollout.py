@@ -7,6 +7,7 @@ whether it is in that share. A word changes under the head lock and raises `head
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,6 +37,7 @@ __all__ = [
     "is_canary",
     "is_drawn",
     "level_in",
+    "proof_of",
     "read_levels",
 ]
 
@@ -58,7 +60,8 @@ class RolloutRow(SQLModel, table=True):
     """One tool: the word in force, and the evidence since it was given. `id` is the tool's name.
 
     `base` is the config's percent when the word was given. `clean` counts verified calls in a row without a
-    contradiction: a `silent_wrong`, a call in doubt or a person's no begins it again.
+    contradiction: a `silent_wrong`, a call in doubt or a person's no begins it again. `proof` is a keyed digest of the
+    word: whoever can write the table but has no keys can take a promotion away, and give none.
     """
 
     __tablename__ = "rollouts"  # pyright: ignore[reportAssignmentType]
@@ -71,6 +74,7 @@ class RolloutRow(SQLModel, table=True):
     changed_by: str
     seq: int
     at_ms: int = Field(sa_type=BigInteger)
+    proof: str
     calls: int
     verified: int
     silent_wrong: int
@@ -82,9 +86,9 @@ class RolloutRow(SQLModel, table=True):
 
 ROLLOUTS = Relation(RolloutRow)
 _TABLE = table_of(RolloutRow)
-_ALL = select(_TABLE.c.id, _TABLE.c.word, _TABLE.c.percent, _TABLE.c.base).where(
-    _TABLE.c.tenant == bindparam("tenant")
-)
+_ALL = select(
+    _TABLE.c.id, _TABLE.c.word, _TABLE.c.percent, _TABLE.c.base, _TABLE.c.seq, _TABLE.c.proof
+).where(_TABLE.c.tenant == bindparam("tenant"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +100,30 @@ class Level:
     base: int
 
 
-def level_in(row: Row | None) -> Level | None:
-    return Level(Word(row["word"]), row["percent"], row["base"]) if row is not None else None
+def proof_of(key: bytes, tool: str, percent: int, base: int, seq: int) -> str:
+    """What proves that somebody with the store's keys promoted `tool`."""
+    return keyed_digest(key, "rollout-word", tool.encode(), f"{percent} {base} {seq}".encode())
 
 
-def read_levels(reader: Reader, tenant: str) -> dict[str, Level]:
+def level_in(row: Row | None, tool: str, key: bytes) -> Level | None:
+    """The word in a row. A promotion without its proof counts as a demotion."""
+    if row is None:
+        return None
+    level = Level(Word(row["word"]), row["percent"], row["base"])
+    if level.word is not Word.PROMOTED:
+        return level
+    expected = proof_of(key, tool, level.percent, level.base, row["seq"])
+    return level if hmac.compare_digest(expected, row["proof"]) else Level(Word.DEMOTED, 0, level.base)
+
+
+def read_levels(reader: Reader, tenant: str, key: bytes) -> dict[str, Level]:
     """Tool to word, as last committed. Read `head.switch_seq` before: a newer word only makes a commit look again."""
-    rows = reader.query(_ALL, tenant=tenant)
-    return {str(tool): Level(Word(word), int(percent), int(base)) for tool, word, percent, base in rows}
+    names: tuple[str, ...] = ("word", "percent", "base", "seq", "proof")
+    found: dict[str, Row] = {
+        str(tool): dict(zip(names, row, strict=True)) for tool, *row in reader.query(_ALL, tenant=tenant)
+    }
+    levels = {tool: level_in(row, tool, key) for tool, row in found.items()}
+    return {tool: level for tool, level in levels.items() if level is not None}
 
 
 def configured_percent(mode: RolloutMode, canary_percent: int) -> int:

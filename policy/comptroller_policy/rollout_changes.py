@@ -7,13 +7,13 @@ processes. A breach (a `silent_wrong` outcome, or a canary call in doubt) demote
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from comptroller_audit.database import Row
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import JsonObject, RecordType
-from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in
+from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in, proof_of
 
 __all__ = [
     "CountOutcome",
@@ -36,6 +36,7 @@ _NO_WORD: Row = {
     "changed_by": "",
     "seq": 0,
     "at_ms": 0,
+    "proof": "",
     **_NO_EVIDENCE,
 }
 
@@ -80,7 +81,7 @@ class CountOutcome:
         ended, breach = self.ended, self.ended.breach
         if breach is not None and _row(state, self.tool)["word"] != Word.DEMOTED:
             reason = f"call {self.call} ended {breach}"
-            _change(state, self.tool, Word.DEMOTED, 0, self.configured, reason, "comptroller", self.call)
+            _demote(state, self.tool, self.configured, reason, "comptroller", self.call)
         row = _row(state, self.tool)
         contradicted = ended.silent_wrong or ended.in_doubt
         counted = {
@@ -164,7 +165,8 @@ def _broken(row: Row) -> str:
 class Promote:
     """Part: raise a tool to `to` percent (the next step by default) if the evidence is there, and record it.
 
-    `steps` are those open to the tool; `needed` is how many clean verified calls each takes.
+    `steps` are those open to the tool, `needed` is how many clean verified calls each takes, and `key` the tenant's
+    claim key, which proves the promotion.
     """
 
     tool: str
@@ -174,18 +176,25 @@ class Promote:
     needed: int
     reason: str
     by: str
+    key: bytes = field(repr=False)
 
     def keys(self) -> Iterable[Key]:
         return [(ROLLOUTS, self.tool)]
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(ROLLOUTS, self.tool)
-        now = effective(level_in(row), self.configured)
+        now = effective(level_in(row, self.tool, self.key), self.configured)
         missing = missing_for(row, now, self.to, self.steps, self.needed)
         if missing:
             return NotPromoted(self.tool, missing)
         to = self.to or next_step(now, self.steps) or PERCENT_MAX
-        _change(state, self.tool, Word.PROMOTED, to, self.configured, self.reason, self.by, None)
+        state.head.switch_seq += 1
+        new: Row = {
+            "word": Word.PROMOTED.value,
+            "percent": to,
+            "proof": proof_of(self.key, self.tool, to, self.configured, state.head.switch_seq),
+        }
+        _write(state, self.tool, new, now, self.configured, self.reason, self.by)
         return None
 
 
@@ -203,22 +212,36 @@ class Demote:
 
     def apply(self, state: State) -> Stop | None:
         if _row(state, self.tool)["word"] != Word.DEMOTED:
-            _change(state, self.tool, Word.DEMOTED, 0, self.configured, self.reason, self.by, None)
+            _demote(state, self.tool, self.configured, self.reason, self.by)
         return None
 
 
-def _change(
-    state: State, tool: str, word: Word, to: int, configured: int, reason: str, by: str, call: str | None
+def _demote(state: State, tool: str, configured: int, reason: str, by: str, call: str | None = None) -> None:
+    row = _row(state, tool)
+    before = row["percent"] if row["word"] == Word.PROMOTED else configured
+    state.head.switch_seq += 1
+    new: Row = {"word": Word.DEMOTED.value, "percent": 0, "proof": ""}
+    _write(state, tool, new, before, configured, reason, by, call)
+
+
+def _write(
+    state: State,
+    tool: str,
+    new: Row,
+    before: int,
+    configured: int,
+    reason: str,
+    by: str,
+    call: str | None = None,
 ) -> None:
     """Give a new word, with the evidence so far in its record; evidence begins anew."""
     row = _row(state, tool)
-    state.head.switch_seq += 1
     packet: JsonObject = {
         "v": 1,
         "tool": tool,
-        "word": word.value,
-        "before": effective(level_in(state.get(ROLLOUTS, tool)), configured),
-        "percent": to,
+        "word": new["word"],
+        "before": before,
+        "percent": new["percent"],
         "configured": configured,
         "reason": reason,
         "by": by,
@@ -227,14 +250,11 @@ def _change(
         "evidence": {name: row[name] for name in _EVIDENCE},
     }
     state.append(LogRecord(RecordType.ROLLOUT_CHANGED, packet))
-    new: Row = {
-        "word": word.value,
-        "percent": to,
+    given: Row = {
         "base": configured,
         "reason": reason,
         "changed_by": by,
         "seq": state.head.switch_seq,
         "at_ms": state.now_ms,
-        **_NO_EVIDENCE,
     }
-    state.put(ROLLOUTS, tool, new)
+    state.put(ROLLOUTS, tool, {**new, **given, **_NO_EVIDENCE})

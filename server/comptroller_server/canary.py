@@ -41,7 +41,8 @@ from comptroller_tools.records import records_in
 __all__ = ["Canary", "case_ended", "is_reversible", "recovered_ended", "share_kept", "steps_open_to"]
 
 _REVERSIBLE = frozenset({Effect.CREATE, Effect.UPDATE})
-_COUNTED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.IN_DOUBT, CallState.COMPENSATED})
+_NO_EVIDENCE = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
+"""Ends in which nothing happened."""
 
 
 class Canary:
@@ -180,6 +181,6 @@ def recovered_ended(
 def _counted(
     rollout: RolloutConfig, tool: str, effect: Effect, call: str, state: CallState, ended: Ended
 ) -> list[Part]:
-    if rollout.mode is RolloutMode.OFF or effect is Effect.READ or state not in _COUNTED:
+    if rollout.mode is RolloutMode.OFF or effect is Effect.READ or state in _NO_EVIDENCE:
         return []
     return [CountOutcome(tool, call, rollout.percent, ended)]

@@ -57,12 +57,14 @@ class Watch:
         """Read the head row now."""
         at = self._clock.monotonic()
 
+        key = self._store.ring.claim_key(tenant)
+
         def read(reader: Reader) -> tuple[Head, Switches | None, dict[str, Level]]:
             head = reader.head(tenant) or Head(0, 0, 0, "")
             known = self._switches.get(tenant)
             if known is not None and known.seq == head.switch_seq:
                 return head, None, {}
-            return head, Switches.read(reader, tenant), read_levels(reader, tenant)
+            return head, Switches.read(reader, tenant), read_levels(reader, tenant, key)
 
         head, switches, levels = await self._store.read(read)
         if switches is not None:

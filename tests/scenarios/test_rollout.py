@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ def rollout(percent: int = 0, mode: str = "human_approval", **more: Any) -> Chan
             "tool": "cancel_refund",
             "arguments": {"refund_id": "{output.refund_id}"},
         }
+        # People decide about cancellations that agents ask for, not about those that take back what went wrong.
+        tool_of(config, "cancel_refund")["approval"] = [
+            {"role": "approver", "when": 'principal.kind != "service"'}
+        ]
 
     return change
 
@@ -50,7 +56,8 @@ def level(shop: Shop, tool: str = "issue_refund") -> dict[str, Any]:
 
 
 async def promote(shop: Shop, to: int, needed: int = 0, configured: int = 0) -> None:
-    part = Promote("issue_refund", to, (to,), configured, needed, "it went well", "ann")
+    key = shop.store.ring.claim_key(TENANT)
+    part = Promote("issue_refund", to, (to,), configured, needed, "it went well", "ann", key)
     assert isinstance(await shop.store.commit(TENANT, Unit([part])), Committed)
 
 
@@ -314,6 +321,22 @@ async def test_a_promotion_ends_when_the_config_it_was_made_under_is_lowered(tmp
         clock = shop.clock
     async with opened(tmp_path, rollout(5), clock=clock) as shop:
         assert code_of(await shop.refund(outside[1], 5)) == "approval_pending"
+
+
+async def test_whoever_writes_the_table_without_the_keys_promotes_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path, rollout(5)) as shop:
+        await promote(shop, 100, configured=5)
+        stolen, seq = level(shop)["proof"], level(shop)["seq"]
+        await demote(shop, configured=5)
+        clock = shop.clock
+    with contextlib.closing(sqlite3.connect(tmp_path / "comptroller.db")) as forger, forger:
+        forger.execute(
+            "UPDATE rollouts SET word = 'promoted', percent = 100, proof = ?, seq = ?", (stolen, seq + 1)
+        )
+    async with opened(tmp_path, rollout(5), clock=clock) as shop:
+        for invoice in shop.paid()[:6]:
+            assert code_of(await shop.refund(invoice, 5)) == "approval_pending"
+        assert shop.moved() == []
 
 
 # -- the next commit --------------------------------------------------------------------------------------------------

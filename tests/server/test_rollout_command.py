@@ -34,6 +34,10 @@ def rollout(percent: int = 0, mode: str = "human_approval", after: int = 2) -> C
             "tool": "cancel_refund",
             "arguments": {"refund_id": "{output.refund_id}"},
         }
+        # People decide about cancellations that agents ask for, not about those that take back what went wrong.
+        tool_of(config, "cancel_refund")["approval"] = [
+            {"role": "approver", "when": 'principal.kind != "service"'}
+        ]
 
     return change
 

@@ -165,6 +165,7 @@ def promote(
                 config.promote_after,
                 reason,
                 voter.name,
+                installation.ring.claim_key(TENANT),
             )
             for one in tools
         ]
@@ -268,7 +269,7 @@ async def _standings(installation: Installation, tools: Sequence[ToolConfig]) ->
 
 def _standing(installation: Installation, tool: ToolConfig, row: Row | None) -> Standing:
     config = installation.config.rollout
-    percent = effective(level_in(row), config.percent)
+    percent = _percent_of(installation, tool, row)
     steps = steps_open_to(tool, config)
     spoken = row if row is not None and row["word"] != Word.CONFIGURED else None
     evidence = {name: int(row[name]) if row is not None else 0 for name in _EVIDENCE}
@@ -287,6 +288,11 @@ def _standing(installation: Installation, tool: ToolConfig, row: Row | None) -> 
     )
 
 
+def _percent_of(installation: Installation, tool: ToolConfig, row: Row | None) -> int:
+    level = level_in(row, tool.name, installation.ring.claim_key(TENANT))
+    return effective(level, installation.config.rollout.percent)
+
+
 async def _not_promoted(
     installation: Installation, tools: Sequence[ToolConfig], to: int | None
 ) -> list[NotPromoted]:
@@ -299,7 +305,7 @@ async def _not_promoted(
             tool.name,
             missing_for(
                 rows.get(tool.name),
-                effective(level_in(rows.get(tool.name)), config.percent),
+                _percent_of(installation, tool, rows.get(tool.name)),
                 to,
                 steps_open_to(tool, config),
                 config.promote_after,

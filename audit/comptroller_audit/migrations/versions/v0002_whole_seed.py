@@ -64,6 +64,7 @@ def _rollouts() -> None:
         changed_by=_TEXT,
         seq=_INT,
         at_ms=_BIG,
+        proof=_TEXT,
         **dict.fromkeys(counted, _INT),
     )
 
