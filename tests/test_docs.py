@@ -392,7 +392,7 @@ def test_every_module_the_story_of_a_call_names_exists() -> None:
 
 def test_every_guard_of_a_law_exists() -> None:
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", text_of("docs/laws.md"), re.MULTILINE)[1:]
-    assert len(rows) == 13
+    assert len(rows) >= 13
     for _, guard, tests in rows:
         assert re.search(r"`[\w/]+\.py(::test_\w+)?`", tests), "a law without a test"
         for dotted in re.findall(r"`([a-z]\w*(?:\.\w+)+)`", guard):
