@@ -36,7 +36,7 @@ MUTATIONS = (
     # -- what models use ------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/metering.py",
-        "if used >= charge.limit.max_micro:",
+        "if used >= most:",
         "if False:",
         f"{_S}/test_metering.py::test_a_task_that_reported_its_tokens_is_refused_its_next_call",
     ),
@@ -57,6 +57,24 @@ MUTATIONS = (
         "            self._keep((case.tenant, case.task.id), rest)\n",
         "            pass\n",
         f"{_S}/test_metering.py::test_what_a_refused_call_reported_counts_at_the_next_one",
+    ),
+    Mutation(
+        f"{_BUDGETS}/ledger.py",
+        "    return limit.first_micro\n",
+        "    return limit.max_micro\n",
+        f"{_S}/test_widening.py::test_reads_alone_never_get_beyond_the_first_part",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "or case.state is not CallState.DONE or not is_verified:",
+        "or case.state is not CallState.DONE:",
+        f"{_S}/test_widening.py::test_a_change_that_nothing_verified_opens_nothing",
+    ),
+    Mutation(
+        f"{_BUDGETS}/limits.py",
+        "            if limit.unit not in covered\n",
+        "            if False\n",
+        f"{_S}/test_widening.py::test_a_limit_per_task_brings_a_window_of_a_hundred_tasks_a_day",
     ),
     Mutation(
         f"{_SERVER}/config_checks.py",
@@ -377,8 +395,8 @@ MUTATIONS = (
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/ledger.py",
-        'left = charge.limit.max_micro - row["used"] - row["held"]',
-        'left = charge.limit.max_micro - row["used"]',
+        'left = most - row["used"] - row["held"]',
+        'left = most - row["used"]',
         f"{_S}/test_budgets.py::test_64_callers_on_a_budget_of_ten_make_ten_calls",
     ),
     Mutation(

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from comptroller_audit.usage_shapes import UsageView
 from comptroller_audit.vocabulary import (
     CallState,
     Code,
@@ -203,32 +204,6 @@ class VerificationView(_Open):
 class OutcomeView(_Open):
     effect: Literal["none", "done", "unknown"]
     error: str | None
-
-
-class ReportView(_Open):
-    """What the client says a model has used since the task began. `name` is a role or a model."""
-
-    name: str
-    model: str | None
-    input_tokens: int
-    output_tokens: int
-
-
-class TaskUsageView(_Open):
-    """What the whole task has used once this record was written."""
-
-    tokens: int
-    estimated_tokens: Annotated[int, Field(description="the part of `tokens` that no report covers")]
-    model_cost_usd: str
-
-
-class UsageView(_Open):
-    """What the call was charged for the models around it. Amounts of money are decimal texts."""
-
-    reported: list[ReportView] = []
-    tokens: int | None = None
-    model_cost_usd: str | None = None
-    task: TaskUsageView | None = None
 
 
 TokenGiven: TypeAlias = Annotated[

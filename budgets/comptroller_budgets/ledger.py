@@ -7,7 +7,7 @@ the moment of the commit, under the tenant's head lock, so no number of processe
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -18,7 +18,7 @@ from comptroller_audit.database import Relation, Row
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import MICRO, Code, Json, Refusal
 from comptroller_budgets.errors import HoldTaken
-from comptroller_budgets.limits import Charge
+from comptroller_budgets.limits import Charge, Limit, verified_writes
 
 __all__ = [
     "COUNTERS",
@@ -26,11 +26,14 @@ __all__ = [
     "CounterRow",
     "HoldRow",
     "HoldState",
+    "NoteVerifiedWrite",
     "Release",
     "Settle",
     "Spend",
     "TakeHold",
     "amount_text",
+    "open_micro",
+    "widens",
 ]
 
 
@@ -68,6 +71,20 @@ def _counter(state: State, counter: str) -> Row:
     return state.get(COUNTERS, counter) or {"used": 0, "held": 0}
 
 
+def open_micro(get: Callable[[Relation, str], Row | None], limit: Limit, opened_by: str) -> int:
+    """What a limit lets through now: its first part, until the counter `opened_by` counts something."""
+    if limit.first_micro is None or (get(COUNTERS, opened_by) or {"used": 0})["used"] > 0:
+        return limit.max_micro
+    return limit.first_micro
+
+
+def widens(limit: Limit, most: int) -> str:
+    """What a refusal adds while only `most`, the first part of a limit, is open."""
+    if most == limit.max_micro:
+        return ""
+    return f" The rest, up to {amount_text(limit.max_micro)}, opens once a change made in this task was verified."
+
+
 def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
     if charge.amount_micro < 0:
         return Refusal(
@@ -77,15 +94,17 @@ def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
             call=call,
         )
     row = _counter(state, charge.counter)
-    left = charge.limit.max_micro - row["used"] - row["held"]
+    most = open_micro(state.get, charge.limit, charge.opened_by)
+    left = most - row["used"] - row["held"]
     if charge.amount_micro <= left:
         return None
     wait_s = None if charge.resets_ms is None else max(1, -(-(charge.resets_ms - state.now_ms) // 1000))
     resets = "It does not reset within this task." if wait_s is None else f"It resets in {wait_s} seconds."
     return Refusal(
         Code.BUDGET_EXHAUSTED,
-        f"The budget `{charge.limit.id}` has {amount_text(max(0, left))} of {amount_text(charge.limit.max_micro)} left "
-        f"and this call needs {amount_text(charge.amount_micro)}. {resets}",
+        f"The budget `{charge.limit.id}` has {amount_text(max(0, left))} of {amount_text(most)} left "
+        f"and this call needs {amount_text(charge.amount_micro)}.{widens(charge.limit, most)} {resets} Hand the task to "
+        "a person (`hand_off`) if it cannot go on.",
         retry="person" if wait_s is None else f"after:{wait_s}",
         call=call,
         details={
@@ -96,6 +115,12 @@ def _exhausted(state: State, charge: Charge, call: str) -> Refusal | None:
             "needed_micro": charge.amount_micro,
         },
     )
+
+
+def _counters_of(charges: Iterable[Charge]) -> list[Key]:
+    """The counters that charges add to, and those that open them."""
+    ids = (row_id for charge in charges for row_id in (charge.counter, charge.opened_by) if row_id)
+    return [(COUNTERS, row_id) for row_id in ids]
 
 
 def _by_counter(charges: Iterable[Charge]) -> dict[str, int]:
@@ -120,7 +145,7 @@ class TakeHold:
     charges: tuple[Charge, ...]
 
     def keys(self) -> Iterable[Key]:
-        return [(HOLDS, self.call), *((COUNTERS, charge.counter) for charge in self.charges)]
+        return [(HOLDS, self.call), *_counters_of(self.charges)]
 
     def apply(self, state: State) -> Stop | None:
         if state.get(HOLDS, self.call) is not None:
@@ -143,13 +168,27 @@ class Spend:
     charges: tuple[Charge, ...]
 
     def keys(self) -> Iterable[Key]:
-        return [(COUNTERS, charge.counter) for charge in self.charges]
+        return _counters_of(self.charges)
 
     def apply(self, state: State) -> Stop | None:
         for charge in self.charges:
             if (refusal := _exhausted(state, charge, self.call)) is not None:
                 return refusal
         _add(state, _by_counter(self.charges), "used")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class NoteVerifiedWrite:
+    """Part: a side effect of `task` was read back and matched. It opens what `first` keeps closed."""
+
+    task: str
+
+    def keys(self) -> Iterable[Key]:
+        return [(COUNTERS, verified_writes(self.task))]
+
+    def apply(self, state: State) -> Stop | None:
+        _add(state, {verified_writes(self.task): MICRO}, "used")
         return None
 
 

@@ -20,8 +20,8 @@ from sqlmodel import Field, SQLModel
 from comptroller_audit.database import Relation, Row
 from comptroller_audit.unit import Key, State, Stop
 from comptroller_audit.vocabulary import MICRO, Code, Json, JsonObject, Refusal
-from comptroller_budgets.ledger import COUNTERS, amount_text
-from comptroller_budgets.limits import MODEL_COST, TOKENS, Charge, Scope
+from comptroller_budgets.ledger import COUNTERS, amount_text, open_micro, widens
+from comptroller_budgets.limits import COST, MODEL_COST, TOKENS, Charge, Scope, task_counter
 from comptroller_budgets.prices import NO_TOKENS, PriceSheet, Tokens
 
 __all__ = [
@@ -199,6 +199,8 @@ class CallUsage:
     took: Metered = NOTHING_METERED
     took_from: str = ""
     offered: Tokens = NO_TOKENS
+    is_offered: bool = False
+    """The commit that is made holds a part of ours; `offered` is what it charges for the call itself."""
     charged: Tokens = NO_TOKENS
     judged: Mapping[str, Tokens] = field(default_factory=dict[str, Tokens])
     """Tokens of judges asked about it that no durable commit has charged."""
@@ -228,10 +230,15 @@ class Meter:
     checks: bool = False
     ends: bool = False
     call_id: str = ""
+    tool_cost_micro: int | None = None
+    """What the tool cost, for the packet; None where no tool of the config costs anything."""
 
     def keys(self) -> Iterable[Key]:
-        windows = [(COUNTERS, c.counter) for c in self.charges if c.limit.scope is not Scope.TASK]
-        return [(TASK_USAGE, self.task), *windows]
+        rows = [c.counter for c in self.charges if c.limit.scope is not Scope.TASK]
+        rows += [c.opened_by for c in self.charges if c.opened_by]
+        if self.tool_cost_micro is not None:
+            rows.append(task_counter(self.task, COST))
+        return [(TASK_USAGE, self.task), *((COUNTERS, row_id) for row_id in rows)]
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(TASK_USAGE, self.task)
@@ -247,7 +254,7 @@ class Meter:
             held = (state.get(COUNTERS, counter) or {"held": 0})["held"]
             used = min(self._used(state.get, charge, was, now), COLUMN_MAX)
             state.put(COUNTERS, counter, {"used": used, "held": held})
-        self._tell(was, now)
+        self._tell(state, was, now)
         return None
 
     def reached(self, get: GetRow, now_ms: int) -> Refusal | None:
@@ -258,8 +265,9 @@ class Meter:
     def _refusal(self, get: GetRow, was: Usage, now: Usage, now_ms: int) -> Refusal | None:
         for charge in self.charges:
             used = self._used(get, charge, was, now)
-            if used >= charge.limit.max_micro:
-                return _reached(charge, used, now_ms, self.call_id)
+            most = open_micro(get, charge.limit, charge.opened_by)
+            if used >= most:
+                return _reached(charge, used, most, now_ms, self.call_id)
         return None
 
     def _used(self, get: GetRow, charge: Charge, was: Usage, now: Usage) -> int:
@@ -270,33 +278,50 @@ class Meter:
         row = get(COUNTERS, charge.counter)
         return (row["used"] if row else 0) + now.amount_micro(unit) - was.amount_micro(unit)
 
-    def _tell(self, was: Usage, now: Usage) -> None:
+    def _tell(self, state: State, was: Usage, now: Usage) -> None:
+        """Note what the call was charged, and put it into the packet of its end."""
         tokens, cost = now.total.total - was.total.total, now.cost_micro - was.cost_micro
         if not self.ends:
             self.call.begun = (tokens, cost)
             return
         tokens, cost = tokens + self.call.begun[0], cost + self.call.begun[1]
+        tools = None
+        if self.tool_cost_micro is not None:
+            tools = state.get(COUNTERS, task_counter(self.task, COST))
+        spent = tools["used"] + tools["held"] if tools is not None else 0
+        tool_cost = self.tool_cost_micro or 0
         self.call.packet |= {
             "tokens": tokens,
+            "estimated": not self.call.reports,
             "model_cost_usd": amount_text(cost),
+            "tool_cost_usd": amount_text(tool_cost),
+            "cost_usd": amount_text(cost + tool_cost),
             "task": {
                 "tokens": now.total.total,
                 "estimated_tokens": now.estimated,
                 "model_cost_usd": amount_text(now.cost_micro),
+                "tool_cost_usd": amount_text(spent),
+                "cost_usd": amount_text(now.cost_micro + spent),
             },
         }
 
 
-def _reached(charge: Charge, used: int, now_ms: int, call: str) -> Refusal:
+def _reached(charge: Charge, used: int, most: int, now_ms: int, call: str) -> Refusal:
     limit = charge.limit
     wait_s = None if charge.resets_ms is None else max(1, -(-(charge.resets_ms - now_ms) // 1000))
     resets = "It does not reset within this task." if wait_s is None else f"It resets in {wait_s} seconds."
     unit = "tokens" if limit.unit == TOKENS else "USD"
     return Refusal(
         Code.BUDGET_EXHAUSTED,
-        f"The budget `{limit.id}` is used up: {amount_text(used)} of {amount_text(limit.max_micro)} {unit}, 0 left. "
-        f"{resets} Hand the task to a person.",
+        f"The budget `{limit.id}` is used up: {amount_text(used)} of {amount_text(most)} {unit}, 0 left."
+        f"{widens(limit, most)} {resets} Hand the task to a person (`hand_off`).",
         retry="person" if wait_s is None else f"after:{wait_s}",
         call=call,
-        details={"budget": limit.id, "unit": limit.unit, "left_micro": 0, "used_micro": used},
+        details={
+            "budget": limit.id,
+            "scope": limit.scope.value,
+            "unit": limit.unit,
+            "left_micro": 0,
+            "used_micro": used,
+        },
     )

@@ -19,13 +19,14 @@ from sqlmodel import Field, SQLModel
 from comptroller_audit.database import Relation, Row
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import MICRO, Code, Refusal
-from comptroller_budgets.ledger import Spend
+from comptroller_budgets.ledger import COUNTERS, Spend, open_micro, widens
 from comptroller_budgets.limits import (
     BudgetsConfig,
     Charge,
     Limit,
     Scope,
     Window,
+    verified_writes,
     window_end_ms,
     window_start,
 )
@@ -229,7 +230,21 @@ class EnterTask:
     awaited_ms: int = 0
 
     def keys(self) -> Iterable[Key]:
-        return [(CURRENT_TASKS, self.pointer), (TASKS, self.task)]
+        opens = [(COUNTERS, verified_writes(self.task))] if self._first_steps is not None else []
+        return [(CURRENT_TASKS, self.pointer), (TASKS, self.task), *opens]
+
+    @property
+    def _first_steps(self) -> int | None:
+        return self.config.first.max_steps if self.config.first is not None else None
+
+    def _steps_open(self, state: State) -> tuple[int | None, str]:
+        """How many steps the task may take now, and what would open more."""
+        most, first = self.config.max_steps, self._first_steps
+        if most is None or first is None:
+            return most, ""
+        limit = Limit("max_steps", Scope.TASK, None, "steps", Window.TASK, most * MICRO, first * MICRO)
+        now = open_micro(state.get, limit, verified_writes(self.task))
+        return now // MICRO, widens(limit, now)
 
     def apply(self, state: State) -> Stop | None:
         pointer = state.get(CURRENT_TASKS, self.pointer) or NO_POINTER
@@ -250,11 +265,11 @@ class EnterTask:
                 details={"budget": "timeout_seconds", "scope": "task", "active_ms": row["active_ms"]},
             )
         if self.counts_step and self.step_key != row["step_key"]:
-            most = self.config.max_steps
+            most, opens = self._steps_open(state)
             if most is not None and row["steps"] + 1 > most:
                 return Refusal(
                     Code.BUDGET_EXHAUSTED,
-                    f"This task has taken its {most} steps (`max_steps`). Hand it to a person (`hand_off`).",
+                    f"This task has taken its {most} steps (`max_steps`).{opens} Hand it to a person (`hand_off`).",
                     retry="person",
                     call=self.call,
                     details={"budget": "max_steps", "scope": "task", "left_micro": 0},

@@ -16,7 +16,6 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
-from comptroller_budgets.prices import PriceSheet
 from comptroller_server.books import Books
 from comptroller_server.breakers import Breakers
 from comptroller_server.builtins import BuiltIns
@@ -37,7 +36,7 @@ from comptroller_server.intake import Intake, IntakeTerms
 from comptroller_server.judge import Judging
 from comptroller_server.lookups import LookUps
 from comptroller_server.loops import Loops
-from comptroller_server.metering import Metering
+from comptroller_server.metering import metering_of
 from comptroller_server.outcomes import Outcomes
 from comptroller_server.pipeline import Pipeline
 from comptroller_server.quotas import Quotas
@@ -88,8 +87,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     tracer = Tracer(config.logging.levels, release, clock)
     evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
-    sheet = PriceSheet(config.models, config.prices)
-    metering = Metering(sheet, config.budgets.limits(), lambda subject: intake.listing(subject))
+    metering = metering_of(config)
     commits = Commits(
         evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering
     )

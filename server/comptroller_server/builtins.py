@@ -19,10 +19,12 @@ from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Moved, Part, Receipt
 from comptroller_audit.vocabulary import MICRO, Code, Json, JsonObject, RecordType, Refusal, Verification
+from comptroller_budgets.costs import task_cost
 from comptroller_budgets.handoffs import HandoffCause, NoteHandoff
-from comptroller_budgets.ledger import COUNTERS
+from comptroller_budgets.ledger import COUNTERS, amount_text
 from comptroller_budgets.lifecycle import BeginTask, EndTask
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
+from comptroller_budgets.standing import task_standings
 from comptroller_budgets.tasks import TASKS, TaskOutcome, task_unknown
 from comptroller_server.answers import built_in_answer
 from comptroller_server.built_in_tools import BEGIN, BUILT_INS, FINISH, HAND_OFF, STATUS
@@ -180,6 +182,11 @@ class BuiltIns:
             "steps": {"used": row["steps"], "max": budgets.max_steps},
             "calls": {"used": calls, "max": budgets.max_tool_calls} if budgets.max_tool_calls else None,
             "active_seconds": {"used": round(row["active_ms"] / 1000, 1), "max": budgets.timeout_seconds},
+            "left": {
+                one.limit.id: amount_text(one.left_micro)
+                for one in task_standings(reader, case.tenant, case.task.id, budgets)
+            },
+            "cost": task_cost(reader, case.tenant, case.task.id).as_json(),
             "waiting_for_person": row["awaiting"],
         }
 

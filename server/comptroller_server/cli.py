@@ -28,6 +28,7 @@ _COMMANDS = {
     "calls": ("calls:calls", "List and show calls; settle one that is in doubt."),
     "tasks": ("tasks:tasks", "List and show tasks: what was asked, how they ended."),
     "handoffs": ("handoffs:handoffs", "Work that agents gave to people: look at it, and close it."),
+    "budgets": ("budgets:budgets", "Every limit: used, held, left, and when it resets."),
     "why": ("why:why", "Everything about one call, on one screen."),
     "policy": ("policy:policy", "Show the policies, and explain a decision."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),

@@ -11,9 +11,9 @@ from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part, Refuse, Together, Unit
-from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal
+from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Verification
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
-from comptroller_budgets.ledger import Spend, TakeHold
+from comptroller_budgets.ledger import NoteVerifiedWrite, Spend, TakeHold
 from comptroller_budgets.lifecycle import NoteExhausted, is_exhausted
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
 from comptroller_budgets.tasks import AwaitPerson, EnterTask
@@ -211,9 +211,17 @@ class Commits:
                 ),
                 *self.aftermath(case.call, case.task.id, case.state, case.guard, self.counted_rows(case)),
                 GiveRefs(case.task.id, case.call, case.refs),
+                *self._widened(case),
                 *self._metering.ends(case),
             ]
         )
+
+    def _widened(self, case: Case) -> list[Part]:
+        """A change that was read back and matched opens the whole of the task's budgets."""
+        is_verified = case.verification is not None and case.verification.result is Verification.MATCHED
+        if self._budgets.widen_after is None or case.state is not CallState.DONE or not is_verified:
+            return []
+        return [NoteVerifiedWrite(case.task.id)]
 
     def aftermath(
         self, call: str, task: str | None, state: CallState, guard: str | None, counted: Sequence[str]

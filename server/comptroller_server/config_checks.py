@@ -46,6 +46,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, rule in enumerate(document.tasks.success):
         found += _must_read(("tasks", "success", at, "tool"), rule.tool, tools, written)
     found += judge_findings(document.judges, document.models, written.prices)
+    found += _first(document)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)
     names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]
@@ -227,6 +228,30 @@ def _models(document: Document, written: _Written) -> Iterator[tuple[KeyPath, st
         for at, window in enumerate(document.budgets.windows):
             if window.unit == MODEL_COST:
                 yield ("budgets", "windows", at, "unit"), message
+
+
+def _first(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    """The first part of a budget is less than the whole, and something opens the rest."""
+    budgets = document.budgets
+    if budgets.first is None:
+        if budgets.widen_after is not None:
+            message = (
+                "opens what `budgets.first` keeps closed; add `first: {max_tool_calls: …}` or remove this"
+            )
+            yield ("budgets", "widen_after"), message
+        return
+    if budgets.widen_after is None:
+        message = "is never opened to the whole; add `widen_after: verified_write`"
+        yield ("budgets", "first"), message
+    elif not any(tool.verify and tool.effect is not Effect.READ for tool in document.tools):
+        message = "waits for a verified write, and no tool that changes something has `verify`; add it to one"
+        yield ("budgets", "widen_after"), message
+    for name in type(budgets.first).model_fields:
+        part, whole = getattr(budgets.first, name), getattr(budgets, name)
+        if part is not None and whole is None:
+            yield ("budgets", "first", name), f"is part of `budgets.{name}`, which is not set; set it"
+        elif part is not None and part >= whole:
+            yield ("budgets", "first", name), f"must be less than `budgets.{name}`, which is {whole}"
 
 
 def _clients(document: Document) -> Iterator[tuple[KeyPath, str]]:

@@ -14,9 +14,9 @@ from comptroller_budgets.limits import BudgetsConfig
 from comptroller_budgets.tasks import AwaitPerson, LeaveTask
 from comptroller_policy.approvals import ApprovalState, CloseApproval
 
-__all__ = ["effect_ended", "pending_ended"]
+__all__ = ["CLAIM_FREED", "effect_ended", "pending_ended"]
 
-_CLAIM_FREED = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
+CLAIM_FREED = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
 _CLOSES_APPROVAL = {CallState.EXPIRED: ApprovalState.EXPIRED, CallState.VOID: ApprovalState.VOID}
 
 
@@ -56,7 +56,7 @@ def effect_ended(
     `task` is None for a call in doubt, which has left its task already. `counted` is without the guard.
     """
     parts: list[Part] = [LeaveTask(task, budgets)] if task is not None else []
-    if state in _CLAIM_FREED:
+    if state in CLAIM_FREED:
         parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
     elif state is not CallState.IN_DOUBT:
         parts.append(Settle(call))

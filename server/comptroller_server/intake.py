@@ -93,6 +93,7 @@ class Intake:
         self._terms = terms
         self.metering = metering
         self._advertised = [self._advertise(tool) for tool in catalogue]
+        metering.listing = self.listing
         self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
 
     async def receive(self, proposal: Proposal) -> Case:

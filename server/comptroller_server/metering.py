@@ -13,15 +13,17 @@ from typing import Any, cast
 
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import Code, Json, Refusal, Subject
-from comptroller_budgets.limits import METERED_UNITS, Charge, Limit, charges_for
+from comptroller_budgets.limits import COST, METERED_UNITS, Charge, Limit, charges_for
 from comptroller_budgets.metering import NOTHING_METERED, Meter, Metered, tokens_of_bytes
 from comptroller_budgets.prices import NO_TOKENS, PriceSheet, Tokens
 from comptroller_policy.paths import is_list
 from comptroller_server.answers import answer_text
 from comptroller_server.case import Case, Refused
+from comptroller_server.config_model import Config
+from comptroller_server.endings import CLAIM_FREED
 from comptroller_server.proposal import AdvertisedTool
 
-__all__ = ["META_USAGE", "Metering"]
+__all__ = ["META_USAGE", "Metering", "metering_of"]
 
 META_USAGE = "comptroller/usage"
 REPORTS_MAX = 32
@@ -39,14 +41,16 @@ class Metering:
         self,
         sheet: PriceSheet,
         limits: Sequence[Limit],
-        listing: Callable[[Subject], Sequence[AdvertisedTool]],
+        counts_cost: bool,
     ) -> None:
         self._sheet = sheet
+        self._counts_cost = counts_cost
         self._limits = tuple(limit for limit in limits if limit.unit in METERED_UNITS)
-        self._listing = listing
+        self.listing: Callable[[Subject], Sequence[AdvertisedTool]] = lambda _: ()
+        """What a principal's clients list; its owner sets it."""
         self._listed_to = lru_cache(maxsize=1_000)(self._listed)
         self._waiting: dict[tuple[str, str], Metered] = {}
-        self.is_on = bool(self._limits or sheet.names)
+        self.is_on = bool(self._limits or sheet.names or counts_cost)
 
     def receive(self, case: Case) -> None:
         """Read what the client reports with this call. Raises `Refused` for a report that cannot be counted."""
@@ -74,16 +78,28 @@ class Metering:
             return []
         text = case.problem.text if case.problem is not None else answer_text(case)
         answer = Tokens(tokens_of_bytes(len(text.encode())))
-        case.usage.offered = answer
+        case.usage.offered, case.usage.is_offered = answer, True
         self._name_reports(case)
         own = Metered(answer, NO_TOKENS if case.usage.reports else answer)
         return [
-            Meter(case.task.id, case.usage, self._sheet, NOTHING_METERED, own, self._charges(case), ends=True)
+            Meter(
+                case.task.id,
+                case.usage,
+                self._sheet,
+                NOTHING_METERED,
+                own,
+                self._charges(case),
+                ends=True,
+                tool_cost_micro=self._tool_cost(case),
+            )
         ]
 
     def charged(self, case: Case) -> None:
-        """A commit with a part of ours is durable."""
+        """A commit is durable; one without a part of ours has charged nothing."""
         usage = case.usage
+        if not usage.is_offered:
+            return
+        usage.is_offered = False
         usage.charged, usage.offered = usage.charged + usage.offered, NO_TOKENS
         usage.took, usage.judged, usage.is_told = NOTHING_METERED, {}, True
 
@@ -119,7 +135,7 @@ class Metering:
                 self._keep((case.tenant, usage.took_from), usage.took)
             usage.took = self._waiting.pop((case.tenant, case.task.id), NOTHING_METERED)
             usage.took_from = case.task.id
-        usage.offered = own
+        usage.offered, usage.is_offered = own, True
         self._name_reports(case)
         return [
             Meter(
@@ -133,15 +149,23 @@ class Metering:
                 checks=True,
                 ends=ends,
                 call_id=case.call,
+                tool_cost_micro=self._tool_cost(case),
             )
         ]
 
     def _charges(self, case: Case) -> tuple[Charge, ...]:
         return charges_for(self._limits, dict.fromkeys(METERED_UNITS, 1), case.scopes, case.window_ms)
 
+    def _tool_cost(self, case: Case) -> int | None:
+        """What the call's tool cost; nothing where it changed nothing."""
+        if not self._counts_cost:
+            return None
+        amounts = (charge.amount_micro for charge in case.charges if charge.limit.unit == COST)
+        return 0 if case.state in CLAIM_FREED else max(amounts, default=0)
+
     def _listed(self, subject: Subject) -> int:
         """Tokens of the tool list as a client shows it to its model."""
-        tools = self._listing(subject)
+        tools = self.listing(subject)
         texts = (f"{tool.name} {tool.description} {json.dumps(tool.input_schema)}" for tool in tools)
         return tokens_of_bytes(sum(len(text.encode()) for text in texts))
 
@@ -200,6 +224,12 @@ class Metering:
         if "total_tokens" in fields and total < read + written:
             raise _unfit("has a total_tokens below input_tokens and output_tokens together")
         return name, Tokens(read, max(written, total - read))
+
+
+def metering_of(config: Config) -> Metering:
+    """The metering that a configuration asks for."""
+    counts_cost = any(tool.cost_usd is not None for tool in config.tools)
+    return Metering(PriceSheet(config.models, config.prices), config.budgets.limits(), counts_cost)
 
 
 def _size(arguments: Mapping[str, Any]) -> int:

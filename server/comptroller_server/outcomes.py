@@ -74,7 +74,7 @@ class Outcomes:
         self._dispatcher = dispatcher
         self._release = release
         self._budgets = budgets
-        self._limits = budgets.limits()
+        self._limits = budgets.counted()
         self._clock = clock
         self._ids = ids
         self._environment = environment

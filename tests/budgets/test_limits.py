@@ -57,7 +57,29 @@ def test_the_sample_config_becomes_limits_in_millionths() -> None:
         Limit(
             "calls per issue_refund per hour", Scope.TOOL, "issue_refund", "calls", Window.HOUR, 30 * MICRO
         ),
+        Limit(
+            "calls per principal per day (default)",
+            Scope.PRINCIPAL,
+            None,
+            "calls",
+            Window.DAY,
+            1_000 * MICRO,
+            is_default=True,
+        ),
     )
+
+
+@pytest.mark.parametrize("scope", ["principal", "actor", "tool", "tenant"])
+def test_a_unit_with_a_window_of_its_own_gets_no_other(scope: str) -> None:
+    wider = {"scope": scope, "window": "month", "unit": "tokens", "max": 5}
+    limits = config(max_tokens_total=10, max_model_cost_usd="0.5", windows=[wider]).limits()
+    assert [limit.id for limit in limits] == [
+        "max_tokens_total",
+        "max_model_cost_usd",
+        f"tokens per {scope} per month",
+        "model_cost_usd per principal per day (default)",
+    ]
+    assert limits[-1].max_micro == 50 * MICRO
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ def budgets(**named: Any) -> Changes:
         config["models"] = {"planner": "small", "writer": "big"}
         config["prices"] = PRICES
         config["budgets"] = named
+        config["limits"] = {"identical_calls_max": 1_000}
 
     return change
 
@@ -225,6 +226,25 @@ async def test_a_side_effect_says_in_its_packet_what_it_cost(tmp_path: Path) -> 
         assert packet["usage"]["tokens"] == packet["usage"]["task"]["tokens"] == 101_000
         assert packet["usage"]["model_cost_usd"] == "0.208"
         assert packet["usage"]["task"]["estimated_tokens"] == 0
+
+
+async def test_a_task_can_ask_what_it_has_left_and_what_was_estimated(tmp_path: Path) -> None:
+    async with opened(tmp_path, budgets(max_tokens_total=50_000)) as shop:
+        await look(shop, meta=usage("planner", 20_000, 1_000))
+        await look(shop)
+        status = structured(await shop.call("task_status"))
+        cost = status["cost"]
+        assert cost["tokens"] > 21_000
+        assert cost["estimated_tokens"] == cost["tokens"] - 21_000
+        assert status["left"]["max_tokens_total"] == str(50_000 - cost["tokens"])
+        assert await reported_by_status(shop) > cost["tokens"] + 5_000
+
+
+async def reported_by_status(shop: Shop) -> int:
+    """What a report that comes with a call of Comptroller's own tools has made of the task, once it is charged."""
+    await shop.call("task_status", meta=usage("planner", 27_000, 1_000))
+    answer = await look(shop)
+    return used(shop, task_of(answer)).total.total
 
 
 async def test_a_person_is_not_asked_for_a_task_that_has_no_tokens_left(tmp_path: Path) -> None:

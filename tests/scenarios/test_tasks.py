@@ -582,6 +582,8 @@ async def test_status_says_what_is_left(tmp_path: Path) -> None:
         assert status["steps"] == {"used": 1, "max": 8}
         assert status["calls"] == {"used": 1, "max": 10}
         assert status["active_seconds"]["max"] == 60
+        left = status["left"]
+        assert (left["max_tool_calls"], left["max_steps"]) == ("9", "7")
 
 
 async def test_what_the_built_in_tools_cost_in_a_list_is_known(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from comptroller_audit.database import Database
 from comptroller_audit.errors import AuditError, StoreError
 from comptroller_audit.migrate import schema_is_current
 from comptroller_audit.store import Reader
+from comptroller_budgets.ledger import amount_text
 from comptroller_policy.approvers import approver_names
 from comptroller_policy.errors import Finding
 from comptroller_server.commands.invocation import findings, invocation_of, options
@@ -192,12 +193,19 @@ def _places(config: Config) -> dict[str, str]:
     }
 
 
+def _default_limits(config: Config) -> list[str]:
+    """Limits that nobody wrote down and that hold all the same."""
+    limits = config.budgets.limits()
+    return [f"{limit.id}: {amount_text(limit.max_micro)}" for limit in limits if limit.is_default]
+
+
 def _as_json(checked: Checked) -> dict[str, Any]:
     return {
         "ok": not checked.findings,
         "findings": [{"where": one.where, "message": one.message} for one in checked.findings],
         "warnings": [{"where": one.where, "message": one.message} for one in checked.warnings],
         "places": _places(checked.installation.config) if checked.installation else None,
+        "default_limits": _default_limits(checked.installation.config) if checked.installation else [],
     }
 
 
@@ -210,6 +218,8 @@ def _show(checked: Checked) -> None:
         card = Card("Uses")
         for label, place in _places(checked.installation.config).items():
             card.line(label, place or "none")
+        for limit in _default_limits(checked.installation.config):
+            card.line("limits", limit)
     count = len(checked.findings)
     say(
         f"{count} finding{'s' if count != 1 else ''}, {len(checked.warnings)} warnings."

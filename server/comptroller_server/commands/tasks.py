@@ -9,12 +9,13 @@ import click
 
 from comptroller_audit.database import Row
 from comptroller_audit.vocabulary import JsonObject
+from comptroller_budgets.costs import task_cost
 from comptroller_budgets.tasks import TASKS, TaskState, is_over
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.showing import Card, at, compact, cut, emit, table
 from comptroller_server.commands.task_reading import newest_rows, row_named, shown_task
-from comptroller_server.installation import Installation
+from comptroller_server.installation import TENANT, Installation
 from comptroller_server.task_record import TaskRecord
 
 __all__ = ["task_words", "tasks"]
@@ -72,7 +73,8 @@ def show(ctx: click.Context, task: str) -> None:
     async def read(installation: Installation) -> tuple[dict[str, Any], TaskRecord]:
         named = await installation.store.read(lambda reader: row_named(reader, TASKS, task, "task", _LISTING))
         record = await installation.store.read(lambda reader: shown_task(reader, installation, named[0]))
-        return _summary(installation, *named), record
+        cost = await installation.store.read(lambda reader: task_cost(reader, TENANT, named[0]))
+        return {**_summary(installation, *named), "cost": cost.as_json()}, record
 
     summary, record = on_store(invocation, read)
     calls = [
@@ -97,6 +99,10 @@ def _tell(summary: dict[str, Any], record: TaskRecord, calls: list[dict[str, Any
     if record.unit:
         card.line("about", record.unit)
     card.line("used", f"{summary['steps']} steps, {summary['active_ms'] / 1000:.1f} s active")
+    cost = summary["cost"]
+    card.line(
+        "cost", f"{cost['cost_usd']} USD, {cost['tokens']} tokens ({cost['estimated_tokens']} estimated)"
+    )
     for one in reversed(calls):
         card.line("calls", f"{one['call']}  {one['tool'] or '?'}  {one['state']}  {one['code']}".rstrip())
     for line in _ending(record.ended):
