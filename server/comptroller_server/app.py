@@ -43,6 +43,7 @@ from comptroller_server.quotas import Quotas
 from comptroller_server.recovery import Recovered, Recovery
 from comptroller_server.repeats import Repeats
 from comptroller_server.retention import Retention
+from comptroller_server.task_finish import Finishing
 from comptroller_server.task_rounds import TaskRounds
 from comptroller_server.task_success import Success
 from comptroller_server.taskbook import TaskBook
@@ -174,7 +175,7 @@ def _built_ins(
         commits,
         evidence,
         HandOvers(i.store, i.ring, i.roads, i.config.agent),
-        Success(i.success, look_ups, i.ambient.clock),
+        Finishing(Success(i.success, look_ups, i.ambient.clock), i.roads, evidence),
         i.roads,
         quotas,
         i.ambient.ids,

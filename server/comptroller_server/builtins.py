@@ -6,9 +6,8 @@ They go through steps 1 to 4 like every call and end in one record; they charge 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias, cast
 
 from comptroller_audit.ambient import Ids
 from comptroller_audit.calls import Existing, Lost
@@ -18,29 +17,29 @@ from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Moved, Part, Receipt
-from comptroller_audit.vocabulary import MICRO, Code, Json, JsonObject, RecordType, Refusal, Verification
+from comptroller_audit.vocabulary import MICRO, CallState, Code, JsonObject, RecordType, Refusal
 from comptroller_budgets.costs import task_cost
 from comptroller_budgets.handoffs import HandoffCause, NoteHandoff
 from comptroller_budgets.ledger import COUNTERS, amount_text
 from comptroller_budgets.lifecycle import BeginTask, EndTask
 from comptroller_budgets.limits import BudgetsConfig, Scope, Window
 from comptroller_budgets.standing import task_standings
-from comptroller_budgets.tasks import TASKS, TaskOutcome, task_unknown
+from comptroller_budgets.tasks import TASKS, TaskOutcome
 from comptroller_server.answers import built_in_answer
 from comptroller_server.built_in_tools import BEGIN, BUILT_INS, FINISH, HAND_OFF, STATUS
 from comptroller_server.case import Basis, Case, Refused
 from comptroller_server.commits import Commits
+from comptroller_server.endings import pending_ended
 from comptroller_server.evidence import Evidence
 from comptroller_server.handing_over import HandOvers
 from comptroller_server.naming import META_REQUEST
 from comptroller_server.proposal import Answer
 from comptroller_server.quotas import Quotas
 from comptroller_server.roads import Roads
+from comptroller_server.task_finish import Ending, Finishing
 from comptroller_server.task_record import TaskRecord
-from comptroller_server.task_success import Found, Success, verdict
 from comptroller_server.taskbook import TaskBook
 from comptroller_server.watch import Watch
-from comptroller_tools.verification import Check
 
 __all__ = ["BuiltIns"]
 
@@ -63,7 +62,7 @@ class BuiltIns:
         commits: Commits,
         evidence: Evidence,
         hand_overs: HandOvers,
-        success: Success,
+        finishing: Finishing,
         roads: Roads,
         quotas: Quotas,
         ids: Ids,
@@ -76,7 +75,7 @@ class BuiltIns:
         self._commits = commits
         self._evidence = evidence
         self._hand_overs = hand_overs
-        self._success = success
+        self._finishing = finishing
         self._roads = roads
         self._quotas = quotas
         self._ids = ids
@@ -193,109 +192,29 @@ class BuiltIns:
     # -- task_finish ----------------------------------------------------------------------------------------------
 
     async def _finish(self, case: Case) -> Answer:
-        claim = str(case.arguments["claim"])
-        ended: JsonObject = {}
-        problem: Refusal | None = None
+        ending: Ending | None = None
 
         async def compose() -> _Composed:
-            nonlocal ended, problem
+            nonlocal ending
             found = await self._hand_overs.read(case.tenant, case.task.id)
-            if found.row is None:
-                raise Refused(task_unknown(case.call))
-            if found.row["awaiting"] > 0 and claim != "abandoned":
-                raise Refused(_waiting(case.call))
-            proof: Sequence[Found] = ()
-            outcome = TaskOutcome.ABANDONED if claim == "abandoned" else TaskOutcome.FAILED
-            if claim == "succeeded":
-                proof = await self._success.look(
-                    case.subject, case.task.id, found.unit, found.acted_on(), case.call
-                )
-                outcome, problem = self._judged(case, proof)
-            ended = self._ended(case, found, outcome, proof, problem)
-            code = problem.code.value if problem is not None else ""
-            record = self._evidence.built_in(case, RecordType.TASK_ENDED, case.task.id, ended)
-            seen = found.row["since_ms"]
-            part = EndTask(case.task.id, outcome, self._budgets, code=code, seen_ms=seen, call=case.call)
-            return record, case.task.id, [part], code
+            ending = await self._finishing.look(case, found)
+            record = self._evidence.built_in(case, RecordType.TASK_ENDED, case.task.id, ending.packet)
+            code = ending.problem.code.value if ending.problem is not None else ""
+            part = EndTask(
+                case.task.id, ending.outcome, self._budgets, code=code, seen_ms=ending.seen_ms, call=case.call
+            )
+            return record, case.task.id, [part, *self._closing(found)], code
 
         receipt = await self._commit(case, compose)
         self._taskbook.ended(case.tenant, case.task)
-        if problem is not None:
-            raise Refused(problem, receipt)
-        kept: JsonObject = {"task": ended["task"], "outcome": ended["outcome"]}
-        text = "Its success was proved." if ended["outcome"] == TaskOutcome.SUCCEEDED else ""
-        return self._answer(case, receipt, kept, f"The task is closed as {ended['outcome']}. {text}".rstrip())
-
-    def _judged(self, case: Case, proof: Sequence[Found]) -> tuple[TaskOutcome, Refusal | None]:
-        """What a claim of success comes to. What cannot be looked at proves nothing, and the task stays open."""
-        result = verdict(proof)
-        if result is Verification.MATCHED:
-            return TaskOutcome.SUCCEEDED, None
-        if result is Verification.NOT_DECLARED:
-            return TaskOutcome.CLAIMED, None
-        if result is Verification.UNKNOWN:
-            text = (
-                "Comptroller could not look up whether the task succeeded, so it stays open. Try again in a few "
-                "seconds, or hand it to a person."
-            )
-            raise Refused(Refusal(Code.LOOKUP_FAILED, text, "after:5", case.call))
-        wrong = [self._in_words(one, check) for one in proof for check in one.checks if check.equal is False]
-        text = (
-            f"You claimed success, and it was not found: {'; '.join(wrong)[:600]}. The task is closed as failed. Tell the person what "
-            "is left to do."
-        )
-        return TaskOutcome.FAILED, Refusal(Code.SUCCESS_NOT_FOUND, text, "never", case.call)
-
-    def _in_words(self, found: Found, check: Check) -> str:
-        if not found.may_tell:
-            return f"{found.fact} is not as it should be"
-        expected, is_now = (
-            _quoted(self._roads.output_at(found.tool, check.path, value, Audience.MODEL))
-            for value in (check.expected, check.found)
-        )
-        return f"{check.fact}.{check.path} should be {expected} and is {is_now}"
-
-    def _ended(
-        self,
-        case: Case,
-        found: TaskRecord,
-        outcome: TaskOutcome,
-        proof: Sequence[Found],
-        problem: Refusal | None,
-    ) -> JsonObject:
-        told: JsonObject = {
-            "outcome": outcome.value,
-            "claim": case.arguments["claim"],
-            "summary": case.arguments.get("summary"),
-            "by": "agent",
-            "unit": found.unit,
-        }
-        wrong = self._evidence.refusal(problem) if problem is not None else None
-        proved: list[Json] = [self._proof(one) for one in proof]
-        return {"task": case.task.id, **self._clean(told), "proof": proved, "problem": wrong}
-
-    def _proof(self, found: Found) -> JsonObject:
-        """A condition as the record holds it."""
-
-        def kept(check: Check, value: Json) -> Json:
-            return self._roads.output_at(found.tool, check.path, value, Audience.RECORD)
-
-        return {
-            "fact": found.fact,
-            "tool": found.tool,
-            "result": found.result.value,
-            "checks": [
-                {
-                    "fact": check.fact,
-                    "path": check.path,
-                    "expected": kept(check, check.expected),
-                    "found": kept(check, check.found),
-                    "equal": check.equal,
-                }
-                for check in found.checks
-            ],
-            "problem": self._roads.text(found.problem, Audience.RECORD) if found.problem else None,
-        }
+        assert ending is not None
+        if ending.problem is not None:
+            raise Refused(ending.problem, receipt)
+        told: JsonObject = {"task": case.task.id, "outcome": ending.outcome.value}
+        text = f"The task is closed as {ending.outcome}."
+        if ending.outcome is TaskOutcome.SUCCEEDED:
+            text += " Its success was proved."
+        return self._answer(case, receipt, told, text)
 
     # -- hand_off -------------------------------------------------------------------------------------------------
 
@@ -318,6 +237,7 @@ class BuiltIns:
                 NoteHandoff(task, HandoffCause.ASKED, case.subject.actor.id),
                 EndTask(task, TaskOutcome.HANDED_OFF, self._budgets, rests=True, call=case.call),
             ]
+            parts += self._closing(found)
             # A task in which nothing was called yet is entered first, so that there is one to hand over.
             return record, task, [self._commits.enter(case), *parts] if case.task.is_new else parts, ""
 
@@ -342,7 +262,7 @@ class BuiltIns:
                 case.tenant, self._commits.built_in(case, record, task, parts, code)
             )
             if isinstance(outcome, Committed):
-                return outcome.receipts[-1]
+                return outcome.receipts[0]
             stop: Moved | Refusal | Existing | Lost = outcome.stop
             if isinstance(stop, Refusal):
                 raise Refused(stop, outcome.receipts[-1] if outcome.receipts else None)
@@ -350,6 +270,22 @@ class BuiltIns:
             case.task = await self._taskbook.look_again(case.tenant, case.task)
         text = "The task kept changing meanwhile. Try again in a few seconds."
         raise Refused(Refusal(Code.OVERLOADED, text, "after:2", case.call))
+
+    def _closing(self, found: TaskRecord) -> list[Part]:
+        """What waits for a person when its task ends can never run: it is closed, and its claims are free again."""
+        parts: list[Part] = []
+        for call, row in found.pending:
+            packet: JsonObject = {
+                "v": 1,
+                "call": call,
+                "state": CallState.VOID.value,
+                "why": "its task ended",
+            }
+            record = LogRecord(RecordType.CALL_CLOSED, packet, call, task=found.task)
+            parts += pending_ended(
+                call, row["approval"], found.task, CallState.VOID, row["epoch"], record, self._budgets
+            )
+        return parts
 
     def _stop_halted(self, case: Case) -> None:
         """A halt stops new work and claims; looking, and giving work to a person, stay possible."""
@@ -370,16 +306,3 @@ class BuiltIns:
 
 async def _ready(record: LogRecord, task: str, parts: Sequence[Part]) -> _Composed:
     return record, task, parts, ""
-
-
-def _quoted(value: Any) -> str:
-    text: Json = value[:80] if isinstance(value, str) else value
-    return json.dumps(text, default=str)[:100]
-
-
-def _waiting(call: str) -> Refusal:
-    text = (
-        "A call of this task waits for a person, so the task cannot be closed yet. Wait and `resume_call`, or claim "
-        "`abandoned`, or `hand_off`."
-    )
-    return Refusal(Code.APPROVAL_PENDING, text, "person", call)

@@ -25,7 +25,10 @@ REFS_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """One task as the store has it. `calls` are newest first, with their records; built-in tools are left out."""
+    """One task as the store has it. `calls` are newest first, with their records; built-in tools are left out.
+
+    `pending` are those that wait for a person, however many calls there are.
+    """
 
     task: str
     row: Row | None
@@ -33,6 +36,7 @@ class TaskRecord:
     ended: JsonObject
     calls: Sequence[tuple[str, Row, Sequence[Logged]]]
     refs: Sequence[JsonObject]
+    pending: Sequence[tuple[str, Row]] = ()
 
     @property
     def request(self) -> JsonObject | None:
@@ -61,13 +65,15 @@ def read_task(reader: Reader, ring: KeyRing, tenant: str, task: str) -> TaskReco
     """Everything the store has of one task. Raises `KeyRingError`, `SealBroken`."""
     row = reader.row(tenant, TASKS, task)
     own = entries(reader, ring, tenant, log_indexes(row)) if row is not None else []
+    all_calls = calls_of_task(reader, tenant, task)
     calls = [
         (call, one, entries(reader, ring, tenant, log_indexes(one)) if _is_told(one) else [])
-        for call, one in reversed(calls_of_task(reader, tenant, task)[-CALLS_MAX:])
+        for call, one in reversed(all_calls[-CALLS_MAX:])
         if one["tool"] not in BUILT_INS
     ]
     began, ended = newest(own, RecordType.TASK_BEGUN), newest(own, RecordType.TASK_ENDED)
-    return TaskRecord(task, row, began, ended, calls, refs_of_task(reader, tenant, task, REFS_MAX))
+    pending = [(call, one) for call, one in all_calls if one["state"] == CallState.PENDING]
+    return TaskRecord(task, row, began, ended, calls, refs_of_task(reader, tenant, task, REFS_MAX), pending)
 
 
 def newest(logged: Sequence[Logged], kind: RecordType) -> JsonObject:

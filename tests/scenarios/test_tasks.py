@@ -183,13 +183,21 @@ async def test_an_approved_call_is_resumed_in_its_own_task_after_another_began(t
         assert len(shop.moved(invoice)) == 1
 
 
-async def test_a_call_of_a_finished_task_cannot_be_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tool", ["task_finish", "hand_off"])
+async def test_what_waits_for_a_person_ends_with_its_task_and_is_free_again(
+    tmp_path: Path, tool: str
+) -> None:
     async with opened(tmp_path) as shop:
+        invoice = shop.paid()[0]
         await begin(shop)
-        call = await shop.pending(shop.paid()[0])
+        call = await shop.pending(invoice)
         await shop.vote(call)
-        assert code_of(await finish(shop, "abandoned")) is None
+        arguments = {"claim": "abandoned"} if tool == "task_finish" else {"reason": "Too long."}
+        assert code_of(await shop.call(tool, arguments)) is None
+        assert shop.state(call) == "void"
         assert code_of(await shop.resume(call)) == "call_unknown"
+        await begin(shop)
+        assert await shop.pending(invoice) != call
         assert shop.moved() == []
 
 

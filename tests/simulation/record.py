@@ -19,7 +19,7 @@ from comptroller_audit.vocabulary import MICRO, CallState, RecordType
 from comptroller_budgets.history import HistoryRow
 from comptroller_budgets.ledger import CounterRow, HoldRow
 from comptroller_budgets.limits import BudgetsConfig
-from comptroller_budgets.tasks import TaskRow
+from comptroller_budgets.tasks import TaskRow, pointer_of
 from comptroller_server.installation import TENANT
 
 __all__ = ["Broken", "Record", "check_record", "must", "nothing_runs"]
@@ -27,6 +27,7 @@ __all__ = ["Broken", "Record", "check_record", "must", "nothing_runs"]
 SETTLED = frozenset({CallState.DONE, CallState.HANDED_OFF})
 NOTHING = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
 RAN = SETTLED | NOTHING | {CallState.IN_DOUBT, CallState.COMMITTED}
+_OF_TASKS = ":tasks:"
 _OUTCOMES = (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED)
 
 
@@ -133,6 +134,8 @@ def _counters_say_what_holds_say(e: Record) -> None:
             used[f"task:{row['task']}:calls:task"] += MICRO
     limits = e.budgets.limits()
     for counter, row in e.rows(CounterRow):
+        if _OF_TASKS in counter:
+            continue
         right = {"used": used[counter], "held": held[counter]}
         must(row["held"] == right["held"], "what is held adds up", counter=counter, row=row, right=right)
         must(row["used"] == right["used"], "what is used adds up", counter=counter, row=row, right=right)
@@ -153,6 +156,19 @@ def _tasks_say_what_calls_say(e: Record) -> None:
             right=right,
         )
         must(row["awaiting"] == right["awaiting"], "who waits is counted", task=task, row=row, right=right)
+    _each_task_is_counted_once(e)
+
+
+def _each_task_is_counted_once(e: Record) -> None:
+    """In the hour in which it began, for its principal and actor."""
+    begun = Counter(pointer_of(row["principal"], row["actor"]) for _, row in e.rows(TaskRow))
+    counted: Counter[str] = Counter()
+    for counter, row in e.rows(CounterRow):
+        if _OF_TASKS in counter:
+            counted[counter.removeprefix("actor:").partition(_OF_TASKS)[0]] += row["used"] // MICRO
+            most = e.budgets.tasks_per_hour_max * MICRO
+            must(row["used"] <= most and row["held"] == 0, "tasks of an hour keep their limit", row=row)
+    must(begun == counted, "each task is counted once", begun=begun, counted=counted)
 
 
 def _history_says_what_calls_say(e: Record) -> None:
