@@ -346,6 +346,28 @@ async def test_without_a_declared_version_any_change_of_what_one_tool_shows_is_a
         assert code_of(await change_entry(shop, "e1", 5, other)) is None
 
 
+async def test_what_is_withheld_from_models_counts_as_a_change_and_is_not_told(
+    tmp_path: Path, book: Book
+) -> None:
+    def hiding(config: dict[str, Any]) -> None:
+        booked(version=False)(config)
+        config["safety"] = {"pii_redaction": ["email"]}
+
+    entry = {"entry_id": "e1", "amount": 10, "owner": "ann@example.org", "version": 1}
+    book(entries={"e1": entry})
+    async with opened(tmp_path, hiding) as shop:
+        read = await shop.call("audit_entry", entry_id="e1")
+        assert "ann@example.org" not in read.text
+        ref = str(structured(read)["refs"][0]["ref"])
+        book(entries={"e1": {**entry, "owner": "eve@example.org"}})
+        answer = await change_entry(shop, "e1", 5, ref)
+        assert code_of(answer) == "citation_stale"
+        for word in ("ann", "eve", "example.org"):
+            assert word not in answer.text, answer.text
+        book(entries={"e1": entry})
+        assert code_of(await change_entry(shop, "e1", 5, ref)) is None
+
+
 async def test_ten_thousand_proposals_without_evidence_cause_no_upstream_read(
     tmp_path: Path, book: Book
 ) -> None:
