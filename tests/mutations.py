@@ -679,7 +679,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/citations.py",
-        "return [Uncited(case.uncited)] if case.uncited is not None and case.resumed is None else []",
+        "return [Refuse(case.uncited)] if case.uncited is not None and case.resumed is None else []",
         "return []",
         f"{_S}/test_citations.py::test_a_repeat_that_would_run_again_is_a_new_call_and_needs_citations_that_hold",
     ),

@@ -8,19 +8,21 @@ decided from what is no longer so, and is told what changed.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final, cast
+
+import structlog
 
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import CALLS, CLAIMS, log_indexes
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
 from comptroller_audit.database import Row
+from comptroller_audit.errors import KeyRingError, SealBroken
 from comptroller_audit.query import entries
 from comptroller_audit.redaction import Audience
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
-from comptroller_audit.unit import Key, State, Stop
+from comptroller_audit.unit import Refuse
 from comptroller_audit.vocabulary import Code, Json, JsonObject, RecordType, Refusal
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import ExpressionError
@@ -30,12 +32,14 @@ from comptroller_server.changes import changes
 from comptroller_server.lookups import unavailable
 from comptroller_server.roads import Roads
 from comptroller_tools.catalogue import Catalogue, Tool
-from comptroller_tools.citing import CitationTerms, age, citable_kinds, record_kind, span
+from comptroller_tools.citing import CitationTerms, age, citable_kinds, one, record_kind, span
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import ShownRecord, records_in, released_records
 from comptroller_tools.refs import REFS, NewRef, cited, ref_row_id
 
-__all__ = ["Citations", "Uncited", "uncited"]
+__all__ = ["Citations", "uncited"]
+
+_log = structlog.stdlib.get_logger()
 
 CONTENT: Final = "content:"
 """Begins the version of a record that declares none: a keyed digest of what the tool showed of it."""
@@ -44,25 +48,12 @@ KEY_CHARS_SHOWN = 80
 TOOLS_NAMED_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Uncited:
-    """Part, after the claims are taken: a proposal whose citations do not hold is refused, unless it is a repeat.
+def uncited(case: Case) -> list[Refuse]:
+    """The part, after the claims are taken, that refuses a proposal whose citations do not hold, unless it is a repeat.
 
     A repeat has stopped before this part: it gets its call's state, whatever it cites by now.
     """
-
-    refusal: Refusal
-
-    def keys(self) -> Iterable[Key]:
-        return ()
-
-    def apply(self, state: State) -> Stop | None:
-        return self.refusal
-
-
-def uncited(case: Case) -> list[Uncited]:
-    """The part that refuses, for a case with citations that do not hold."""
-    return [Uncited(case.uncited)] if case.uncited is not None and case.resumed is None else []
+    return [Refuse(case.uncited)] if case.uncited is not None and case.resumed is None else []
 
 
 class Citations:
@@ -167,7 +158,7 @@ class Citations:
             lacking.append(f"the {case.record.kind} {key} it acts on{self._by(case, case.record.kind)}")
         own = record_kind(tool.config)
         lacking += [
-            f"a {kind}{self._by(case, kind)}"
+            f"{one(kind)}{self._by(case, kind)}"
             for kind in dict.fromkeys(tool.config.cites)
             if kind != own and all(citation["kind"] != kind for citation in read)
         ]
@@ -232,7 +223,12 @@ class Citations:
             packets = [e.packet for e in logged if e.type in _SHOWING and e.packet is not None]
             return packets[-1].get("output") if packets else None
 
-        road, before = self._release.output(reader.name), await self._store.read(load)
+        try:
+            before = await self._store.read(load)
+        except (KeyRingError, SealBroken) as error:
+            _log.warning("a cited read cannot be read again", call=call, error=type(error).__name__)
+            return []
+        road = self._release.output(reader.name)
         return changes(
             road.release(before, Audience.MODEL, case.book).value,
             road.release(value, Audience.MODEL, case.book).value,
@@ -275,8 +271,9 @@ class Citations:
 
     def _digest(self, tenant: str) -> Callable[[Any], str]:
         """Of content whose record declares no version. Keyed: it is shown, and must not tell what was withheld."""
-        key = self._ring.claim_key(tenant)
-        return lambda shown: CONTENT + keyed_digest(key, "content", canonical_bytes(shown))[:32]
+        return lambda shown: (
+            CONTENT + keyed_digest(self._ring.claim_key(tenant), "content", canonical_bytes(shown))[:32]
+        )
 
     def _named(self, citation: JsonObject) -> str:
         return f"{citation['kind']} {self._quoted(str(citation['key']))} (ref {citation['ref']})"

@@ -87,6 +87,7 @@ class Commits:
         parts: list[Part] = [
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             ClaimsFree(case.call, case.claims),
+            *uncited(case),
             asks,
         ]
         return Unit(parts, self._on_refusal(case))

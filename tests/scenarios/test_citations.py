@@ -244,7 +244,7 @@ async def test_only_reads_of_the_listed_sources_can_be_cited(tmp_path: Path) -> 
         answer = await shop.refund(invoice, 5, why=citations(read, page))
         assert code_of(answer) == "citation_missing" and page in answer.text
         assert code_of(await shop.refund(invoice, 5, why=citations(read))) is None
-    with pytest.raises(ConfigInvalid, match="no call could ever cite a `invoice`"):
+    with pytest.raises(ConfigInvalid, match="no call could ever cite an `invoice`"):
         async with opened(tmp_path, split("wiki")):
             pass
 

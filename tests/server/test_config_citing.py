@@ -41,7 +41,12 @@ UNMEETABLE = [
     ("cites: [invoice]", "cites: [ticket]", 6, "`tools[1].cites`: no call could ever cite a `ticket`"),
     ("cites: [invoice]", "cites: [invoice], why: false", 6, "`tools[1].why`: cannot be false beside `cites`"),
     (", records: [", ", cites: [invoice], records: [", 5, "`tools[0].cites`: is for side effects"),
-    ('{output.invoice_id}"}]', '{output.payments[].payment_id}"}]', 6, "no call could ever cite a `invoice`"),
+    (
+        '{output.invoice_id}"}]',
+        '{output.payments[].payment_id}"}]',
+        6,
+        "no call could ever cite an `invoice`",
+    ),
     (
         "cites: [invoice]",
         "constraints: {pattern: {invoice_id: '('}}",

@@ -23,6 +23,7 @@ __all__ = [
     "facts_about",
     "kinds_read",
     "needs_citation",
+    "one",
     "record_kind",
     "span",
 ]
@@ -89,11 +90,16 @@ def citation_note(config: ToolConfig, terms: CitationTerms) -> str:
         return ""
     own = record_kind(config)
     wanted = [f"the {own} it acts on"] if own is not None else []
-    wanted += [f"a {kind}" for kind in config.cites if kind != own]
+    wanted += [one(kind) for kind in config.cites if kind != own]
     fresh = f", no older than {span(terms.fresh_ms)}" if terms.fresh_ms is not None else ""
     note = "Needs `why.citations`: refs that reads gave you in this task{}{}. Refs from lists do not count."
     told = note.format(f", of {' and of '.join(wanted)}" if wanted else "", fresh)
     return told if len(told) <= NOTE_CHARS_MAX else note.format("", fresh)
+
+
+def one(kind: str) -> str:
+    """`an invoice`, `a ticket`."""
+    return f"{'an' if kind.lstrip('`')[:1].lower() in ('a', 'e', 'i', 'o', 'u') else 'a'} {kind}"
 
 
 def span(ms: int) -> str:
@@ -126,7 +132,9 @@ def citation_findings(tools: Iterable[tuple[ToolConfig, str]], terms: CitationTe
             )
         for kind in dict.fromkeys(config.cites):
             if not _others(kinds, kind, config.name):
-                yield Finding(f"{where}.cites", f"no call could ever cite a `{kind}`: {_nobody(terms)}")
+                yield Finding(
+                    f"{where}.cites", f"no call could ever cite {one(f'`{kind}`')}: {_nobody(terms)}"
+                )
         own = record_kind(config)
         acted_on = own is not None and own not in config.cites and needs_citation(config, terms)
         if acted_on and not _others(kinds, str(own), config.name):
