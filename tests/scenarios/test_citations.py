@@ -377,7 +377,7 @@ async def test_ten_thousand_proposals_without_evidence_cause_no_upstream_read(
         reads = book()["reads"]
         for at in range(2_500):
             for refs in ((), (ref,), (listed,), ("aaaaaaaa",)):
-                assert (await change_entry(shop, f"e{1 + at % 7}", at % 50, *refs)).is_error
+                assert (await change_entry(shop, f"e{1 + at}", at % 50, *refs)).is_error
         assert code_of(await change_entry(shop, "e0", 51, ref)) == "denied"
         assert book()["reads"] == reads and "changes" not in book()
         assert code_of(await change_entry(shop, "e0", 5, ref)) is None
