@@ -368,14 +368,14 @@ async def test_what_is_withheld_from_models_counts_as_a_change_and_is_not_told(
         assert code_of(await change_entry(shop, "e1", 5, ref)) is None
 
 
-async def test_ten_thousand_proposals_without_evidence_cause_no_upstream_read(
+async def test_thousands_of_proposals_without_evidence_cause_no_upstream_read(
     tmp_path: Path, book: Book
 ) -> None:
     async with opened(tmp_path, booked(constraints={"max_amount": 50})) as shop:
         ref = await ref_of(shop, "show_entry", entry_id="e0")
         listed = structured(await shop.call("list_entries", entry_ids=["e1"]))["refs"][0]["ref"]
         reads = book()["reads"]
-        for at in range(2_500):
+        for at in range(500):
             for refs in ((), (ref,), (listed,), ("aaaaaaaa",)):
                 assert (await change_entry(shop, f"e{1 + at}", at % 50, *refs)).is_error
         assert code_of(await change_entry(shop, "e0", 51, ref)) == "denied"
