@@ -66,8 +66,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/commits.py",
-        "or case.state is not CallState.DONE or not is_verified:",
-        "or case.state is not CallState.DONE:",
+        "or not stands or not is_verified:",
+        "or not stands:",
         f"{_S}/test_widening.py::test_a_change_that_nothing_verified_opens_nothing",
     ),
     Mutation(
@@ -320,7 +320,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/lookups.py",
-        "if not self._allows(_service(tenant, tool.config.roles or ()), tool, rendered):",
+        "if not self._allows(service_subject(tenant, tool.config.roles or ()), tool, rendered):",
         "if False:",
         f"{_S}/test_look_ups.py::test_a_look_up_obeys_the_rules_of_the_tool_it_uses",
     ),
@@ -529,8 +529,7 @@ MUTATIONS = (
     # -- switches and dispatch ------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/dispatch.py",
-        "        refusal = self._switches(case.tenant).stops"
-        "(case.tool_in_hand.name, case.principal_key, case.task.id)\n",
+        "        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, *case.stopped_by)\n",
         "        refusal = None\n",
         f"{_S}/test_switches.py::test_a_switch_between_commit_and_dispatch_keeps_the_effect_from_happening",
     ),
@@ -728,8 +727,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/outcomes.py",
-        "charges_for(self._limits, amounts, case.scopes, case.window_ms)",
-        "charges_for(self._limits, amounts, case.scopes, self._clock.now_ms())",
+        "charges_for(limits, amounts, scopes, case.window_ms)",
+        "charges_for(limits, amounts, scopes, self._clock.now_ms())",
         f"{_S}/test_enemy_world.py::test_a_clock_set_back_into_an_earlier_window_spends_no_budget_twice",
     ),
     Mutation(
@@ -757,7 +756,7 @@ MUTATIONS = (
         f"{_S}/test_enemy_agent.py::test_a_refusal_by_facts_the_caller_may_not_read_says_nothing_of_them",
     ),
     Mutation(
-        f"{_SERVER}/outcomes.py",
+        f"{_SERVER}/reversal.py",
         "    if not case.may_tell_facts():\n",
         "    if False:\n",
         f"{_S}/test_enemy_agent.py::test_a_read_back_the_caller_may_not_read_is_not_quoted_to_it",
@@ -1128,9 +1127,9 @@ MUTATIONS = (
         f"{_S}/test_canaries.py::test_no_canary_leaves_on_any_road",
     ),
     Mutation(
-        f"{_SERVER}/outcomes.py",
-        "            return json.dumps(_shown(told), ensure_ascii=False)\n",
-        "            return json.dumps(_shown(told if told is None else value), ensure_ascii=False)\n",
+        f"{_SERVER}/reversal.py",
+        "        return json.dumps(_shown(told), ensure_ascii=False)\n",
+        "        return json.dumps(_shown(told if told is None else value), ensure_ascii=False)\n",
         f"{_S}/test_canaries.py::test_no_canary_leaves_on_any_road",
     ),
     Mutation(
@@ -1259,5 +1258,78 @@ MUTATIONS = (
         '        if name == "step" and isinstance(value, dict):',
         "        if False:",
         "tests/server/test_cli_tasks.py::test_a_hand_off_is_released_for_the_person_who_reads_it",
+    ),
+    # -- reversals ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/reversal_parts.py",
+        'elif row is None or row["state"] != CompensationState.OWED:',
+        "elif row is None:",
+        f"{_S}/test_compensation.py::test_who_wakes_after_its_reversal_was_handed_over_sends_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/recovery.py",
+        "if one.call in self._reversing or not",
+        "if not",
+        f"{_S}/test_compensation.py::test_recovery_leaves_a_reversal_alone_that_is_about_to_begin",
+    ),
+    Mutation(
+        f"{_SERVER}/decisions.py",
+        "if stop is not None or case.reversal.verdict is Verdict.DENY:",
+        "if stop is not None:",
+        f"{_S}/test_compensation.py::test_what_policy_would_not_let_be_reversed_is_not_done",
+    ),
+    Mutation(
+        f"{_SERVER}/decisions.py",
+        "        case.decision = together(case.decision, case.reversal, target.name)\n",
+        "",
+        f"{_S}/test_compensation.py::test_the_approval_of_a_call_covers_its_reversal",
+    ),
+    Mutation(
+        f"{_SERVER}/case.py",
+        "return self.sound and self.tool_in_hand",
+        "return self.tool_in_hand",
+        f"{_S}/test_compensation.py::test_an_output_that_is_withheld_reverses_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/case.py",
+        'if self.compensates is None else ("", "")',
+        'if True else ("", "")',
+        f"{_S}/test_compensation.py::test_a_halt_of_the_person_or_the_task_does_not_leave_a_wrong_change_standing",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "guard = None if case.owes else case.guard",
+        "guard = case.guard",
+        f"{_S}/test_compensation.py::test_nobody_else_writes_to_a_record_while_it_is_put_right",
+    ),
+    Mutation(
+        f"{_SERVER}/commits.py",
+        "        if case.cover:\n",
+        "        if False:\n",
+        f"{_S}/test_compensation.py::test_what_a_reversal_costs_is_held_for_with_the_call_and_given_back",
+    ),
+    Mutation(
+        f"{_SERVER}/compensation.py",
+        "            if case.decision.verdict is Verdict.NEEDS_APPROVAL:\n",
+        "            if False:\n",
+        f"{_S}/test_rollback.py::test_a_person_without_the_role_that_its_gate_asks_for_reverses_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/rollback.py",
+        "        if not voter.counts:\n",
+        "        if False:\n",
+        f"{_S}/test_rollback.py::test_without_a_credential_nothing_is_reversed",
+    ),
+    Mutation(
+        f"{_SERVER}/app.py",
+        "if head is None or head.bundle != installation.bundle_digest:",
+        "if head is None:",
+        f"{_S}/test_rollback.py::test_other_rules_than_those_in_force_reverse_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/rollback.py",
+        "    if compensation is not None and is_open(compensation):\n",
+        "    if False:\n",
+        f"{_S}/test_rollback.py::test_a_reversal_in_doubt_is_not_tried_again",
     ),
 )

@@ -5,6 +5,7 @@
     committed → done | failed_before_effect | in_doubt
     done → compensated | handed_off
     in_doubt → done | not_done | compensated
+    handed_off → compensated                                 (what reverses it was in doubt until now)
 
 Every move is a compare-and-set on (state, epoch) and appends a record in the same unit. `epoch` rises when recovery
 takes a call over, so that a late finish of the old owner fails and is kept as evidence.
@@ -93,9 +94,11 @@ TRANSITIONS: Mapping[CallState, frozenset[CallState]] = {
     _S.COMMITTED: frozenset({_S.DONE, _S.FAILED_BEFORE_EFFECT, _S.IN_DOUBT, _S.NOT_DONE, _S.HANDED_OFF}),
     _S.DONE: frozenset({_S.COMPENSATED, _S.HANDED_OFF}),
     _S.IN_DOUBT: frozenset({_S.DONE, _S.NOT_DONE, _S.COMPENSATED}),
+    _S.HANDED_OFF: frozenset({_S.COMPENSATED}),
 }
 """Allowed moves. `committed → not_done` is recovery's: the look-up proved that nothing happened, in one step.
-`committed → handed_off` is `done → handed_off` in one record: the effect happened and its read-back differs."""
+`committed → handed_off` is `done → handed_off` in one record: the effect happened and its read-back differs.
+`handed_off → compensated` is late news: the call that was to reverse it was in doubt, and did."""
 
 _HOLDS_THE_CLAIM = frozenset({_S.PENDING, _S.COMMITTED, _S.IN_DOUBT})
 _STAYS = _HOLDS_THE_CLAIM

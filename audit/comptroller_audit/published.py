@@ -10,9 +10,10 @@ from types import MappingProxyType
 from pydantic import BaseModel
 
 from comptroller_audit import shapes
+from comptroller_audit.compensation_shapes import COMPENSATION_PACKETS
+from comptroller_audit.entry_shapes import Envelope, Payload
 from comptroller_audit.operator_shapes import OPERATOR_PACKETS
 from comptroller_audit.packets import PACKET_VERSION, compact_json
-from comptroller_audit.shapes import Envelope, Payload
 from comptroller_audit.task_shapes import TASK_PACKETS
 from comptroller_audit.trace_shapes import TRACE_PACKETS
 from comptroller_audit.vocabulary import JsonObject, RecordType
@@ -20,7 +21,7 @@ from comptroller_audit.vocabulary import JsonObject, RecordType
 __all__ = ["PACKETS", "check_packet", "publish", "published_schemas"]
 
 PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
-    {**shapes.PACKETS, **OPERATOR_PACKETS, **TASK_PACKETS, **TRACE_PACKETS}
+    {**shapes.PACKETS, **OPERATOR_PACKETS, **TASK_PACKETS, **TRACE_PACKETS, **COMPENSATION_PACKETS}
 )
 _WRAPPING: Mapping[str, type[BaseModel]] = MappingProxyType({"envelope": Envelope, "payload": Payload})
 _SCHEMAS = Path(__file__).parent / "schemas"

@@ -29,10 +29,10 @@ __all__ = [
     "AuditPacket",
     "CallClosed",
     "ConfirmationAsked",
-    "Envelope",
+    "Free",
+    "Hex64",
     "LateOutcome",
     "OpenShape",
-    "Payload",
     "PendingPacket",
     "ProposedShape",
     "ReadPacket",
@@ -41,6 +41,7 @@ __all__ = [
     "RefusedPacket",
     "ReplayedPacket",
     "Resolved",
+    "Version",
 ]
 
 Version = Literal[1]
@@ -53,33 +54,6 @@ class _Open(BaseModel):
     """Fields may be added within a version, so a reader must pass over those it does not know."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-
-
-class Envelope(_Open):
-    """What the tree's leaf hashes are made of (`build_envelope`). `erases` stands in entries of type `erased`."""
-
-    v: Version
-    i: Annotated[int, Field(ge=0, description="index in the tenant's log")]
-    t: Annotated[
-        int, Field(ge=0, description="record time, milliseconds since the Unix epoch; never decreases")
-    ]
-    tenant: str
-    type: RecordType
-    payload: Annotated[Hex64, Field(description="SHA-256 of the sealed payload's bytes")]
-    call: str | None = None
-    attempt: str | None = None
-    task: str | None = None
-    arguments: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical arguments")] = None
-    output: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical output")] = None
-    erases: Annotated[list[tuple[int, int]] | None, Field(description="spans first..last, inclusive")] = None
-
-
-class Payload(_Open):
-    """The plaintext of a sealed payload (`build_payload`)."""
-
-    v: Version
-    hmac_key: Annotated[str, Field(description="base64 of the 32-byte key of the envelope's HMACs")]
-    packet: Free
 
 
 class PrincipalView(_Open):
@@ -234,6 +208,8 @@ class _Proposed(_Open):
         dict[str, str],
         Field(description="fields that the tool's schemas mark, by their place here, and kinds"),
     ] = {}
+    compensates: Annotated[str | None, Field(description="the call that this one reverses")] = None
+    ordered_by: Annotated[str | None, Field(description="who wants a good call reversed")] = None
 
 
 class _OfTool(_Open):
@@ -275,6 +251,9 @@ class ActionPacket(_Proposed, _OfTool, _Considered):
     holds: list[HoldView]
     deadline_s: float
     effect_key: str
+    compensation: Annotated[Free | None, Field(description="`{tool, decision, holds}` of its reversal")] = (
+        None
+    )
 
 
 class _Ended(_Open):
@@ -288,6 +267,7 @@ class _Ended(_Open):
     refs: list[Reference]
     usage: UsageView | None = None
     tokens_given: list[TokenGiven] = []
+    reversal: Annotated[Free | None, Field(description="`{tool, arguments}`: what would reverse it")] = None
 
 
 class AuditPacket(_Ended):

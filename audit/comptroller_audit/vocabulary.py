@@ -127,6 +127,7 @@ class RecordType(StrEnum):
     RECOVERED = "recovered"
     RESOLVED = "resolved"
     LATE_OUTCOME = "late_outcome"
+    COMPENSATION = "compensation"
     SWITCH_SET = "switch_set"
     SWITCH_CLEARED = "switch_cleared"
     ROLLOUT_CHANGED = "rollout_changed"
@@ -198,6 +199,7 @@ class Code(StrEnum):
     CHECK_FAILED = "check_failed"
     JUDGE_REFUSED = "judge_refused"
     JUDGE_UNAVAILABLE = "judge_unavailable"
+    COMPENSATED = "compensated"
     OVERLOADED = "overloaded"
     STORE_UNAVAILABLE = "store_unavailable"
     SECRET_IN_ARGUMENTS = "secret_in_arguments"  # noqa: S105 -- a refusal code
@@ -246,6 +248,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.TOOL_FAILED: RefusalClass.UPSTREAM,
     Code.OUTPUT_INVALID: RefusalClass.SILENT_WRONG,
     Code.VERIFICATION_FAILED: RefusalClass.SILENT_WRONG,
+    Code.COMPENSATED: RefusalClass.SILENT_WRONG,
     Code.OVERLOADED: RefusalClass.INTERNAL,
     Code.STORE_UNAVAILABLE: RefusalClass.INTERNAL,
     Code.BUNDLE_CHANGED: RefusalClass.INTERNAL,

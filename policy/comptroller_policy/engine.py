@@ -12,6 +12,7 @@ from functools import lru_cache
 
 from comptroller_audit.vocabulary import Principal, Subject
 from comptroller_policy.actions import Action
+from comptroller_policy.ahead import decide_ahead
 from comptroller_policy.cedar import Answered, Entities
 from comptroller_policy.model import Decision, Gate, Question, Reads, Record, Verdict
 from comptroller_policy.slices import Prepared, may_allow, policy_set, principal_entities, with_record
@@ -151,6 +152,20 @@ class Bundle:
             return _deny(prepared, approved)
         reasons = _reasons(prepared, answer.policies)
         return Decision(Verdict.NEEDS_APPROVAL, tuple(answer.policies), reasons, tuple(gates))
+
+    def decide_ahead(self, question: Question, unknown: frozenset[str]) -> Decision:
+        """Before anything is looked up and without the arguments in `unknown`: what is certain, and every gate that
+        may turn out closed. A call decided so is decided again when all of it is known.
+        """
+        slice_ = self._slices.get(question.tool)
+        if slice_ is None:
+            return _unknown_tool(question.tool)
+        subject = question.subject
+        try:
+            entities = self._principals(slice_.before.action, subject.principal, subject.roles)
+        except ValueError as error:
+            return _deny(slice_.before, Answered(allowed=False, policies=(), errors=(str(error),)))
+        return decide_ahead(slice_.before, slice_.gates, question, entities, unknown)
 
     def decide_after(self, question: Question) -> Decision:
         """The decision on what came back: an implicit permit, so only forbids count."""

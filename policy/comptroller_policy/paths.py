@@ -7,7 +7,17 @@ from typing import Any, TypeAlias, TypeGuard, cast
 
 from comptroller_policy.errors import ExpressionError
 
-__all__ = ["Schemas", "Scope", "check_path", "is_list", "is_object", "resolve_pointer", "value_at"]
+__all__ = [
+    "Schemas",
+    "Scope",
+    "check_path",
+    "is_list",
+    "is_object",
+    "json_types",
+    "json_types_at",
+    "resolve_pointer",
+    "value_at",
+]
 
 Scope: TypeAlias = "Mapping[str, Any]"
 """Root name to JSON value: `{"input": {...}, "facts": {"invoice": {...}}}`."""
@@ -75,6 +85,58 @@ def check_path(path: str, schemas: Schemas, *, number: bool = False) -> str | No
     if number and not any(_may_be_number(node) for node in nodes):
         return f"`{path}` is not a number."
     return None
+
+
+def json_types(node: Any, document: Mapping[str, Any]) -> frozenset[str]:
+    """The JSON types a value under this schema may have, `null` left out; empty when it may have any."""
+    found: set[str] = set()
+    for variant in _variants(node, document):
+        types = _types(variant)
+        if not types:
+            return frozenset()
+        found |= types
+    return frozenset(found)
+
+
+def json_types_at(path: str, schemas: Schemas) -> frozenset[str]:
+    """The JSON types a value at `path` may have, as `json_types`. The path must be one `check_path` accepts."""
+    parts = path.split(".")
+    start = next(n for n in (2, 1) if ".".join(parts[:n]) in schemas and len(parts) >= n)
+    document = schemas[".".join(parts[:start])]
+    nodes: list[Any] = [document]
+    for part in parts[start:]:
+        nodes = [
+            child
+            for node in nodes
+            for variant in _variants(node, document)
+            for child in _children(variant, part, document)
+        ]
+    types = [json_types(node, document) for node in nodes]
+    return frozenset(name for found in types for name in found) if all(types) else frozenset()
+
+
+def _types(node: Any) -> set[str]:
+    """The types one schema names; empty when it names none."""
+    if node is True:
+        return set()
+    listed = node.get("enum", [node["const"]] if "const" in node else None)
+    if is_list(listed):
+        return {_type_of(value) for value in listed if value is not None}
+    declared = node.get("type")
+    if declared is None:
+        return {"object"} if "properties" in node else set()
+    return {name for name in (declared if is_list(declared) else [declared]) if name != "null"}
+
+
+def _type_of(value: Any) -> str:
+    words: tuple[tuple[Any, str], ...] = (
+        (bool, "boolean"),
+        (str, "string"),
+        (int, "integer"),
+        (float, "number"),
+        (list, "array"),
+    )
+    return next((word for kind, word in words if isinstance(value, kind)), "object")
 
 
 def _variants(node: Any, document: Mapping[str, Any], refs: int = 0) -> list[Any]:

@@ -32,10 +32,12 @@ from comptroller_policy.syntax import APPROVALS_ASSUMED, Policy, quoted
 __all__ = [
     "Prepared",
     "action_entities",
+    "literal",
     "may_allow",
     "prepare",
     "principal_entities",
     "uid",
+    "unknown",
     "with_record",
 ]
 
@@ -214,25 +216,27 @@ def may_allow(
     the record. Without `subject` the principal is unknown too. An error is a no: the call would be denied.
     """
     action = prepared.action
-    context: dict[str, Any] = {root: _unknown(root) for root in action.context.fields}
-    request: dict[str, Any] = {"action": _literal("Action", action.name), "context": context}
+    context: dict[str, Any] = {root: unknown(root) for root in action.context.fields}
+    request: dict[str, Any] = {"action": literal("Action", action.name), "context": context}
     if assume_approvals and "approvals" in action.context.fields:
         roles: Any = action.context.fields["approvals"].type
         context["approvals"] = dict.fromkeys(roles.fields, APPROVALS_ASSUMED)
     if action.resource == "Source":
-        request["resource"] = _literal("Source", action.tool.source)
+        request["resource"] = literal("Source", action.tool.source)
     if subject is not None:
         context["actor"] = {"__entity": uid("Actor", subject.actor.id)}
         if subject.principal.id.isprintable():
             # Cedar's parser refuses other names in this form; unknown is then the careful choice: listed.
-            request["principal"] = _literal("Principal", subject.principal.id)
+            request["principal"] = literal("Principal", subject.principal.id)
     allowed, must, errors = ask_partially(request, prepared.handle, entities)
     return allowed is not False and not errors, must
 
 
-def _unknown(name: str) -> dict[str, Any]:
+def unknown(name: str) -> dict[str, Any]:
+    """A value that partial evaluation does not know."""
     return {"__extn": {"fn": "unknown", "arg": name}}
 
 
-def _literal(type_: str, id_: str) -> str:
+def literal(type_: str, id_: str) -> str:
+    """An entity as partial evaluation names it."""
     return f"{NAMESPACE}::{type_}::{quoted(id_)}"

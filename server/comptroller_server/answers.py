@@ -33,6 +33,7 @@ _LEADS = {
     Code.ALREADY_DONE: "Already done",
     Code.IN_DOUBT: "Failed",
     Code.VERIFICATION_FAILED: "Failed",
+    Code.COMPENSATED: "Failed and reversed",
     Code.OUTPUT_INVALID: "Failed",
 }
 """The first words of a refusal; every other code is `Not done`."""

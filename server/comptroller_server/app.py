@@ -24,11 +24,13 @@ from comptroller_server.checking import Checking, needs_of
 from comptroller_server.checkpoints import Checkpointer
 from comptroller_server.citations import Citations
 from comptroller_server.commits import ApprovalTerms, Commits
+from comptroller_server.compensation import Reversals
 from comptroller_server.config_model import Config
 from comptroller_server.config_safety import citation_terms
 from comptroller_server.confirmations import Confirmations
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Counts, Dispatcher
+from comptroller_server.errors import CommandError
 from comptroller_server.evidence import Evidence
 from comptroller_server.handing_over import HandOvers
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
@@ -50,7 +52,7 @@ from comptroller_server.taskbook import TaskBook
 from comptroller_server.traces import Tracer
 from comptroller_server.watch import Watch
 
-__all__ = ["Service", "running"]
+__all__ = ["Service", "attached", "running"]
 
 DRAIN_S = 10.0
 """How long a shutdown waits for outcomes that are not written yet."""
@@ -75,6 +77,7 @@ class Service:
     checking: Checking
     retention: Retention
     task_rounds: TaskRounds
+    compensation: Reversals
     recovered: list[Recovered]
 
 
@@ -121,32 +124,29 @@ def build(installation: Installation, owner: Owner) -> Service:
     repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock, i.policy, watch)
     decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
-    recovery = Recovery(store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault)
     checking = Checking(i.checks, look_ups, release, Judging(i.judges, store, metering, release, clock, ids))
+    recovery = Recovery(
+        store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault, outcomes.reversing
+    )
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     confirmations = Confirmations(
         store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name
     )
-    pipeline = Pipeline(
-        intake,
-        look_ups,
-        canary,
-        decisions,
-        repeats,
-        dispatcher,
-        outcomes,
-        watch,
-        checking,
-        confirmations,
-        built_ins,
-        Loops(clock, limits.identical_calls_max),
-    )
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
+    compensation = Reversals(
+        store, ring, intake, look_ups, decisions, checking, i.catalogue, dispatcher, outcomes, commits, watch, clock, ids,
+        ambient.fault,
+    )  # fmt: skip
+    pipeline = Pipeline(
+        intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking, confirmations, built_ins,
+        Loops(clock, limits.identical_calls_max), compensation,
+    )  # fmt: skip
     checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(
-        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds, []
-    )
+        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
+        compensation, [],
+    )  # fmt: skip
 
 
 def _checkpointer(i: Installation) -> Checkpointer:
@@ -238,6 +238,36 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
         for task in background:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
+        await _end(service)
+
+
+@contextlib.asynccontextmanager
+async def attached(installation: Installation) -> AsyncGenerator[Service]:
+    """A service for one command beside the serving ones: it obeys halts, and neither activates nor recovers anything.
+
+    Raises `CommandError` where other rules are in force than this configuration's, else as `running`.
+    """
+    installation.check()
+    store, ambient = installation.store, installation.ambient
+    head = await store.read(lambda reader: reader.head(TENANT))
+    if head is None or head.bundle != installation.bundle_digest:
+        await store.close()
+        raise CommandError(
+            "other rules are in force in this store than this configuration's; start `comptroller serve` with it first"
+        )
+    locks = owner_locks(store.database, ambient.clock)
+    service = build(installation, await asyncio.to_thread(Owner, locks, ambient.ids))
+    watching: asyncio.Task[None] | None = None
+    try:
+        await service.checkpointer.refuse_older(TENANT)
+        await service.watch.look(TENANT)
+        await service.watch.acknowledge(TENANT)
+        watching = _for_ever("watch", service.watch.run([TENANT]))
+        yield service
+    finally:
+        if watching is not None:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
         await _end(service)
 
 

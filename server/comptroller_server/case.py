@@ -27,7 +27,7 @@ from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
 
-__all__ = ["UNDECIDED", "Basis", "Case", "Refused", "Resumed"]
+__all__ = ["UNDECIDED", "Basis", "Case", "Compensates", "Refused", "Resumed"]
 
 
 UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
@@ -60,6 +60,23 @@ class Resumed:
     packet: JsonObject
 
 
+@dataclass(frozen=True, slots=True)
+class Compensates:
+    """The call that a case reverses, the attempt that made it, and what is wrong with it, in our own words.
+
+    `ordered_by` is the person who wants a good call reversed; empty for one that was found to be wrong.
+    """
+
+    call: str
+    tool: str
+    attempt: str | None
+    task: str
+    wrong: str = ""
+    retry: str = "person"
+    approvals: tuple[JsonObject, ...] = ()
+    ordered_by: str = ""
+
+
 @dataclass(slots=True)
 class Case:
     """One attempt of one call. `call` is the call's id: a new one, or the target of a resume."""
@@ -78,6 +95,7 @@ class Case:
     """The tokens of its task, where anything can become one; it notes what this case's answers give."""
     tool: Tool | None = None
     resumed: Resumed | None = None
+    compensates: Compensates | None = None
     # 4 validate
     arguments: JsonObject = field(default_factory=dict[str, Json])
     """As they are sent: with values in place of tokens, once step 4 has resolved them."""
@@ -107,6 +125,8 @@ class Case:
     judged: tuple[Judged, ...] = ()
     checks_deny: bool = False
     """A check or a judge said a definite no: like a deny, it ends a call that people had approved."""
+    reversal: Decision | None = None
+    """What was decided ahead about the call that would reverse this one."""
     approvals: dict[str, int] = field(default_factory=dict[str, int])
     gates: tuple[Gate, ...] = ()
     bound: JsonObject = field(default_factory=dict[str, Json])
@@ -122,6 +142,8 @@ class Case:
     """How long they took to answer, just before this attempt."""
     # 9 commit
     charges: tuple[Charge, ...] = ()
+    cover: tuple[Charge, ...] = ()
+    """What the call that would reverse this one may cost."""
     committed: bool = False
     deadline: float = 0.0
     action_receipt: Receipt | None = None
@@ -129,6 +151,12 @@ class Case:
     tries: int = 0
     outcome: Outcome | None = None
     problem: Refusal | None = None
+    sound: bool = False
+    """The effect happened and the output is what the tool declares, whether or not it is true."""
+    wrong: str = ""
+    """What steps 11 and 12 found wrong, without what is done about it."""
+    owes: bool = False
+    """The effect happened, is wrong, and is going to be reversed."""
     verification: VerificationResult | None = None
     read_back: dict[str, Any] = field(default_factory=dict[str, Any])
     checked_after: tuple[Checked, ...] = ()
@@ -152,6 +180,16 @@ class Case:
     @property
     def tenant(self) -> str:
         return self.subject.tenant
+
+    @property
+    def stopped_by(self) -> tuple[str, str]:
+        """The principal and the task whose switches stop this call; what reverses a call heeds neither."""
+        return (self.principal_key, self.task.id) if self.compensates is None else ("", "")
+
+    @property
+    def reversible(self) -> bool:
+        """Whether what this call did can be reversed, should it be wrong."""
+        return self.sound and self.tool_in_hand.compensation is not None and self.compensates is None
 
     @property
     def tool_in_hand(self) -> Tool:

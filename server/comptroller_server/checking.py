@@ -13,6 +13,7 @@ from comptroller_server.case import Case, Refused
 from comptroller_server.config_judges import JudgeConfig
 from comptroller_server.judge import Judging
 from comptroller_server.lookups import LookUps, Needs, unavailable
+from comptroller_server.reversal import next_for
 from comptroller_server.roads import Roads
 from comptroller_tools.check_loading import BoundCheck, LoadedChecks
 from comptroller_tools.check_rules import CheckWhen
@@ -105,7 +106,8 @@ class Checking:
 
     def _wrong(self, case: Case, check: BoundCheck, checked: Checked) -> Refusal:
         said = self._said(check, checked) if case.may_tell_facts() else "A check of its result did not pass."
-        text = f"The change was made. {said} It has been handed to a person; do not try to repair it."
+        case.wrong = f"The change was made. {said}"
+        text = f"{case.wrong} {next_for(case)}"
         return Refusal(
             Code.VERIFICATION_FAILED, text, "person", case.call, details={"check": check.rule.name}
         )

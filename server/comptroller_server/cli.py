@@ -26,7 +26,7 @@ _COMMANDS = {
     "approver": ("approvers:approver", "Enrol the people who may approve."),
     "approvals": ("approvals:approvals", "Look at what waits for a person, and decide it."),
     "calls": ("calls:calls", "List and show calls; settle one that is in doubt."),
-    "tasks": ("tasks:tasks", "List and show tasks: what was asked, how they ended."),
+    "tasks": ("tasks:tasks", "List and show tasks, and take back what one did."),
     "handoffs": ("handoffs:handoffs", "Work that agents gave to people: look at it, and close it."),
     "budgets": ("budgets:budgets", "Every limit: used, held, left, and when it resets."),
     "why": ("why:why", "Everything about one call, on one screen."),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from comptroller_audit.calls import ClaimsFree, MoveCall, NoteOnCall, OpenCall, TakeClaims
+from comptroller_audit.compensations import cover_id
 from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
@@ -27,12 +28,14 @@ from comptroller_policy.approvals import (
 )
 from comptroller_policy.switches import HeadUnmoved
 from comptroller_server.canary import case_ended, recovered_ended, share_kept
-from comptroller_server.case import Case
+from comptroller_server.case import Case, Compensates
 from comptroller_server.citations import uncited
 from comptroller_server.config_model import RolloutConfig
 from comptroller_server.endings import effect_ended, pending_ended
 from comptroller_server.evidence import Evidence
 from comptroller_server.metering import Metering
+from comptroller_server.reversal import told_of
+from comptroller_server.reversal_parts import BeginReversal, EndReversal, OweReversal
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.refs import GiveRefs
 
@@ -164,6 +167,8 @@ class Commits:
     def begin(self, case: Case) -> Unit:
         """Step 9: basis unchanged, claims, approval, holds, action packet; all or nothing."""
         votes = votes_in_packet(case.resumed.approval) if case.resumed else []
+        if case.compensates is not None:
+            return self._begin_reversal(case, case.compensates)
         record = self._evidence.action(case, votes, self._history_of(case))
         traces = self._evidence.traces(case, after=False)
         parts: list[Part] = [
@@ -193,11 +198,35 @@ class Commits:
             ]
         parts += share_kept(case)
         parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
+        if case.cover:
+            parts.append(TakeHold(cover_id(case.call), case.cover))
         return Unit(parts, self._on_refusal(case))
+
+    def _begin_reversal(self, case: Case, compensates: Compensates) -> Unit:
+        """Step 9 for a call that reverses another one. It is in flight for no task, and held for already, unless a
+        person has ordered it."""
+        record = self._evidence.action(case, [*compensates.approvals], self._history_of(case))
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
+            HistoryUnmoved(case.basis.history),
+            TakeClaims(case.call, case.claims),
+            BeginReversal(compensates.call, case.call, self._owner.id, ordered=bool(compensates.ordered_by)),
+            OpenCall(case.call, CallState.COMMITTED, self._fields(case), record),
+        ]
+        if compensates.ordered_by:
+            parts.append(TakeHold(case.call, case.charges))
+        return Unit([*parts, BumpHistory(self._history_of(case))])
 
     def end(self, case: Case, record: LogRecord) -> Unit:
         """Step 14 for a committed call: outcome, holds, refs, task, record guard, audit packet."""
         epoch = 1 if case.resumed is None else case.resumed.row["epoch"]
+        guard = None if case.owes else case.guard  # nobody else writes while it is put right
+        task = case.task.id if case.compensates is None else None
+        reversal: list[Part] = []
+        if case.owes:
+            reversal = [OweReversal(case.call, self._owner.id, case.guard or "")]
+        elif case.compensates is not None:
+            reversal = [self.reversal_ended(case.compensates, case, begun=True)]
         return Unit(
             [
                 *case_ended(self._rollout, case),
@@ -210,25 +239,43 @@ class Commits:
                     {"code": case.problem.code.value if case.problem else ""},
                     notes=self._evidence.traces(case, after=True),
                 ),
-                *self.aftermath(case.call, case.task.id, case.state, case.guard, self.counted_rows(case)),
+                *self.aftermath(
+                    case.call, task, case.state, guard, self.counted_rows(case), covered=not case.owes
+                ),
                 GiveRefs(case.task.id, case.call, case.refs),
                 *self._widened(case),
-                *self._metering.ends(case),
+                *(self._metering.ends(case) if case.compensates is None else ()),
+                *reversal,
             ]
         )
+
+    def reversal_ended(self, compensates: Compensates, case: Case, *, begun: bool) -> EndReversal:
+        """What becomes of a call with the end of the one that reverses it, or that never began to."""
+        by, state = (case.call, case.state) if begun else ("", None)
+        target = case.tool_in_hand.name
+        told = told_of(compensates, target, by, state, case.problem)
+        return EndReversal(compensates.call, by, state, target, compensates.task, compensates.attempt, told)
 
     def _widened(self, case: Case) -> list[Part]:
         """A change that was read back and matched opens the whole of the task's budgets."""
         is_verified = case.verification is not None and case.verification.result is Verification.MATCHED
-        if self._budgets.widen_after is None or case.state is not CallState.DONE or not is_verified:
+        stands = case.state is CallState.DONE and not case.owes and case.compensates is None
+        if self._budgets.widen_after is None or not stands or not is_verified:
             return []
         return [NoteVerifiedWrite(case.task.id)]
 
     def aftermath(
-        self, call: str, task: str | None, state: CallState, guard: str | None, counted: Sequence[str]
+        self,
+        call: str,
+        task: str | None,
+        state: CallState,
+        guard: str | None,
+        counted: Sequence[str],
+        *,
+        covered: bool = True,
     ) -> list[Part]:
         """`effect_ended` with this installation's budgets."""
-        return effect_ended(call, task, state, guard, counted, self._budgets)
+        return effect_ended(call, task, state, guard, counted, self._budgets, covered=covered)
 
     def recovered(self, call: str, row: Row, state: CallState, action: JsonObject) -> list[Part]:
         """What a call that recovery ends says about its tool's rollout."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.engine import Bundle
+from comptroller_policy.errors import ExpressionError
 from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_policy.rollout import Standing
 from comptroller_policy.rules import REQUESTER
 from comptroller_server.case import Case, Refused
-from comptroller_server.lookups import unavailable
+from comptroller_server.lookups import service_subject, unavailable
+from comptroller_server.reversal import cannot_reverse, next_for, together
 from comptroller_server.traces import Tracer
 from comptroller_server.watch import Watch
+from comptroller_tools.compensation import Compensation
 from comptroller_tools.source import EffectHappened
 
 __all__ = ["Decisions"]
@@ -33,7 +37,7 @@ class Decisions:
     def early(self, case: Case) -> None:
         """5: switches and every rule that needs no facts."""
         tool = case.tool_in_hand
-        refusal = self._watch.switches(case.tenant).stops(tool.name, case.principal_key, case.task.id)
+        refusal = self._watch.switches(case.tenant).stops(tool.name, *case.stopped_by)
         if refusal is not None:
             raise Refused(refusal)
         case.decided_ms = self._clock.now_ms()
@@ -64,8 +68,12 @@ class Decisions:
             raise Refused(_denied(case, case.decision))
 
     def _decide(self, case: Case, *, confirmed: bool) -> None:
+        """The call, together with what would reverse it. Raises `Refused` when that is certain to be denied."""
         case.decision = self._bundle.decide(question := self._question(case, confirmed=confirmed))
         self._trace(case, "before", question, case.decision)
+        compensation = case.tool_in_hand.compensation
+        if compensation is not None and case.decision.verdict is not Verdict.DENY:
+            self._with_reversal(case, compensation, question.approvals)
 
     def after(self, case: Case) -> None:
         """12: Cedar again, with the output and what was read back; only forbids count.
@@ -93,6 +101,29 @@ class Decisions:
         asked = self._bundle.asked(question.tool, after=stage == "after")
         self._tracer.decided(case.trace, stage, question, decision, asked)
 
+    def _with_reversal(self, case: Case, compensation: Compensation, approvals: Mapping[str, int]) -> None:
+        """What would reverse the call is decided with it: now with what is known, and again in full before it runs."""
+        target = compensation.target
+        stop = self._watch.switches(case.tenant).stops(target.name, "", "")
+        try:
+            known = compensation.known(case.scope)
+        except ExpressionError as error:
+            raise Refused(unavailable(case, str(error))) from error
+        subject = service_subject(case.tenant, target.config.roles or ())
+        question = Question(
+            target.name,
+            subject,
+            known,
+            case.decided_ms,
+            self._environment,
+            approvals=approvals,
+            canary=True,
+        )
+        case.reversal = self._bundle.decide_ahead(question, compensation.unknown)
+        if stop is not None or case.reversal.verdict is Verdict.DENY:
+            raise Refused(cannot_reverse(case, case.reversal, target.name, stop))
+        case.decision = together(case.decision, case.reversal, target.name)
+
     def _question(
         self,
         case: Case,
@@ -115,7 +146,8 @@ class Decisions:
             history=case.history,
             derived=case.derived,
             approvals={**voted, REQUESTER: 1} if confirmed else voted,
-            canary=case.draw is not None and case.draw.canary,
+            # What is reversed has passed the rollout, or a person has.
+            canary=case.compensates is not None or (case.draw is not None and case.draw.canary),
             output=output,
             after=after or {},
         )
@@ -129,10 +161,10 @@ def _because(decision: Decision) -> str:
 
 def _denied_after(case: Case, decision: Decision) -> Refusal:
     """The change is made, so neither other arguments nor another try are a next step."""
+    case.wrong = f"The change was made, but a rule about its result says no: {_because(decision)}"
     return Refusal(
         Code.VERIFICATION_FAILED,
-        f"The change was made, but a rule about its result says no: {_because(decision)} It has been handed to a "
-        "person; do not repeat it and do not try to repair it.",
+        f"{case.wrong} {next_for(case)}",
         retry="person",
         call=case.call,
         policies=decision.policies,

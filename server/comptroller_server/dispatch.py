@@ -93,7 +93,8 @@ class Dispatcher:
 
         Raises `Refused` when too many calls are here already (overloaded), or the source keeps failing (source_down).
         """
-        if self._in_flight >= self._in_flight_max + self._queue_max:
+        full = self._in_flight >= self._in_flight_max + self._queue_max
+        if full and case.compensates is None:  # what is wrong is reversed, however busy it is here
             raise Refused(
                 Refusal(
                     Code.OVERLOADED, "Too many calls are waiting. Try again in a second.", retry="after:1"
@@ -171,7 +172,7 @@ class Dispatcher:
         """Lease, switches, deadline. No await from here to the source."""
         if case.committed:
             self._fault("dispatch.before")
-        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, case.principal_key, case.task.id)
+        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, *case.stopped_by)
         if not case.committed:
             return refusal
         if refusal is None and not self._owner.held():

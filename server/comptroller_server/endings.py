@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from comptroller_audit.calls import MoveCall, ReleaseClaims
+from comptroller_audit.compensations import cover_id
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part
 from comptroller_audit.vocabulary import CallState
@@ -50,16 +51,21 @@ def effect_ended(
     guard: str | None,
     counted: Sequence[str],
     budgets: BudgetsConfig,
+    *,
+    covered: bool = True,
 ) -> list[Part]:
     """What every end of a committed call brings: holds closed, claims freed or kept, counters moved.
 
-    `task` is None for a call in doubt, which has left its task already. `counted` is without the guard.
+    `task` is None for a call in doubt, which has left its task already. `counted` is without the guard. `covered`
+    gives back what was held for the call's reversal; False only where the reversal is about to begin.
     """
     parts: list[Part] = [LeaveTask(task, budgets)] if task is not None else []
     if state in CLAIM_FREED:
         parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
     elif state is not CallState.IN_DOUBT:
         parts.append(Settle(call))
+    if covered and state is not CallState.IN_DOUBT:
+        parts.append(Release(cover_id(call)))
     if guard is not None:
         parts.append(BumpHistory((guard,), -1))
     return parts

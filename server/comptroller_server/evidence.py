@@ -19,6 +19,7 @@ from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
 from comptroller_server.books import given_in
 from comptroller_server.case import Case
+from comptroller_server.reversal import recorded_reversal
 from comptroller_server.roads import Roads
 from comptroller_server.traces import Tracer
 from comptroller_tools.check_running import Checked
@@ -89,6 +90,9 @@ class Evidence:
                 packet["redact"] = marked
         if case.tokens_used:
             packet["tokens_used"] = list(case.tokens_used)
+        if case.compensates is not None:
+            packet["compensates"] = case.compensates.call
+            packet["ordered_by"] = case.compensates.ordered_by or None
         return packet
 
     def considered(self, case: Case) -> JsonObject:
@@ -122,6 +126,7 @@ class Evidence:
             "confirmation": case.confirmed,
             "bound": self._clean(case.bound),
             "shown": self._clean(shown),
+            **({"compensation": case.bound["compensation"]} if "compensation" in case.bound else {}),
             "claims": [
                 {"id": c.id, "arguments": c.arguments, "explicit": c.explicit, "replays": c.replays}
                 for c in case.claims
@@ -141,6 +146,7 @@ class Evidence:
 
     def action(self, case: Case, approvals: list[Json], counted: Sequence[str]) -> LogRecord:
         """The action packet: exactly what is about to happen and why. `counted` are the history rows it moves."""
+        tool = case.tool_in_hand
         packet: JsonObject = {
             **self.proposal(case),
             **self.considered(case),
@@ -148,9 +154,15 @@ class Evidence:
             "approval_digests": self._digests(case),
             "counted": list(counted),
             "holds": holds_in_packet(case.charges),
-            "deadline_s": round(case.tool_in_hand.config.limits.timeout_s, 3),
+            "deadline_s": round(tool.config.limits.timeout_s, 3),
             "effect_key": case.call,
         }
+        if case.reversal is not None and tool.compensation is not None:
+            packet["compensation"] = {
+                "tool": tool.compensation.target.name,
+                "decision": _decision(case.reversal),
+                "holds": holds_in_packet(case.cover),
+            }
         return self._record(RecordType.ACTION, case, packet)
 
     def ended(self, case: Case, record_type: RecordType = RecordType.AUDIT) -> LogRecord:
@@ -190,6 +202,10 @@ class Evidence:
         }
         if case.usage.is_metered:
             packet["usage"] = case.usage.packet
+        if (reversal := recorded_reversal(case, self._release)) is not None:
+            packet["reversal"] = reversal
+        if case.compensates is not None:
+            packet["compensates"] = case.compensates.call
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
             packet["approvals"] = _confirmations(case)

@@ -164,6 +164,14 @@ class Intake:
         self._refuse_secrets(tool, [case.proposal.arguments, case.proposal.meta.get(META_WHY)])
         self._split_why(case, tool)
         await self._books.resolve(case)
+        self.fit(case)
+        if case.resumed is None and not tool.is_read:
+            case.claims = self._claims(case, tool)
+        await self.citations.read(case)
+
+    def fit(self, case: Case) -> None:
+        """Arguments against the tool's own schema, in canonical bytes, and the record they act on."""
+        tool = case.tool_in_hand
         problems = tool.arguments.check(case.arguments)
         if problems:
             listed = "; ".join(str(problem) for problem in problems)
@@ -175,9 +183,6 @@ class Intake:
         except (CanonicalError, RecordPathError) as error:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
         case.guard = self._guard(case, tool)
-        if case.resumed is None and not tool.is_read:
-            case.claims = self._claims(case, tool)
-        await self.citations.read(case)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
         tools = [tool for tool in self._advertised if self._bundle.visible(subject, tool.name)]

@@ -38,7 +38,7 @@ from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
 from comptroller_tools.source import Action, EffectHappened, Outcome
 
-__all__ = ["LookUpFailed", "LookUps", "Needs", "history_rows", "unavailable"]
+__all__ = ["LookUpFailed", "LookUps", "Needs", "history_rows", "service_subject", "unavailable"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -163,7 +163,7 @@ class LookUps:
             raise LookUpFailed(f"`{name}` refuses the arguments: {problems[0]}")
         if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:
             raise LookUpFailed(f"a person has halted `{tool.name}`")
-        if not self._allows(_service(tenant, tool.config.roles or ()), tool, rendered):
+        if not self._allows(service_subject(tenant, tool.config.roles or ()), tool, rendered):
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
         outcome = await self._run(tool, Action(name, rendered, effect_key), deadline)
         if outcome.error is not None or outcome.value is None:
@@ -242,6 +242,8 @@ class LookUps:
             wanted.add(expectation.fact)
             paths.extend(expectation.expected.paths)
         wanted.update(path.split(".")[1] for path in paths if path.startswith("facts."))
+        if tool.compensation is not None:
+            wanted |= tool.compensation.facts
         return wanted
 
     def _facts_cited(self, case: Case, tool: Tool) -> frozenset[str]:
@@ -292,7 +294,7 @@ class LookUps:
 
 
 @lru_cache(maxsize=1_000)
-def _service(tenant: str, roles: tuple[str, ...]) -> Subject:
+def service_subject(tenant: str, roles: tuple[str, ...]) -> Subject:
     """Comptroller itself, with the roles that the tool it reads with names."""
     principal = Principal(tenant, "comptroller", "service:comptroller", PrincipalKind.SERVICE)
     return Subject(principal, Actor("comptroller"), frozenset(roles))

@@ -26,7 +26,7 @@ from comptroller_audit.vocabulary import (
     Refusal,
     Verification,
 )
-from comptroller_budgets.limits import BudgetsConfig, Charge, charges_for
+from comptroller_budgets.limits import BudgetsConfig, Charge, Limit, Scope, charges_for
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import micro
@@ -37,9 +37,11 @@ from comptroller_server.dispatch import Dispatcher
 from comptroller_server.evidence import Evidence
 from comptroller_server.intake import Intake
 from comptroller_server.lookups import LookUps
+from comptroller_server.reversal import differs
 from comptroller_server.roads import Roads
+from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import EffectHappened, Outcome
-from comptroller_tools.verification import Check, compare
+from comptroller_tools.verification import compare
 
 __all__ = ["Outcomes"]
 
@@ -79,6 +81,8 @@ class Outcomes:
         self._ids = ids
         self._environment = environment
         self._kept: set[asyncio.Task[None]] = set()
+        self.reversing: set[str] = set()
+        """Calls that went wrong and that this process is about to reverse: recovery leaves them alone."""
 
     # -- 8 approve ------------------------------------------------------------------------------------------------
 
@@ -118,6 +122,14 @@ class Outcomes:
                 name: digest("fact", canonical_bytes(value)).hex() for name, value in case.facts.items()
             },
         }
+        if tool.compensation is not None:  # who agrees to a call agrees to what reverses it
+            target = tool.compensation.target
+            case.bound["compensation"] = {
+                "tool": target.name,
+                "definition": target.definition.digest,
+                "source": {"name": target.source.name, **target.source.identity},
+                "arguments": dict(tool.compensation.arguments),
+            }
         case.requested_digest = keyed_digest(
             self._ring.claim_key(case.tenant), "approval", approval_digest(case.bound)
         )
@@ -127,7 +139,7 @@ class Outcomes:
     async def begin(self, case: Case) -> Moved | Existing | Lost | None:
         """Charges and deadline; for all but free reads, the one transaction before the side effect."""
         tool = case.tool_in_hand
-        case.charges = self.charges(case)
+        self._count(case)
         wait_s = tool.config.limits.timeout_s
         if case.task.remaining_ms is not None:
             wait_s = min(wait_s, max(0.001, case.task.remaining_ms / 1000))
@@ -155,18 +167,35 @@ class Outcomes:
 
     def charges(self, case: Case) -> tuple[Charge, ...]:
         """What the call takes from each budget. Raises `Refused` for an amount that cannot be counted."""
-        tool = case.tool_in_hand
+        return self._charges(case, case.tool_in_hand, case.scope, self._limits)
+
+    def _count(self, case: Case) -> None:
+        """What the call may cost, and what its reversal may cost, which is held for together with it."""
+        compensation = case.tool_in_hand.compensation
+        if case.compensates is None:
+            case.charges = self.charges(case)
+        elif case.compensates.ordered_by:  # the agent's own budgets are no reason to leave its work standing
+            shared = tuple(limit for limit in self._limits if limit.scope in (Scope.TOOL, Scope.TENANT))
+            case.charges = self._charges(case, case.tool_in_hand, case.scope, shared)
+        if compensation is not None and case.compensates is None:
+            scope = {**case.scope, "input": compensation.known(case.scope)}
+            case.cover = self._charges(case, compensation.target, scope, self._limits)
+
+    def _charges(
+        self, case: Case, tool: Tool, scope: dict[str, Any], limits: tuple[Limit, ...]
+    ) -> tuple[Charge, ...]:
         amounts = {"calls": MICRO}
         for unit, expression in tool.units.items():
             try:
-                amounts[unit] = micro(expression.evaluate(case.scope))
+                amounts[unit] = micro(expression.evaluate(scope))
             except ExpressionError as error:
                 text = f"The amount of `{unit}` cannot be computed exactly: {error}"
                 raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", case.call)) from error
             if amounts[unit] < 0:
                 text = f"The amount of `{unit}` would be negative, which no budget takes."
                 raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", case.call))
-        return charges_for(self._limits, amounts, case.scopes, case.window_ms)
+        scopes = {**case.scopes, Scope.TOOL: tool.name}
+        return charges_for(limits, amounts, scopes, case.window_ms)
 
     # -- 11 verify ------------------------------------------------------------------------------------------------
 
@@ -176,6 +205,7 @@ class Outcomes:
         assert outcome is not None
         if case.problem is None:
             case.problem = self._problem(case, outcome)
+        case.sound = case.problem is None and outcome.effect is EffectHappened.DONE
         if tool.is_read or outcome.effect is EffectHappened.NONE:
             return
         if tool.expectations:
@@ -184,7 +214,7 @@ class Outcomes:
             case.read_back = await look_ups.read_back(case, facts)
             case.verification = compare(tool.expectations, scope, case.read_back)
             if case.verification.result is Verification.DIFFERS and outcome.effect is EffectHappened.DONE:
-                case.problem = self._differs(case)
+                case.problem = differs(case, self._release)
 
     def _problem(self, case: Case, outcome: Outcome) -> Refusal | None:
         """What is wrong with what the source said, apart from whether it is true."""
@@ -216,31 +246,6 @@ class Outcomes:
             return self._unusable(case, f"breaks its schema ({problems[0].path or 'the whole value'})")
         return None
 
-    def _differs(self, case: Case) -> Refusal:
-        assert case.verification is not None
-        if not case.may_tell_facts():
-            text = "The change was made, but reading the record back shows something else."
-            return Refusal(Code.VERIFICATION_FAILED, f"{text} {_HANDED_OVER}", "person", case.call)
-
-        def shown(check: Check, value: Any) -> str:
-            told = self._release.at(
-                case.tool_in_hand.name, check.fact, check.path, value, Audience.MODEL, case.book
-            )
-            return json.dumps(_shown(told), ensure_ascii=False)
-
-        wrong = [
-            f"{check.fact}.{check.path} should be {shown(check, check.expected)} and is {shown(check, check.found)}"
-            for check in case.verification.checks
-            if check.equal is False
-        ]
-        return Refusal(
-            Code.VERIFICATION_FAILED,
-            f"The change was made, but reading the record back shows something else: {'; '.join(wrong)[:600]}. "
-            f"{_HANDED_OVER}",
-            "person",
-            case.call,
-        )
-
     def _unusable(self, case: Case, how: str) -> Refusal:
         done = "" if case.tool_in_hand.is_read else " The change itself was made; a person must look at it."
         text = f"What `{case.tool_in_hand.name}` returned {how}, so it is withheld.{done}"
@@ -253,6 +258,7 @@ class Outcomes:
         case.outcome = Outcome(EffectHappened.UNKNOWN, error="a defect in Comptroller")
         case.problem = _in_doubt(case.call, "a defect in Comptroller")
         case.state, case.released, case.kept, case.refs = CallState.IN_DOUBT, None, None, ()
+        case.owes = False
         if case.tool_in_hand.is_read:
             case.state = CallState.FAILED_BEFORE_EFFECT
 
@@ -291,14 +297,17 @@ class Outcomes:
         if not case.committed:
             return await self._end_read(case)
         unit = self._commits.end(case, self._evidence.ended(case))
+        if case.owes:
+            self.reversing.add(case.call)
         try:
             await self._write_outcome(case, unit)
         except StoreError:
+            self.reversing.discard(case.call)  # whoever writes it later does not reverse it
             self._keep_trying(case, unit)
             raise Refused(
                 _in_doubt(case.call, "its outcome could not be recorded yet"), _NO_RECEIPT
             ) from None
-        if case.problem is not None:
+        if case.problem is not None and not case.owes:
             raise Refused(case.problem, case.receipt)
         return None
 
@@ -400,10 +409,8 @@ def _state_after(case: Case, outcome: Outcome) -> CallState:
     if result is Verification.UNKNOWN:
         case.problem = _in_doubt(case.call, "its result could not be verified")
         return CallState.IN_DOUBT
-    return CallState.DONE if case.problem is None else CallState.HANDED_OFF
-
-
-_HANDED_OVER = "It has been handed to a person; do not try to repair it."
+    case.owes = case.problem is not None and case.reversible
+    return CallState.DONE if case.problem is None or case.owes else CallState.HANDED_OFF
 
 
 def _record_changed(case: Case) -> Refusal:
@@ -425,9 +432,3 @@ def _in_doubt(call: str, why: str) -> Refusal:
         "person",
         call,
     )
-
-
-def _shown(value: Any) -> Json:
-    if isinstance(value, str):
-        return value[:80]
-    return value if isinstance(value, None | bool | int | float) else str(value)[:80]

@@ -16,6 +16,7 @@ from comptroller_server.builtins import BuiltIns
 from comptroller_server.canary import Canary
 from comptroller_server.case import UNDECIDED, Case, Refused
 from comptroller_server.checking import Checking
+from comptroller_server.compensation import Reversals
 from comptroller_server.confirmations import Asked, Confirmations
 from comptroller_server.decisions import Decisions
 from comptroller_server.dispatch import Dispatcher
@@ -52,6 +53,7 @@ class Pipeline:
         confirmations: Confirmations,
         built_ins: BuiltIns,
         loops: Loops,
+        compensation: Reversals,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -65,6 +67,8 @@ class Pipeline:
         self._confirmations = confirmations
         self._built_ins = built_ins
         self._loops = loops
+        self._compensation = compensation
+        compensation.act = self._act
 
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call. Never raises but for cancellation: what goes wrong is a refusal."""
@@ -129,6 +133,7 @@ class Pipeline:
                         await self._act(case)
                         stop = await self._outcomes.end(case)  # 14 commit
             if stop is None:
+                await self._compensation.reverse(case)  # what steps 11 and 12 found wrong
                 return success_answer(case)  # 15 answer
             if isinstance(stop, Existing | Lost):
                 answer = await self._repeats.answer_for(case, stop)

@@ -6,13 +6,16 @@ is not done only where the config says so, and everything else is in doubt until
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import structlog
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.calls import MoveCall, log_indexes
+from comptroller_audit.calls import CALLS, MoveCall, log_indexes
+from comptroller_audit.compensations import owed
 from comptroller_audit.database import Row
 from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import Owner, OwnerLocks
@@ -25,6 +28,7 @@ from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
 from comptroller_policy.approvals import APPROVALS
 from comptroller_server.commits import Commits
 from comptroller_server.lookups import LookUpFailed, LookUps
+from comptroller_server.reversal_parts import reversal_found_out, reversal_given_up
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.declarations import AbsentMeans
 
@@ -58,6 +62,7 @@ class Recovery:
         commits: Commits,
         clock: Clock,
         fault: FaultPoint,
+        reversing: Collection[str] = (),
     ) -> None:
         self._store = store
         self._ring = ring
@@ -68,6 +73,7 @@ class Recovery:
         self._commits = commits
         self._clock = clock
         self._fault = fault
+        self._reversing = reversing
 
     async def round(self, tenant: str) -> list[Recovered]:
         """Settle what can be settled now. Raises `StoreError` when the store cannot be read."""
@@ -87,6 +93,7 @@ class Recovery:
                 continue
             if recovered is not None:
                 found.append(recovered)
+        await self._hand_over(tenant)
         await self._expire(tenant)
         return found
 
@@ -111,7 +118,12 @@ class Recovery:
         record = LogRecord(RecordType.RECOVERED, packet, call=call, task=row["task"])
         move = MoveCall(call, CallState(row["state"]), state, row["epoch"], record, new_epoch=True)
         unit = Unit(
-            [*self._evidence(call, row, state, action), move, *self._aftermath(call, row, state, action)]
+            [
+                *self._evidence(call, row, state, action),
+                move,
+                *self._aftermath(call, row, state, action),
+                *reversal_found_out(logged, call, state),
+            ]
         )
         outcome = await self._store.commit(tenant, unit)
         self._fault("recovery.after")
@@ -157,11 +169,25 @@ class Recovery:
         packet = action.packet if action is not None and action.packet is not None else {}
         counted = [str(row_id) for row_id in cast("list[str]", packet.get("counted") or [])]
         was_running = row["state"] == CallState.COMMITTED
+        in_task = was_running and "compensates" not in packet
         guards = [row_id for row_id in counted if row_id.startswith("record:")] if was_running else []
         rest = [row_id for row_id in counted if not row_id.startswith("record:")]
         return self._commits.aftermath(
-            call, row["task"] if was_running else None, state, guards[0] if guards else None, rest
+            call, row["task"] if in_task else None, state, guards[0] if guards else None, rest
         )
+
+    async def _hand_over(self, tenant: str) -> None:
+        """Calls that were to be reversed by a process that is gone: nothing is dispatched here, a person must look."""
+        for one in await self._store.read(lambda reader: owed(reader, tenant)):
+            mine = self._owner.is_me(one.owner)
+            if one.call in self._reversing or not (mine or self._locks.is_free(one.owner)):
+                continue
+            rows = await self._store.read(partial(_rows_of, tenant, one.call))
+            row = rows.get(one.call, {"tool": "", "task": ""})
+            tool = self._catalogue.find(row["tool"])
+            compensation = tool.compensation if tool is not None else None
+            target = compensation.target.name if compensation is not None else ""
+            await self._store.commit(tenant, Unit([reversal_given_up(one.call, row["task"], target)]))
 
     async def _expire(self, tenant: str) -> None:
         """Close pending calls that nobody decided in time."""
@@ -187,6 +213,10 @@ class Recovery:
                     call, row["approval"], row["task"], CallState.EXPIRED, row["epoch"], record
                 ),
             )
+
+
+def _rows_of(tenant: str, call: str, reader: Reader) -> dict[str, Row]:
+    return reader.rows(tenant, CALLS, [call])
 
 
 def _is_found(value: object) -> bool:

@@ -146,7 +146,14 @@ class Repeats:
         """The recorded answer, released again for the present caller, with a record of its own."""
         logged = await self._logged(case.tenant, row)
         packet = _newest(
-            logged, (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED, RecordType.READ)
+            logged,
+            (
+                RecordType.AUDIT,
+                RecordType.RECOVERED,
+                RecordType.RESOLVED,
+                RecordType.READ,
+                RecordType.COMPENSATION,
+            ),
         )
         if packet is None:
             text = f"This was done before, by call {call}, whose record was erased. It was not done again."

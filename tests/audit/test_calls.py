@@ -59,6 +59,7 @@ def test_the_machine_allows_what_the_design_draws_and_two_moves_of_recovery() ->
         S.COMMITTED: {S.DONE, S.FAILED_BEFORE_EFFECT, S.IN_DOUBT} | {S.NOT_DONE, S.HANDED_OFF},
         S.DONE: {S.COMPENSATED, S.HANDED_OFF},
         S.IN_DOUBT: {S.DONE, S.NOT_DONE, S.COMPENSATED},
+        S.HANDED_OFF: {S.COMPENSATED},
     }
     assert {state: set(nexts) for state, nexts in TRANSITIONS.items()} == drawn
 

@@ -13,6 +13,7 @@ from sqlalchemy import text
 from sqlmodel import SQLModel
 
 import comptroller_audit.calls
+import comptroller_audit.compensations
 import comptroller_audit.log
 import comptroller_audit.owners
 import comptroller_budgets.handoffs
@@ -32,6 +33,7 @@ __all__ = ["WITH_TABLES"]
 
 WITH_TABLES = (
     comptroller_audit.calls,
+    comptroller_audit.compensations,
     comptroller_audit.log,
     comptroller_audit.owners,
     comptroller_budgets.handoffs,

@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import comptroller_audit
+from comptroller_audit.entry_shapes import Envelope, Payload
 from comptroller_audit.log import leaf_hash
 from comptroller_audit.packets import LogRecord, build_payload, compose
 from comptroller_audit.published import PACKETS, check_packet, publish, published_schemas
 from comptroller_audit.sealing import KeyRing
-from comptroller_audit.shapes import Envelope, Payload
 from comptroller_audit.vocabulary import RecordType
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from comptroller_audit.shapes import Envelope
+from comptroller_audit.entry_shapes import Envelope
 from comptroller_audit.vocabulary import JsonObject, RecordType, Subject
 from comptroller_budgets.handoffs import HANDOFFS
 from comptroller_budgets.tasks import TASKS

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from comptroller_server.cli import cli
 from tests.scenarios.kit import Changes, Clock, Shop, opened, placed
 
-__all__ = ["Desk", "accepting_own_files", "at_work", "run", "run_in_thread"]
+__all__ = ["Desk", "RealClock", "accepting_own_files", "at_work", "run", "run_in_thread"]
 
 
 class RealClock(Clock):

@@ -86,12 +86,19 @@ class Bank:
         with self.acting_for(action):
             return await self._act(action, deadline)
 
+    def paid(self, arguments: Mapping[str, Any]) -> BankLine | None:
+        """The payment that a receipt is for. That it was taken back before is nothing this bank looks at."""
+        end = str(arguments["receipt"])[-12:]
+        return next((line for line in self.ledger if line.tool == "pay" and line.key.endswith(end)), None)
+
     # -- parts ----------------------------------------------------------------------------------------------------
 
     async def _act(self, action: Action, deadline: float) -> Outcome:
         manner = self._manner(action)
         self.manners[action.effect_key] = manner
         await asyncio.sleep(self.random.choice((0.0, 0.01, 0.3, 2.0)))
+        if action.tool == "unpay" and self.paid(action.arguments) is None:
+            return Outcome(EffectHappened.NONE, error="unknown", told_model="There is no such payment.")
         if manner is Manner.HANGS_BEFORE:
             await asyncio.sleep(3600)
         if manner is Manner.RAISES_BEFORE:
@@ -148,6 +155,10 @@ class Bank:
 
     def _write(self, action: Action, short: int) -> None:
         moved = int(action.arguments.get("amount_usd", 0)) - short
+        if action.tool == "unpay" and (paid := self.paid(action.arguments)) is not None:
+            self._move(str(paid.arguments["account"]), paid.moved_usd)
+            if self.manners[action.effect_key] is not Manner.WELL:
+                self.strange.append((str(paid.arguments["account"]), self.now_s()))
         if action.tool == "pay":
             self._move(str(action.arguments["account"]), -moved)
             if self.manners[action.effect_key] is Manner.LATE:
@@ -209,6 +220,7 @@ _DEFINITIONS: Mapping[str, ToolDefinition] = {
         _define("find", _object(found={"type": "boolean"}), effect_key=_TEXT),
         _define("statement", _object(lines={"type": "integer"})),
         _define("pay", _RECEIPT, account=_ACCOUNT, amount_usd=_USD),
+        _define("unpay", _RECEIPT, receipt=_TEXT),
         _define("wire", _RECEIPT, account=_ACCOUNT, amount_usd=_USD),
         _define("note", _RECEIPT, account=_ACCOUNT, text=_TEXT),
     )

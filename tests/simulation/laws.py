@@ -96,6 +96,7 @@ def check_all(evidence: Evidence) -> None:
         _what_runs_is_what_was_committed, _no_effect_is_doubled, _no_budget_is_overspent,
         _no_rule_over_history_is_passed_in_parallel, _nothing_is_committed_after_a_halt, _only_the_dead_are_recovered,
         _what_went_well_counts_as_done, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
+        _what_went_wrong_is_taken_back_at_most_once,
         _the_log_verifies,
     ):  # fmt: skip
         law(evidence)
@@ -119,6 +120,7 @@ def _no_effect_is_doubled(e: Evidence) -> None:
     for claim, calls in by_claim.items():
         if e.calls[calls[0]]["effect"] != "create":
             continue
+        calls = [call for call in calls if e.calls[call]["state"] != "compensated"]  # nothing of those stands
         calls.sort(key=lambda call: int(e.calls[call]["created_ms"]))
         for first, second in itertools.pairwise(calls):
             apart = e.calls[second]["created_ms"] - e.calls[first]["created_ms"]
@@ -197,7 +199,10 @@ def _only_the_dead_are_recovered(e: Evidence) -> None:
 def _what_went_well_counts_as_done(e: Evidence) -> None:
     """Two calls on one account that each went well are never taken for a difference."""
     for call, lines in e.effects.items():
-        if e.world.bank.manners[call] is not Manner.WELL or e.calls[call]["state"] != "handed_off":
+        if e.world.bank.manners[call] is not Manner.WELL or e.calls[call]["state"] not in (
+            "handed_off",
+            "compensated",
+        ):
             continue
         account, at_s = lines[0].arguments["account"], lines[0].at_s
         near = [at for which, at in e.world.bank.strange if which == account and abs(at - at_s) < _NEAR_S]
@@ -247,6 +252,7 @@ def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:
 _ONE_RECORD = (
     {RecordType.REFUSED}, {RecordType.PENDING}, {RecordType.READ}, {RecordType.REPLAYED}, {RecordType.ACTION},
     {RecordType.ACTION, RecordType.AUDIT}, {RecordType.ACTION, RecordType.LATE_OUTCOME},
+    {RecordType.ACTION, RecordType.AUDIT, RecordType.COMPENSATION},
 )  # fmt: skip
 
 
@@ -292,6 +298,28 @@ def _counted(entry: Logged) -> int:
         return 0
     refusals: Any = entry.packet["refusals"]
     return sum(refusals.values())
+
+
+def _what_went_wrong_is_taken_back_at_most_once(e: Evidence) -> None:
+    """By the bank's ledger: every payment at most once, and only those that are said to be, or might be."""
+    bank = e.world.bank
+    back = Counter(
+        str(line.key) for u in bank.ledger if u.tool == "unpay" and (line := bank.paid(u.arguments))
+    )
+    for call, times in back.items():
+        must(times == 1, "nothing is reversed twice", call=call, times=times)
+        state = e.calls[call]["state"]
+        must(
+            state in ("compensated", "handed_off"),
+            "what is reversed does not count as done",
+            call=call,
+            state=state,
+        )
+    for call, row in e.calls.items():
+        if row["state"] == "compensated":
+            must(back[call] == 1, "what is compensated was taken back", call=call)
+    for call, row in e.compensations.items():
+        must(row["state"] in ("over", "doubted"), "no reversal is forgotten", call=call, row=row)
 
 
 def _answers_are_true(e: Evidence) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import json
 import signal
 import sqlite3
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,20 +18,21 @@ from typing import Any
 
 from pydantic import SecretStr
 
-import comptroller_tools.desk
 from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.store import FaultPoint, no_fault
 from comptroller_audit.verify import verify
 from comptroller_server.config import load_config
 from comptroller_server.installation import Ambient, Installation
 from comptroller_tools.desk.database import ensure
-from comptroller_tools.desk.ledger import DeskEffect, effects, faults_in_sums
+from comptroller_tools.desk.faults import Fault, FaultKind, set_faults
+from comptroller_tools.desk.ledger import DeskEffect, EffectKind, effects, faults_in_sums
+from tests.scenarios.compensation_kit import reversing
+from tests.scenarios.kit import placed
 from tests.simulation.nursery import Nursery
 from tests.simulation.record import Record, check_record, must, nothing_runs
 
 __all__ = ["KILLS", "Kill", "Life", "Order", "Step", "installation"]
 
-DESK = Path(comptroller_tools.desk.__file__).parent / "comptroller.yaml"
 VICTIM_S_MAX = 120.0
 SMALL_USD, LARGE_USD = 5, 30
 """Below and above what needs a person."""
@@ -45,6 +46,8 @@ class Step:
     actor: str = ""
     invoice: str = ""
     amount_usd: int = SMALL_USD
+    short_cents: int = 0
+    """How much less the desk moves than it says."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,13 @@ class Kill:
     state: str | None = None
     acted: bool = False
     once: str = ""
+    then: str = ""
+    """For a refund that went `wrong`: the state in which recovery leaves it."""
+
+
+def _wrong(name: str, point: str, *, passing: int = 1, state: str = "done", then: str = "handed_off") -> Kill:
+    """A kill while a refund that the desk got wrong is reversed."""
+    return Kill(name, point, passing, "wrong", state, acted=True, then=then)
 
 
 KILLS = (
@@ -104,16 +114,29 @@ KILLS = (
     Kill("when an approval is used up", "commit.before", kind="resume", state="pending"),
     Kill("after an approval was used up", "commit.after", kind="resume", state="committed"),
     Kill("after what was approved ran", "dispatch.after", kind="resume", state="committed", acted=True),
+    _wrong("before a reversal", "compensation.before"),
+    _wrong("inside the first commit of a reversal", "commit.before", passing=3),
+    _wrong("before a reversal is sent", "dispatch.before", passing=2),
+    _wrong("after a reversal was sent", "dispatch.after", passing=2, then="compensated"),
+    _wrong("inside the last commit of a reversal", "commit.before", passing=4, then="compensated"),
+    _wrong("after a reversal", "compensation.after", state="compensated", then="compensated"),
 )
 """In this order a start that dies in recovery finds what the one before it left behind."""
 
 
 def installation(folder: Path, url: str, fault: FaultPoint = no_fault) -> Installation:
-    """The desk's own configuration on the files in `folder`."""
-    config = load_config(DESK, data_dir=folder)
+    """The desk's own configuration, its refunds reversible, on the files in `folder`."""
+    config = load_config(placed(folder / "config", _roomy), data_dir=folder)
     store = replace(config.store, url=SecretStr(url))
     limits = config.limits.model_copy(update={"recovery_interval_s": 1.0})
     return Installation(replace(config, store=store, limits=limits), Ambient(fault=fault))
+
+
+def _roomy(config: dict[str, Any]) -> None:
+    """Refunds can be reversed, and a whole row of lives fits into the budgets of a day."""
+    reversing(config)
+    for window in config["budgets"]["windows"]:
+        window["max"] *= 10
 
 
 @dataclass
@@ -125,6 +148,8 @@ class Life:
     number: int = 1
     proposed: Step | None = None
     deaths: list[str] = field(default_factory=list[str])
+    wrong: list[tuple[Kill, str]] = field(default_factory=list[tuple[Kill, str]])
+    """Deaths during a reversal, with the actor whose call it was."""
     before: int = 0
     """Effects the desk's records begin with."""
     _nursery: Nursery = field(init=False, repr=False)
@@ -153,7 +178,8 @@ class Life:
         for at, kill in enumerate(kills):
             self._die(kill, f"bot-{at}", invoices[(at + self.number) % len(invoices)])
         said = self._run(Order(str(self.folder), self.url, self._again()))
-        self._check_repeat(said)
+        if self.proposed is not None:
+            self._check_repeat(said)
         self._check_files(over=True)
 
     def _again(self) -> tuple[Step, ...]:
@@ -168,7 +194,12 @@ class Life:
     def _die(self, kill: Kill, actor: str, invoice: str) -> None:
         again = () if kill.kind == "start" else self._again()
         much = kill.kind in ("resume", "refund of much")
-        new = Step("refund", actor, invoice, LARGE_USD if much else SMALL_USD)
+        wrong = kill.kind == "wrong"
+        # Another amount, because by now every invoice has had its refund: the same again would be a replay.
+        amount = LARGE_USD if much else SMALL_USD + wrong
+        new = Step("refund", actor, invoice, amount, short_cents=int(wrong))
+        when = {"invoice_id": invoice}
+        set_faults(self.desk, [Fault(tool="issue_refund", kind=FaultKind.SHORT, when=when)] if wrong else [])
         steps = {
             "start": (),
             "replay": (new, new),
@@ -185,6 +216,9 @@ class Life:
             self.proposed = new
         self.deaths.append(kill.name)
         self._check_files(kill=kill)
+        if wrong:  # proposing it again is another test's; here, what becomes of it
+            self.proposed = None
+            self.wrong.append((kill, actor))
 
     def _run(self, order: Order) -> list[dict[str, Any]]:
         """One process; what it said before its end."""
@@ -228,8 +262,21 @@ class Life:
         return [
             e
             for e in self._effects()
-            if e.invoice_id == step.invoice and e.amount_cents == step.amount_usd * 100
+            if e.kind is EffectKind.REFUND_ISSUED
+            and e.invoice_id == step.invoice
+            and e.amount_cents == step.amount_usd * 100 - step.short_cents
         ]
+
+    def _check_reversals(self, record: Record) -> None:
+        """What went wrong is reversed at most once, and says so."""
+        for kill, actor in self.wrong:
+            (call,) = [call for call, row in record.calls.items() if row["actor"] == actor]
+            state = record.calls[call]["state"]
+            must(state == kill.then, "recovery ends a reversal as its death left it", kill=kill, state=state)
+        undone = Counter(e.record_id for e in self._effects() if e.kind is EffectKind.REFUND_CANCELLED)
+        must(all(times == 1 for times in undone.values()), "nothing is reversed twice", undone=undone)
+        reversed_ = sum(kill.then == "compensated" for kill, _ in self.wrong)
+        must(undone.total() == reversed_, "what is said to be reversed is", undone=undone, said=reversed_)
 
     def _check_files(self, kill: Kill | None = None, *, over: bool = False) -> None:
         """The files as they lie, with no process on them."""
@@ -250,6 +297,7 @@ class Life:
             check_record(record, by_call)
             if over:
                 nothing_runs(record)
+                self._check_reversals(record)
         finally:
             asyncio.run(opened.store.close())
         if kill is not None and self.proposed is not None:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import bindparam, select
 
 from comptroller_audit.calls import CallRow
+from comptroller_audit.compensations import CompensationRow
 from comptroller_audit.database import Row, table_of
 from comptroller_audit.query import Logged, entries
 from comptroller_audit.sealing import KeyRing
@@ -24,11 +25,13 @@ from comptroller_server.installation import TENANT
 
 __all__ = ["Broken", "Record", "check_record", "must", "nothing_runs"]
 
-SETTLED = frozenset({CallState.DONE, CallState.HANDED_OFF})
+SETTLED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
 NOTHING = frozenset({CallState.FAILED_BEFORE_EFFECT, CallState.NOT_DONE})
 RAN = SETTLED | NOTHING | {CallState.IN_DOUBT, CallState.COMMITTED}
 _OF_TASKS = ":tasks:"
-_OUTCOMES = (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED)
+_OUTCOMES = (RecordType.AUDIT, RecordType.RECOVERED, RecordType.RESOLVED, RecordType.COMPENSATION)
+_REVERSALS = (["done", "compensated"], ["done", "handed_off"], ["done", "handed_off", "compensated"])
+"""What may follow a call that was done: it went wrong, and was reversed or not."""
 
 
 class Broken(AssertionError):
@@ -47,6 +50,7 @@ class Record:
         self.budgets = budgets
         self._store = store
         self.calls = dict(self.rows(CallRow))
+        self.compensations = dict(self.rows(CompensationRow))
         head = store.read_now(lambda reader: reader.head(TENANT))
         indexes = range(head.size if head is not None else 0)
         self.log = store.read_now(lambda reader: entries(reader, ring, TENANT, indexes))
@@ -111,7 +115,7 @@ def _a_call_has_one_outcome(e: Record, call: str, logged: Sequence[Logged]) -> N
         told=told,
     )
     final = [one for one in told if one != CallState.IN_DOUBT]
-    must(len(final) <= 1, "a call has one outcome", call=call, told=told)
+    must(len(final) <= 1 or final in _REVERSALS, "a call has one outcome", call=call, told=told)
     must(sum(x.type is RecordType.AUDIT for x in logged) <= 1, "a call has one audit packet", call=call)
 
 
@@ -123,7 +127,7 @@ def _counters_say_what_holds_say(e: Record) -> None:
     held: Counter[str] = Counter()
     used: Counter[str] = Counter()
     for call, hold in e.rows(HoldRow):
-        state = CallState(e.calls[call]["state"])
+        state = _covered(e, call) if call.startswith("comp:") else CallState(e.calls[call]["state"])
         wanted = "released" if state in NOTHING else "settled" if state in SETTLED else "held"
         must(hold["state"] == wanted, "a hold follows its call", call=call, hold=hold["state"], state=state)
         for counter, amount in json.loads(hold["items"]):
@@ -143,9 +147,25 @@ def _counters_say_what_holds_say(e: Record) -> None:
         must(row["used"] + row["held"] <= max(most), "a counter keeps its limit", counter=counter, row=row)
 
 
+def _covered(e: Record, hold: str) -> CallState:
+    """The state that says what becomes of what was held for a reversal: NOT_DONE when nothing came of it."""
+    call = hold.removeprefix("comp:")
+    row = e.compensations.get(call)
+    if row is not None and row["state"] == "owed":
+        return CallState.COMMITTED
+    if row is not None and row["call"] and not row["ordered"]:
+        return CallState(e.calls[row["call"]]["state"])
+    running = e.calls[call]["state"] in ("committed", "in_doubt")
+    return CallState.COMMITTED if running else CallState.NOT_DONE
+
+
 def _tasks_say_what_calls_say(e: Record) -> None:
     pending = Counter(str(row["task"]) for row in e.calls.values() if row["state"] == "pending")
-    flying = Counter(str(row["task"]) for row in e.calls.values() if row["state"] == "committed")
+    flying = Counter(
+        str(row["task"])
+        for call, row in e.calls.items()
+        if row["state"] == "committed" and not (e.packet(call, RecordType.ACTION) or {}).get("compensates")
+    )
     for task, row in e.rows(TaskRow):
         right = {"in_flight": flying[task], "awaiting": pending[task]}
         must(
@@ -177,7 +197,8 @@ def _history_says_what_calls_say(e: Record) -> None:
         action, state = e.packet(call, RecordType.ACTION), CallState(row["state"])
         for history in action["counted"] if action is not None else ():
             guards = str(history).startswith("record:")
-            counts[history] += state is CallState.COMMITTED if guards else state not in NOTHING
+            kept = state is CallState.COMMITTED or e.compensations.get(call, {}).get("guard") == history
+            counts[history] += kept if guards else state not in NOTHING
     for history, row in e.rows(HistoryRow):
         must(
             row["count"] == counts[history],

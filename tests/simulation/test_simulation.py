@@ -35,7 +35,14 @@ _WANTED = {
     ),
     *(
         f"answer {code}"
-        for code in ("halted", "in_doubt", "in_progress", "record_changed", "store_unavailable")
+        for code in (
+            "compensated",
+            "halted",
+            "in_doubt",
+            "in_progress",
+            "record_changed",
+            "store_unavailable",
+        )
     ),
     *(f"death at {point}" for point in ("commit.begin", "commit.before", "commit.after")),
     *(
@@ -43,6 +50,7 @@ _WANTED = {
         for point in ("dispatch.before", "dispatch.after", "recovery.before", "recovery.after")
     ),
     *(f"death at {point}" for point in ("checkpoint.before", "checkpoint.after")),
+    *(f"death at {point}" for point in ("compensation.before", "compensation.after")),
 }
 """What must have happened somewhere in the quick rounds."""
 

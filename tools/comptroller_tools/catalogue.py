@@ -24,6 +24,7 @@ from comptroller_tools.citing import (
     citation_note,
     needs_citation,
 )
+from comptroller_tools.compensation import Compensation, compensation_findings
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
@@ -64,6 +65,7 @@ class Tool:
     description: str
     redactions: Redactions = field(default_factory=Redactions)
     needs_citation: bool = False
+    compensation: Compensation | None = None
     effect: Effect = field(init=False)
     is_read: bool = field(init=False)
     is_free_read: bool = field(init=False)
@@ -118,6 +120,10 @@ class Catalogue:
         findings += citation_findings([(tool.config, tool.source.name) for tool in self], citing)
         if findings:
             raise CatalogueInvalid(findings)
+        for tool in list(self._tools.values()):  # last: what reverses a tool is complete by now
+            if (rule := tool.config.compensate) is not None:
+                compensation = Compensation.of(rule, self._tools[rule.tool])
+                self._tools[tool.name] = replace(tool, compensation=compensation)
 
     def find(self, name: str) -> Tool | None:
         return self._tools.get(name)
@@ -265,6 +271,9 @@ class Catalogue:
         found = check_resource(config.resource, tool.definition.input_schema, f"{where}.resource")
         found += check_records(config.records, after, where)
         findings += [Finding(where, problem) for problem in found]
+        if config.compensate is not None:
+            target = self._tools.get(config.compensate.tool)
+            findings += compensation_findings(config.compensate, target, after, f"{where}.compensate")
         try:
             compile_expectations(config.verify, after, where)
         except RecordPathError as error:

@@ -313,6 +313,9 @@ def _show(request: Request) -> None:
     card.line("record", f"{record.get('kind')} {record.get('key')}" if record else "none declared")
     for name, value in section(section(packet, "shown"), "facts").items():
         card.line("as it is", f"{name} = {compact(value)}")
+    if undo := section(packet, "compensation"):
+        told = f"{undo.get('tool')} {compact(undo.get('arguments'))} takes it back, on the same approval"
+        card.line("if wrong", told)
     decision = section(packet, "decision")
     policies = cast("list[Json]", decision.get("policies") or [])
     for policy, reason in zip(policies, cast("list[Json]", decision.get("reasons") or []), strict=False):

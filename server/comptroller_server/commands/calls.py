@@ -24,6 +24,7 @@ from comptroller_server.commands.tasks import task_words
 from comptroller_server.endings import effect_ended
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.reversal_parts import reversal_found_out
 
 __all__ = ["calls"]
 
@@ -151,6 +152,7 @@ def resolve(ctx: click.Context, call: str, verdict: str, reason: str, credential
             [
                 MoveCall(record.call, CallState.IN_DOUBT, to, record.row["epoch"], moved, new_epoch=True),
                 *effect_ended(record.call, None, to, None, _counted(record), installation.config.budgets),
+                *reversal_found_out(record.logged, record.call, to),
             ]
         )
         outcome = await installation.store.commit(TENANT, unit)

@@ -26,6 +26,7 @@ from comptroller_server.commands.showing import Card, emit, say
 from comptroller_server.config_model import Config
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.reversal import irreversible
 
 __all__ = ["check"]
 
@@ -35,11 +36,13 @@ SQLITE_SAFE = (3, 51, 3)
 
 @dataclass(slots=True)
 class Checked:
-    """What a check found. `findings` keep the server from starting; `warnings` do not."""
+    """What a check found. `findings` keep the server from starting; `warnings` do not; nothing is wrong with what is
+    `irreversible`, side effects that no declared call takes back."""
 
     installation: Installation | None = None
     findings: list[Finding] = field(default_factory=list[Finding])
     warnings: list[Finding] = field(default_factory=list[Finding])
+    irreversible: list[str] = field(default_factory=list[str])
 
     def warn(self, where: str | Path, message: str) -> None:
         self.warnings.append(Finding(str(where), message))
@@ -73,6 +76,7 @@ def _check(checked: Checked, installation: Installation) -> None:
     config = installation.config
     with quiet_stdout():
         _try(checked, config, "sources", installation.check)
+    checked.irreversible = irreversible(config.tools)
     keys = config.store.keys_file
     if keys.exists():
         _try(checked, config, "store.keys", lambda: installation.ring)
@@ -204,6 +208,7 @@ def _as_json(checked: Checked) -> dict[str, Any]:
         "ok": not checked.findings,
         "findings": [{"where": one.where, "message": one.message} for one in checked.findings],
         "warnings": [{"where": one.where, "message": one.message} for one in checked.warnings],
+        "irreversible": checked.irreversible,
         "places": _places(checked.installation.config) if checked.installation else None,
         "default_limits": _default_limits(checked.installation.config) if checked.installation else [],
     }
@@ -214,6 +219,8 @@ def _show(checked: Checked) -> None:
         say(str(finding))
     for warning in checked.warnings:
         say(f"{warning.where}: warning: {warning.message}")
+    if checked.irreversible:
+        say(f"No `compensate`, so for good once done: {', '.join(checked.irreversible)}.")
     if checked.installation is not None:
         card = Card("Uses")
         for label, place in _places(checked.installation.config).items():

@@ -28,6 +28,7 @@ from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
 __all__ = [
+    "ID_CHARS_MIN",
     "account",
     "call_named",
     "config_file",

@@ -13,6 +13,7 @@ from comptroller_budgets.costs import task_cost
 from comptroller_budgets.tasks import TASKS, TaskState, is_over
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
+from comptroller_server.commands.rollback import rollback
 from comptroller_server.commands.showing import Card, at, compact, cut, emit, table
 from comptroller_server.commands.task_reading import newest_rows, row_named, shown_task
 from comptroller_server.installation import TENANT, Installation
@@ -132,3 +133,6 @@ def task_words(row: Row | None) -> str:
     if row["state"] == TaskState.FINISHED:
         return f"{row['outcome']}{' (' + row['code'] + ')' if row['code'] else ''}"
     return "begun, open" if row["begun"] else "implied, not ended by anybody"
+
+
+tasks.add_command(rollback)

@@ -85,6 +85,8 @@ def _proposed(card: Card, record: CallRecord) -> None:
         card.line("what", cut(compact(packet.get("arguments"))))
     if target := section(packet, "record"):
         card.line("what", f"on {target.get('kind')} {target.get('key')}")
+    if packet.get("compensates"):
+        card.line("what", f"to reverse call {packet['compensates']}")
     if claim := section(packet, "why"):
         card.line(
             "claimed", cut(json.dumps(claim.get("reason"), ensure_ascii=False)) + " (the agent's words)"
@@ -192,6 +194,12 @@ def _happened(card: Card, record: CallRecord) -> None:
     else:
         for line in _outcome(end.packet):
             card.line("happened", cut(line, 500))
+    news = record.newest(RecordType.COMPENSATION)
+    if news is not None and news.packet is not None:
+        by = f" (call {news.packet['by']})" if news.packet.get("by") else ""
+        card.line("reversal", f"{news.packet.get('state')} with {news.packet.get('tool')}{by}")
+        if text := section(news.packet, "problem").get("text"):
+            card.line("reversal", cut(str(text), 500))
     for entry in record.again[-3:]:
         refusal = section(entry.packet or {}, "refusal")
         told = f"refused with {refusal.get('code')}" if refusal else "answered from the record"

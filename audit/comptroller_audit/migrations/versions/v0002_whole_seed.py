@@ -34,6 +34,7 @@ def upgrade() -> None:
     _rollouts()
     _retention()
     _model_usage()
+    _compensations()
 
 
 def _tasks() -> None:
@@ -87,3 +88,8 @@ def _model_usage() -> None:
         estimated_tokens=_BIG,
         model_cost_micro=_BIG,
     )
+
+
+def _compensations() -> None:
+    _keyed("compensations", state=_TEXT, call=_TEXT, owner=_TEXT, guard=_TEXT, ordered=_BOOL)
+    op.create_index("compensations_by_state", "compensations", ["tenant", "state"])
