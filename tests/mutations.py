@@ -1092,6 +1092,12 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/books.py",
+        "        if case.tokens_used:\n",
+        "        if False:\n",
+        f"{_S}/test_redaction.py::test_a_call_whose_task_ends_before_it_is_committed_sends_no_value_of_that_task",
+    ),
+    Mutation(
+        f"{_SERVER}/books.py",
         "            if not task.is_new:\n",
         "            if False:\n",
         f"{_S}/test_redaction.py::test_a_process_that_starts_in_the_middle_of_a_task_counts_on",

@@ -16,7 +16,8 @@ from comptroller_server.cli import cli
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.proposal import Answer
 from comptroller_server.protocol import build_server
-from tests.scenarios.kit import WHY, Changes, Shop, code_of, opened, structured, tool_of
+from comptroller_tools.desk.faults import Fault, FaultKind
+from tests.scenarios.kit import WHY, Changes, Shop, code_of, opened, structured, tool_of, until
 
 pytestmark = pytest.mark.anyio
 ADDRESS = "mira.holt@example.org"
@@ -323,3 +324,20 @@ async def test_a_client_that_checks_answers_accepts_every_redacted_one(tmp_path:
             assert own is not None
             assert own.output is not None
             assert own.output.check(answer.structured_content) != []  # the source's own schema would not fit
+
+
+async def test_a_call_whose_task_ends_before_it_is_committed_sends_no_value_of_that_task(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path, private()) as first, opened(tmp_path, private(), clock=first.clock) as second:
+        ticket = await ticket_of(first)
+        token = structured(await first.call("get_ticket", ticket_id=ticket))["customer_email"]
+        reply, reached, go = await drafted(first, ticket), tmp_path / "reached", tmp_path / "go"
+        first.misbehave(Fault(tool="get_reply", kind=FaultKind.HANG, until=go, reached=reached))
+        sending = asyncio.create_task(first.call("send_reply", reply_id=reply, to=token, why=WHY))
+        await until(reached.exists)
+        first.clock.pass_s(400)
+        assert code_of(await second.call("search_tickets", query="nobody")) is None  # another task begins
+        go.touch()
+        refused(await sending, "invalid_arguments", "has ended")
+        assert first.sql("SELECT sent_to FROM replies WHERE id = ?", reply) == [(None,)]
