@@ -106,8 +106,10 @@ def read_call(reader: Reader, ring: KeyRing, wanted: str) -> CallRecord:
 def clients_word(packet: JsonObject) -> JsonObject:
     """What the client said of its person, if a gate asked for that: in an action, a read or a pending packet."""
     votes = [packet.get("confirmation"), *cast("list[Json]", packet.get("approvals") or [])]
-    said = (vote for vote in votes if isinstance(vote, dict))
-    return next((vote for vote in said if vote.get("assurance") == Assurance.CLIENT_ASSERTED), {})
+    for vote in votes:
+        if isinstance(vote, dict) and vote.get("assurance") == Assurance.CLIENT_ASSERTED:
+            return vote
+    return {}
 
 
 def told_word(word: JsonObject) -> str:
