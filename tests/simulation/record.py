@@ -19,7 +19,7 @@ from comptroller_audit.store import Store
 from comptroller_audit.vocabulary import MICRO, CallState, RecordType
 from comptroller_budgets.history import HistoryRow
 from comptroller_budgets.ledger import CounterRow, HoldRow
-from comptroller_budgets.limits import BudgetsConfig
+from comptroller_budgets.limits import BudgetsConfig, Window, window_start
 from comptroller_budgets.tasks import TaskRow, pointer_of
 from comptroller_server.installation import TENANT
 
@@ -136,6 +136,10 @@ def _counters_say_what_holds_say(e: Record) -> None:
     for call, row in e.calls.items():
         if row["state"] == "done" and e.packet(call, RecordType.READ):
             used[f"task:{row['task']}:calls:task"] += MICRO
+            day = window_start(
+                Window.DAY, row["created_ms"]
+            )  # the window that stands beside a limit per task
+            used[f"principal:{row['principal']}:calls:{day}"] += MICRO
     limits = e.budgets.limits()
     for counter, row in e.rows(CounterRow):
         if _OF_TASKS in counter:
