@@ -15,8 +15,9 @@ from comptroller_audit.ambient import RandomIds
 from comptroller_server.app import running
 from comptroller_server.config import load_config
 from comptroller_server.installation import Ambient, Installation
-from comptroller_tools.desk.database import close_all, ensure
-from tests.scenarios.kit import DESK_CONFIG, Changes, Clock, Faults, Shop
+from comptroller_tools import functions
+from comptroller_tools.desk.database import close_all
+from tests.scenarios.kit import DESK_CONFIG, Changes, Clock, Faults, Shop, read_once, stocked
 
 __all__ = ["ARTICLE", "article", "placed_article"]
 
@@ -45,10 +46,10 @@ async def article(
 ) -> AsyncGenerator[Shop]:
     """A service as the article configures it, on a desk of its own in `folder`."""
     config = load_config(placed_article(folder, changes, desk), data_dir=folder)
-    database, clock, faults = folder / "desk.db", clock or Clock(), Faults()
-    ensure(database, 1)
+    database, clock, faults = stocked(folder), clock or Clock(), Faults()
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COMPTROLLER_DESK", str(database))
+        environment.setattr(functions, "read_function", read_once)
         installation = Installation(config, Ambient(clock, RandomIds(clock), faults))
         async with running(installation) as service:
             yield Shop(service, database, clock, faults, installation.identity.stdio_subject("triage-bot"))

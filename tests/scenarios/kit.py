@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import functools
 import json
 import sqlite3
+import tempfile
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +23,8 @@ from ruamel.yaml import YAML
 
 from comptroller_audit.ambient import RandomIds
 from comptroller_audit.calls import CALLS
-from comptroller_audit.database import Relation, Row
+from comptroller_audit.database import Database, Relation, Row
+from comptroller_audit.migrate import upgrade
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, calls_in_state, entries, newest_calls
 from comptroller_audit.store import Reader, Store
@@ -33,10 +37,12 @@ from comptroller_server.config import load_config
 from comptroller_server.endings import pending_ended
 from comptroller_server.installation import TENANT, Ambient, Installation
 from comptroller_server.proposal import Answer, Proposal
+from comptroller_tools import functions
 from comptroller_tools.desk import __file__ as desk_package
 from comptroller_tools.desk.database import close_all, ensure
 from comptroller_tools.desk.faults import Fault, clear_faults, set_faults
 from comptroller_tools.desk.ledger import DeskEffect, effects
+from comptroller_tools.signatures import read_function
 
 __all__ = [
     "BEFORE",
@@ -52,6 +58,8 @@ __all__ = [
     "finish_now",
     "opened",
     "placed",
+    "read_once",
+    "stocked",
     "structured",
     "tool_of",
     "until",
@@ -297,6 +305,41 @@ def tool_of(config: dict[str, Any], name: str) -> dict[str, Any]:
     return next(tool for tool in config["tools"] if tool["name"] == name)
 
 
+@functools.cache
+def _desk_tree() -> dict[str, Any]:
+    yaml: Any = YAML(typ="safe", pure=True)
+    tree: dict[str, Any] = yaml.load(DESK_CONFIG.read_text())
+    return tree
+
+
+read_once = functools.cache(read_function)
+"""A tool function's types, read once for all the services of a test run: half of what opening one would cost."""
+
+
+@functools.cache
+def _template(seed: int) -> tuple[bytes, bytes]:
+    """A desk as it is generated, and a store as it is migrated, before anybody worked on either."""
+    with tempfile.TemporaryDirectory() as folder:
+        desk, store = Path(folder) / "desk.db", Path(folder) / "comptroller.db"
+        ensure(desk, seed)
+        database = Database(f"sqlite:///{store}")
+        with database.write_lock():
+            upgrade(database)
+        database.close()
+        assert not Path(f"{store}-wal").exists() or not Path(f"{store}-wal").stat().st_size
+        return desk.read_bytes(), store.read_bytes()
+
+
+def stocked(folder: Path, seed: int = 1) -> Path:
+    """`folder` with a desk and an empty store in it, unless they are there; the desk's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path, content in zip((folder / "desk.db", folder / "comptroller.db"), _template(seed), strict=True):
+        if not path.exists():
+            path.write_bytes(content)
+            path.chmod(0o600)
+    return folder / "desk.db"
+
+
 def placed(
     folder: Path,
     changes: Changes | None = None,
@@ -306,8 +349,7 @@ def placed(
     bare: bool = False,
 ) -> Path:
     """Write the desk's configuration, changed, into `folder`; its path. A bare one lacks the operator's policies."""
-    yaml: Any = YAML(typ="safe", pure=True)
-    tree: dict[str, Any] = yaml.load(DESK_CONFIG.read_text())
+    tree: dict[str, Any] = copy.deepcopy(_desk_tree())
     if url is not None:
         tree["store"]["url"] = url
     if changes is not None:
@@ -336,13 +378,13 @@ async def opened(
     bare: bool = False,
 ) -> AsyncGenerator[Shop]:
     """A service on the desk in `folder`; a second one on the same folder works on the same store and desk."""
-    desk, clock, faults = folder / "desk.db", clock or Clock(), faults or Faults()
-    ensure(desk, seed)
+    desk, clock, faults = stocked(folder, seed), clock or Clock(), faults or Faults()
     config = load_config(placed(folder, changes, url=url, cedar=cedar, bare=bare), data_dir=folder)
     config = replace(config, secrets=(*config.secrets, *secrets))
     ambient = Ambient(clock, RandomIds(clock), faults)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COMPTROLLER_DESK", str(desk))
+        environment.setattr(functions, "read_function", read_once)
         installation = Installation(config, ambient)
         async with running(installation) as service:
             subject = installation.identity.stdio_subject(next(iter(config.identity.local.clients)))

@@ -46,7 +46,7 @@ _OFTEN = {
     "recovery.before": 2,
     "recovery.after": 20,
     "compensation.before": 60,
-    "compensation.after": 60,
+    "compensation.after": 400,
 }
 """How much likelier than in a commit a process dies at a point: the less often it is passed, the more."""
 HERE = Path(__file__).parent
