@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, cast
 
 import httpx
@@ -73,7 +74,7 @@ class JudgeClient:
                 follow_redirects=False, trust_env=False, timeout=QUIET_S_MAX, limits=limits, verify=True
             )
         async with self._client.stream("POST", url, headers=headers, content=body) as response:
-            if response.status_code != httpx.codes.OK:
+            if response.status_code != HTTPStatus.OK:
                 raise NoAnswer(f"it answered with status {response.status_code}")
             if response.headers.get("content-encoding", "identity") != "identity":
                 raise NoAnswer("its answer is compressed, which was not asked for")
