@@ -1006,7 +1006,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/judge_client.py",
-        "            if response.status_code != httpx.codes.OK:\n",
+        "            if response.status_code != HTTPStatus.OK:\n",
         "            if False:\n",
         f"{_S}/test_judges.py::test_a_broken_answer_refuses",
     ),
