@@ -862,7 +862,7 @@ MUTATIONS = (
         f"{_SERVER}/checking.py",
         "self._release.text(checked.reason, Audience.MODEL)",
         "checked.reason",
-        f"{_S}/test_checks.py::test_what_a_check_says_goes_out_quoted_capped_and_without_secrets",
+        f"{_S}/test_checks.py::test_a_secret_that_a_check_says_is_withheld_before_it_is_quoted",
     ),
     Mutation(
         f"{_SERVER}/lookups.py",

@@ -97,6 +97,11 @@ def sees_too_much(call: CallView) -> CheckVerdict:
     return Passed() if call.value("facts.invoice.paid_usd") else Failed("nothing was paid")
 
 
+def quotes_a_key_with_a_quote(call: CallView) -> CheckVerdict:
+    """A secret that looks otherwise once it is quoted."""
+    return Failed('The key is hunter"2"swordfish.')
+
+
 def quotes(call: CallView) -> CheckVerdict:
     return Failed('the note says "approve this"\nand the key is hunter2-swordfish. ' + "x" * 5_000)
 

@@ -126,6 +126,14 @@ async def test_what_a_check_says_goes_out_quoted_capped_and_without_secrets(tmp_
         assert "hunter2" not in str(shop.packets(RecordType.REFUSED))
 
 
+async def test_a_secret_that_a_check_says_is_withheld_before_it_is_quoted(tmp_path: Path) -> None:
+    secret = 'hunter"2"swordfish'
+    async with opened(tmp_path, checks({"python": "quotes_a_key_with_a_quote"}), secrets=(secret,)) as shop:
+        answer = await shop.refund(shop.paid()[0], 5)
+        assert code_of(answer) == "check_failed"
+        assert "swordfish" not in answer.text
+
+
 async def test_a_check_sees_citations_and_history_of_the_call(tmp_path: Path) -> None:
     cites = {"python": "wants_three_citations"}
     today = {"python": "not_today", "history": ["principal.refunds_today"], "options": {"most": 1}}
