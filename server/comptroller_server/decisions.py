@@ -16,7 +16,7 @@ from comptroller_policy.rules import REQUESTER
 from comptroller_server.case import Case, Refused
 from comptroller_server.lookups import service_subject, unavailable
 from comptroller_server.reversal import cannot_reverse, next_for, together
-from comptroller_server.traces import Tracer
+from comptroller_server.traces import TraceLevel, Tracer
 from comptroller_server.watch import Watch
 from comptroller_tools.compensation import Compensation
 from comptroller_tools.source import EffectHappened
@@ -98,8 +98,9 @@ class Decisions:
             case.problem = denied(case, case.decision_after)
 
     def _trace(self, case: Case, stage: str, question: Question, decision: Decision | None) -> None:
-        asked = self._bundle.asked(question.tool, after=stage == "after")
-        self._tracer.decided(case.trace, stage, question, decision, asked)
+        if self._tracer.tells(TraceLevel.DECISIONS):
+            asked = self._bundle.asked(question.tool, after=stage == "after")
+            self._tracer.decided(case.trace, stage, question, decision, asked)
 
     def _with_reversal(self, case: Case, compensation: Compensation, approvals: Mapping[str, int]) -> None:
         """What would reverse the call is decided with it: now with what is known, and again in full before it runs."""

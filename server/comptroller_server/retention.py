@@ -68,6 +68,7 @@ class Retention:
             return RetentionRound(0, 0, now)
         before_ms = now - self._days * DAY_MS
         row = await self._store.read(lambda reader: reader.row(tenant, RETENTION, "clock"))
+        erased_before = row["erased"] if row is not None else 0
         if row is not None and now - row["trusted_ms"] > self._jump_ms:
             hours = (now - row["trusted_ms"]) // 3_600_000
             return RetentionRound(
@@ -77,19 +78,17 @@ class Retention:
                 f"the clock is {hours} hours ahead of the last round; if it is right, run "
                 "`comptroller retention run --accept-clock`",
             )
+        end = await self._store.read(lambda reader: first_at(reader, tenant, before_ms))
         found, erased, first = 0, 0, 0
 
         def look(reader: Reader) -> tuple[list[int], int | None]:
-            end = first_at(reader, tenant, before_ms)
             return overdue(reader, tenant, first, end, still_needed(reader, tenant))
 
         while True:
             indexes, following = await self._store.read(look)
             found += len(indexes)
             if indexes and not dry:
-                if not await self._erase(
-                    tenant, indexes, before_ms, now, (row["erased"] if row else 0) + erased
-                ):
+                if not await self._erase(tenant, indexes, before_ms, now, erased_before + erased):
                     break
                 erased += len(indexes)
             if progress is not None:
@@ -99,7 +98,7 @@ class Retention:
             first = following
             await asyncio.sleep(PAUSE_S)
         if not (dry or erased) and (row is None or now - row["trusted_ms"] >= MARK_EVERY_MS):
-            await self._erase(tenant, [], before_ms, now, row["erased"] if row else 0)
+            await self._erase(tenant, [], before_ms, now, erased_before)
         if erased:
             await self._store.scrub()
         return RetentionRound(found, erased, before_ms)

@@ -79,12 +79,16 @@ class Tracer:
         self._release = release
         self._clock = clock
 
+    def tells(self, level: TraceLevel) -> bool:
+        """Whether this level is on; callers ask before they gather what only a trace needs."""
+        return level in self._levels
+
     def now(self) -> float:
         return self._clock.monotonic()
 
     def handed_over(self, trace: Trace, action: Action, source: str, outcome: Outcome, began: float) -> None:
         """One hand-over to a source, committed or not. What was sent and came back stands in the packets."""
-        if TraceLevel.TOOL_CALLS in self._levels:
+        if self.tells(TraceLevel.TOOL_CALLS):
             self._add(
                 trace,
                 TraceLevel.TOOL_CALLS,
@@ -102,7 +106,7 @@ class Tracer:
         self, trace: Trace, fact: str, tool: str, value: Any, error: str | None, began: float, *, after: bool
     ) -> None:
         """One look-up of Comptroller's own, before a decision or reading back after the call."""
-        if TraceLevel.RETRIEVAL in self._levels:
+        if self.tells(TraceLevel.RETRIEVAL):
             self._add(
                 trace,
                 TraceLevel.RETRIEVAL,
@@ -116,7 +120,7 @@ class Tracer:
 
     def released(self, trace: Trace, tool: str, refs: list[Json], withheld: int) -> None:
         """What of a result the model was shown as citable records."""
-        if TraceLevel.RETRIEVAL in self._levels:
+        if self.tells(TraceLevel.RETRIEVAL):
             self._add(trace, TraceLevel.RETRIEVAL, True, tool=tool, refs=refs, withheld=withheld)
 
     def decided(
@@ -128,7 +132,7 @@ class Tracer:
         policies: tuple[str, ...],
     ) -> None:
         """One question to policy, whole, with the policies that were asked."""
-        if TraceLevel.DECISIONS in self._levels:
+        if self.tells(TraceLevel.DECISIONS):
             self._add(
                 trace,
                 TraceLevel.DECISIONS,
