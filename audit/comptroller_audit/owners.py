@@ -196,6 +196,11 @@ def _try_lock(connection: Any, owner: str) -> bool:
     return bool(cursor.fetchone()[0])
 
 
+def _unlock(connection: Any, owner: str) -> None:
+    """Give the lock back now: a closed connection's lock goes only when the server notices that it was closed."""
+    connection.cursor().execute("SELECT pg_advisory_unlock(%s)", (_lock_number(owner),))
+
+
 class _AdvisoryLocks:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
@@ -207,13 +212,15 @@ class _AdvisoryLocks:
         if not _try_lock(connection, owner):
             connection.close()
             raise StoreUnavailable(f"Owner {owner} is already running.")
-        return _AdvisoryLock(connection, self._clock)
+        return _AdvisoryLock(connection, owner, self._clock)
 
     def is_free(self, owner: str) -> bool:
         """Free only after two looks more than a lease apart, so that a cut-off owner has stopped dispatching."""
         connection = self._database.connect()
         try:
             free = _try_lock(connection, owner)
+            if free:
+                _unlock(connection, owner)
         finally:
             connection.close()
         if not free:
@@ -226,8 +233,9 @@ class _AdvisoryLocks:
 class _AdvisoryLock:
     """Pings its own connection; a ping that fails ends the lease at once."""
 
-    def __init__(self, connection: Any, clock: Clock) -> None:
+    def __init__(self, connection: Any, owner: str, clock: Clock) -> None:
         self._connection = connection
+        self._owner = owner
         self._clock = clock
         self._proved_at = clock.monotonic()
         self._ended = threading.Event()
@@ -240,6 +248,8 @@ class _AdvisoryLock:
     def release(self) -> None:
         self._ended.set()
         self._thread.join(timeout=2 * PING_S)
+        with contextlib.suppress(Exception):  # a connection that is gone took the lock with it
+            _unlock(self._connection, self._owner)
         self._connection.close()
 
     def _ping(self) -> None:

@@ -315,8 +315,9 @@ async def test_what_changed_is_told_only_to_those_who_may_read_the_fact(tmp_path
         book(entries={"e1": {"entry_id": "e1", "amount": 99, "owner": "ann", "version": 2}})
         answer = await change_entry(shop, "e1", 5, ref)
         assert code_of(answer) == "lookup_failed"
+        told, _ = answer.text.split("(call ")  # an id may hold any two characters
         for word in ("changed", "99", "version", "e1"):
-            assert word not in answer.text, answer.text
+            assert word not in told, told
         assert "changes" not in book()
 
 
