@@ -23,11 +23,11 @@ from comptroller_audit.calls import TRANSITIONS
 from comptroller_audit.published import check_packet, published_schemas
 from comptroller_audit.vocabulary import CallState, Code, Json, JsonObject, RecordType, Refusal, RefusalClass
 from comptroller_server.app import running
+from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.cli import cli
-from comptroller_server.config import load_config
-from comptroller_server.http import PATH
+from comptroller_server.config.loading import load_config
+from comptroller_server.face.http import PATH
 from comptroller_server.installation import Installation
-from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.validation import compile_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -383,7 +383,7 @@ def test_every_module_the_story_of_a_call_names_exists() -> None:
     assert len(rows) == 16
     for row in rows:
         package = ""
-        for word in re.findall(r"`(\w+)`", row):
+        for word in re.findall(r"`([\w/]+)`", row):
             if word in PACKAGES:
                 package = word
             else:

@@ -16,41 +16,41 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
-from comptroller_server.books import Books
-from comptroller_server.breakers import Breakers
-from comptroller_server.builtins import BuiltIns
-from comptroller_server.canary import Canary
-from comptroller_server.checking import Checking, needs_of
-from comptroller_server.checkpoints import Checkpointer
-from comptroller_server.citations import Citations
-from comptroller_server.commits import ApprovalTerms, Commits
-from comptroller_server.compensation import Reversals
-from comptroller_server.config_model import Config
-from comptroller_server.config_safety import citation_terms
-from comptroller_server.confirmations import Confirmations
-from comptroller_server.decisions import Decisions
-from comptroller_server.dispatch import Counts, Dispatcher
+from comptroller_server.call.books import Books
+from comptroller_server.call.breakers import Breakers
+from comptroller_server.call.citations import Citations
+from comptroller_server.call.commits import ApprovalTerms, Commits
+from comptroller_server.call.decisions import Decisions
+from comptroller_server.call.dispatch import Counts, Dispatcher
+from comptroller_server.call.evidence import Evidence
+from comptroller_server.call.intake import Intake, IntakeTerms
+from comptroller_server.call.lookups import LookUps
+from comptroller_server.call.loops import Loops
+from comptroller_server.call.metering import metering_of
+from comptroller_server.call.outcomes import Outcomes
+from comptroller_server.call.quotas import Quotas
+from comptroller_server.call.repeats import Repeats
+from comptroller_server.call.traces import Tracer
+from comptroller_server.call.watch import Watch
+from comptroller_server.checks.checking import Checking, needs_of
+from comptroller_server.checks.judge import Judging
+from comptroller_server.config.model import Config
+from comptroller_server.config.safety import citation_terms
 from comptroller_server.errors import CommandError
-from comptroller_server.evidence import Evidence
-from comptroller_server.handing_over import HandOvers
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
-from comptroller_server.intake import Intake, IntakeTerms
-from comptroller_server.judge import Judging
-from comptroller_server.lookups import LookUps
-from comptroller_server.loops import Loops
-from comptroller_server.metering import metering_of
-from comptroller_server.outcomes import Outcomes
+from comptroller_server.people.canary import Canary
+from comptroller_server.people.confirmations import Confirmations
 from comptroller_server.pipeline import Pipeline
-from comptroller_server.quotas import Quotas
-from comptroller_server.recovery import Recovered, Recovery
-from comptroller_server.repeats import Repeats
-from comptroller_server.retention import Retention
-from comptroller_server.task_finish import Finishing
-from comptroller_server.task_rounds import TaskRounds
-from comptroller_server.task_success import Success
-from comptroller_server.taskbook import TaskBook
-from comptroller_server.traces import Tracer
-from comptroller_server.watch import Watch
+from comptroller_server.tasks.builtins import BuiltIns
+from comptroller_server.tasks.finish import Finishing
+from comptroller_server.tasks.handing_over import HandOvers
+from comptroller_server.tasks.rounds import TaskRounds
+from comptroller_server.tasks.success import Success
+from comptroller_server.tasks.taskbook import TaskBook
+from comptroller_server.undo.compensation import Reversals
+from comptroller_server.upkeep.checkpoints import Checkpointer
+from comptroller_server.upkeep.recovery import Recovered, Recovery
+from comptroller_server.upkeep.retention import Retention
 
 __all__ = ["Service", "attached", "running"]
 

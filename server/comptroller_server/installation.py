@@ -23,14 +23,14 @@ from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import BundleInvalid, Finding
-from comptroller_server.config_judges import VERIFIER, input_findings
-from comptroller_server.config_model import Config
-from comptroller_server.config_safety import citation_terms
+from comptroller_server.call.roads import Roads, roads_of
+from comptroller_server.checks.judge import Judge
+from comptroller_server.config.judges import VERIFIER, input_findings
+from comptroller_server.config.model import Config
+from comptroller_server.config.safety import citation_terms
 from comptroller_server.errors import ConfigInvalid
-from comptroller_server.identity import LocalIdentity
-from comptroller_server.judge import Judge
-from comptroller_server.roads import Roads, roads_of
-from comptroller_server.task_success import Condition, compile_success
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.tasks.success import Condition, compile_success
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
 from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid

@@ -11,22 +11,22 @@ from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import Code, Refusal, Subject
 from comptroller_policy.model import Verdict
-from comptroller_server.answers import refusal_answer, success_answer
-from comptroller_server.builtins import BuiltIns
-from comptroller_server.canary import Canary
-from comptroller_server.case import UNDECIDED, Case, Refused
-from comptroller_server.checking import Checking
-from comptroller_server.compensation import Reversals
-from comptroller_server.confirmations import Asked, Confirmations
-from comptroller_server.decisions import Decisions
-from comptroller_server.dispatch import Dispatcher
-from comptroller_server.intake import Intake
-from comptroller_server.lookups import LookUps
-from comptroller_server.loops import Loops
-from comptroller_server.outcomes import Outcomes
-from comptroller_server.proposal import AdvertisedTool, Answer, Proposal
-from comptroller_server.repeats import Repeats
-from comptroller_server.watch import Watch
+from comptroller_server.call.answers import refusal_answer, success_answer
+from comptroller_server.call.case import UNDECIDED, Case, Refused
+from comptroller_server.call.decisions import Decisions
+from comptroller_server.call.dispatch import Dispatcher
+from comptroller_server.call.intake import Intake
+from comptroller_server.call.lookups import LookUps
+from comptroller_server.call.loops import Loops
+from comptroller_server.call.outcomes import Outcomes
+from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
+from comptroller_server.call.repeats import Repeats
+from comptroller_server.call.watch import Watch
+from comptroller_server.checks.checking import Checking
+from comptroller_server.people.canary import Canary
+from comptroller_server.people.confirmations import Asked, Confirmations
+from comptroller_server.tasks.builtins import BuiltIns
+from comptroller_server.undo.compensation import Reversals
 
 __all__ = ["Pipeline"]
 

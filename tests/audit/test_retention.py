@@ -21,7 +21,7 @@ from comptroller_audit.retention import first_at, spans_of
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.verify import verify
 from comptroller_audit.vocabulary import CallState, RecordType
-from comptroller_server.retention import DAY_MS, Retention
+from comptroller_server.upkeep.retention import DAY_MS, Retention
 from tests.audit.storekit import (
     TENANT,
     Clock,

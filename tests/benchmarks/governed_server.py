@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 from comptroller_server.app import running
-from comptroller_server.config import load_config
-from comptroller_server.http import build_app, serve_http, subject_of
+from comptroller_server.config.loading import load_config
+from comptroller_server.face.http import build_app, serve_http, subject_of
+from comptroller_server.face.protocol import build_server
+from comptroller_server.face.stdio import claim_stdio, serve_stdio
 from comptroller_server.installation import Ambient, Installation
 from comptroller_server.memory import settle_memory
-from comptroller_server.protocol import build_server
-from comptroller_server.stdio import claim_stdio, serve_stdio
 from tests.benchmarks.wire import Counts, answer_counts
 
 __all__ = ["CONFIG"]

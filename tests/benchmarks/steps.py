@@ -20,9 +20,9 @@ from comptroller_audit.transaction import BatchRunner
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_server import pipeline as pipeline_module
 from comptroller_server.app import Service, running
-from comptroller_server.config import load_config
+from comptroller_server.call.proposal import Proposal
+from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Installation
-from comptroller_server.proposal import Proposal
 from tests.benchmarks.governed_server import CONFIG
 
 __all__ = ["ALLOWANCES", "StepCost", "measure_steps"]

@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from comptroller_audit.ambient import RandomIds
 from comptroller_server.app import running
-from comptroller_server.config import load_config
+from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Ambient, Installation
 from comptroller_tools import functions
 from comptroller_tools.desk.database import close_all

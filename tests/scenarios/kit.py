@@ -33,10 +33,10 @@ from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordTyp
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
 from comptroller_server.app import Service, running
-from comptroller_server.config import load_config
-from comptroller_server.endings import pending_ended
+from comptroller_server.call.endings import pending_ended
+from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.config.loading import load_config
 from comptroller_server.installation import TENANT, Ambient, Installation
-from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools import functions
 from comptroller_tools.desk import __file__ as desk_package
 from comptroller_tools.desk.database import close_all, ensure

@@ -12,8 +12,8 @@ from comptroller_audit.canonical import keyed_digest
 from comptroller_audit.unit import Committed, Stopped
 from comptroller_audit.vocabulary import CallState, JsonObject, RecordType, Refusal
 from comptroller_policy.approvals import Assurance, approval_digest
-from comptroller_server.case import Case
-from comptroller_server.outcomes import Outcomes
+from comptroller_server.call.case import Case
+from comptroller_server.call.outcomes import Outcomes
 from tests.scenarios.kit import Shop, call_of, code_of, details_of, opened, structured, tool_of
 
 pytestmark = pytest.mark.anyio
@@ -117,7 +117,7 @@ async def test_a_field_of_the_action_that_changes_after_the_approval_lets_nothin
 
 def test_every_field_of_the_action_but_what_was_shown_is_mutated_above() -> None:
     # `shown` is the record: it asks again instead, see below.
-    source = Path(__file__).parents[2] / "server" / "comptroller_server" / "outcomes.py"
+    source = Path(__file__).parents[2] / "server" / "comptroller_server" / "call" / "outcomes.py"
     body = source.read_text().partition("case.bound = {")[2].partition("case.requested_digest")[0]
     fields = [line.split('"')[1] for line in body.splitlines() if line.startswith('            "')]
     assert set(fields) == {*FIELDS, "shown"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
-from comptroller_server.config import load_config
+from comptroller_server.config.loading import load_config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.installation import Installation
 from tests.scenarios.article import ARTICLE, article, placed_article

@@ -13,7 +13,7 @@ from comptroller_audit.database import table_of
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import MICRO, CallState, RecordType
 from comptroller_budgets.ledger import CounterRow
-from comptroller_server.proposal import Answer
+from comptroller_server.call.proposal import Answer
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Clock, Shop, call_of, code_of, details_of, opened, tool_of
 

@@ -11,8 +11,8 @@ import pytest
 
 from comptroller_audit.vocabulary import RecordType
 from comptroller_policy.approvals import APPROVALS
+from comptroller_server.call.proposal import Answer
 from comptroller_server.errors import ConfigInvalid
-from comptroller_server.proposal import Answer
 from tests.scenarios.kit import (
     Changes,
     Clock,

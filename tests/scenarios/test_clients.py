@@ -17,7 +17,7 @@ import pytest
 from mcp import Client
 
 from comptroller_audit.vocabulary import CallState, RecordType
-from comptroller_server.protocol import build_server
+from comptroller_server.face.protocol import build_server
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import WHY, Clock, Shop, call_of, code_of, opened, placed, until
 

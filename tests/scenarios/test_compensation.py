@@ -14,7 +14,7 @@ from comptroller_audit.compensations import COMPENSATIONS
 from comptroller_audit.errors import StoreUnavailable
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_policy.switches import SwitchScope
-from comptroller_server.proposal import Answer
+from comptroller_server.call.proposal import Answer
 from comptroller_tools.desk.faults import Fault, FaultKind, Point
 from tests.scenarios.compensation_kit import money, reversing
 from tests.scenarios.kit import Shop, call_of, code_of, details_of, opened, tool_of, until

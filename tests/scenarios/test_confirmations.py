@@ -23,10 +23,10 @@ from mcp_types import (
 
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_budgets.tasks import TASKS
-from comptroller_server.confirmations import ANSWER_S_MAX
-from comptroller_server.elicitation import QUESTION
-from comptroller_server.proposal import Answer, Ask, Confirmation, Proposal, Reply
-from comptroller_server.protocol import build_server
+from comptroller_server.call.proposal import Answer, Ask, Confirmation, Proposal, Reply
+from comptroller_server.face.elicitation import QUESTION
+from comptroller_server.face.protocol import build_server
+from comptroller_server.people.confirmations import ANSWER_S_MAX
 from tests.scenarios.kit import (
     WHY,
     Changes,

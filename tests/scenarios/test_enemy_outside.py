@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from comptroller_server.commands.showing import plain
-from comptroller_server.http import build_app, subject_of
-from comptroller_server.identity import LocalIdentity
-from comptroller_server.protocol import build_server
+from comptroller_server.face.http import build_app, subject_of
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.face.protocol import build_server
 from tests.server.small_governor import SmallGovernor
 
 

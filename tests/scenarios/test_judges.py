@@ -15,9 +15,9 @@ from comptroller_audit.vocabulary import RecordType
 from comptroller_budgets.metering import TASK_USAGE, Usage, usage_of
 from comptroller_budgets.prices import Tokens
 from comptroller_policy.switches import SwitchScope
+from comptroller_server.checks.judge import AT_ONCE_MAX, PROMPT_BYTES_MAX
+from comptroller_server.checks.judge_client import RESPONSE_BYTES_MAX
 from comptroller_server.errors import ConfigInvalid
-from comptroller_server.judge import AT_ONCE_MAX, PROMPT_BYTES_MAX
-from comptroller_server.judge_client import RESPONSE_BYTES_MAX
 from tests.scenarios.fake_judge import Asked, FakeJudge, chat, fake_judge, http, outside_the_fence
 from tests.scenarios.kit import (
     WHY,

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from mcp import Client
 
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.call.proposal import Answer
 from comptroller_server.cli import cli
 from comptroller_server.errors import ConfigInvalid
-from comptroller_server.proposal import Answer
-from comptroller_server.protocol import build_server
+from comptroller_server.face.protocol import build_server
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import WHY, Changes, Shop, code_of, opened, structured, tool_of, until
 

@@ -15,9 +15,9 @@ from comptroller_audit.unit import Committed, Unit
 from comptroller_audit.vocabulary import RecordType
 from comptroller_policy.rollout import ROLLOUTS, bucket_of
 from comptroller_policy.rollout_changes import Demote, Promote
-from comptroller_server.case import Case
+from comptroller_server.call.case import Case
+from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.installation import TENANT
-from comptroller_server.outcomes import Outcomes
 from comptroller_tools.desk.faults import Fault, FaultKind, Point
 from tests.scenarios.kit import Changes, Shop, call_of, code_of, opened, tool_of
 

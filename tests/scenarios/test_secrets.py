@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from comptroller_server.proposal import Proposal
+from comptroller_server.call.proposal import Proposal
 from tests.scenarios.kit import WHY, Changes, code_of, opened, tool_of
 
 pytestmark = pytest.mark.anyio

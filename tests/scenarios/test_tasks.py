@@ -15,8 +15,8 @@ from comptroller_audit.vocabulary import JsonObject, RecordType, Subject
 from comptroller_budgets.handoffs import HANDOFFS
 from comptroller_budgets.tasks import TASKS
 from comptroller_policy.switches import SwitchScope
+from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.installation import TENANT
-from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import (
     WHY,
@@ -539,7 +539,7 @@ async def test_a_hand_off_that_a_dying_server_did_not_write_is_written_by_the_ne
         task = await begin(shop)
         shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.SHORT, cents=100))
         with monkeypatch.context() as dying:
-            dying.setattr("comptroller_server.handing_over.HandOvers.after_refusal", _nothing)
+            dying.setattr("comptroller_server.tasks.handing_over.HandOvers.after_refusal", _nothing)
             await shop.refund(shop.paid()[0], 5)
         assert shop.rows(HANDOFFS, task) == {}
         await shop.service.task_rounds.round(TENANT)

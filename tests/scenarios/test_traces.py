@@ -10,8 +10,8 @@ import pytest
 from comptroller_audit.published import check_packet
 from comptroller_audit.verify import verify
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.call.traces import TraceLevel, trace_levels
 from comptroller_server.errors import ConfigInvalid
-from comptroller_server.traces import TraceLevel, trace_levels
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Changes, Clock, Shop, call_of, code_of, opened, structured
 

@@ -220,7 +220,7 @@ async def test_a_defect_of_ours_after_the_commit_leaves_the_call_in_doubt(
         raise ZeroDivisionError
 
     async with opened(tmp_path) as shop:
-        monkeypatch.setattr("comptroller_server.outcomes.compare", broken)
+        monkeypatch.setattr("comptroller_server.call.outcomes.compare", broken)
         answer = await shop.refund(shop.paid()[0], 5)
         assert code_of(answer) == "in_doubt"
         assert shop.state(call_of(answer)) == "in_doubt"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from comptroller_audit.vocabulary import Effect, JsonObject
-from comptroller_server.proposal import AdvertisedTool, Answer, Proposal
+from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
 
 __all__ = ["SECRET", "SmallGovernor"]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comptroller_audit.vocabulary import JsonObject
-from comptroller_server.changes import CHANGES_MAX, changes
+from comptroller_server.call.changes import CHANGES_MAX, changes
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=80),

@@ -13,7 +13,7 @@ import comptroller_tools.desk
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.declarations import RolloutMode
 from comptroller_policy.errors import Finding
-from comptroller_server.config import Config, config_json_schema, load_config
+from comptroller_server.config.loading import Config, config_json_schema, load_config
 from comptroller_server.errors import ConfigInvalid
 
 DESK = """\

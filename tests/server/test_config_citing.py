@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from comptroller_server.config import load_config
-from comptroller_server.config_safety import citation_terms
+from comptroller_server.config.loading import load_config
+from comptroller_server.config.safety import citation_terms
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.installation import Installation
 from tests.server.test_config import findings, write

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from comptroller_server.config import FINDINGS_MAX, load_config
-from comptroller_server.config_findings import _NOT_YET  # pyright: ignore[reportPrivateUsage]  # the table is the test
+from comptroller_server.config.findings import _NOT_YET  # pyright: ignore[reportPrivateUsage]  # the table is the test
+from comptroller_server.config.loading import FINDINGS_MAX, load_config
 from comptroller_server.errors import ConfigInvalid
 from tests.server.test_config import DESK, findings, write
 

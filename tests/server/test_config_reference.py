@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from comptroller_server.config import config_json_schema
+from comptroller_server.config.loading import config_json_schema
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "config.md"
 ROW = re.compile(r"^\| `([^`]+)` \| ([^|]+) \|([^|]*)\| [^|]+ \|$", re.MULTILINE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from comptroller_server.config import load_config
+from comptroller_server.config.loading import load_config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.installation import Installation
 from tests.scenarios.kit import placed

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comptroller_server.yaml_lines import DEPTH_MAX, DOCUMENT_BYTES_MAX, Node, read_yaml
+from comptroller_server.config.yaml_lines import DEPTH_MAX, DOCUMENT_BYTES_MAX, Node, read_yaml
 
 
 def read(tmp_path: Path, text: str | bytes) -> tuple[Node | None, list[str]]:

@@ -21,9 +21,9 @@ from mcp_types import (
 
 from comptroller_audit.vocabulary import Actor, Effect, Principal, Subject
 from comptroller_server import app
-from comptroller_server.confirmations import Confirmations
-from comptroller_server.proposal import AdvertisedTool, Answer, Ask, Proposal, Reply
-from comptroller_server.protocol import build_server
+from comptroller_server.call.proposal import AdvertisedTool, Answer, Ask, Proposal, Reply
+from comptroller_server.face.protocol import build_server
+from comptroller_server.people.confirmations import Confirmations
 from tests.scenarios.kit import opened
 from tests.scenarios.test_confirmations import ERAS, approving, ask_of, proposed
 

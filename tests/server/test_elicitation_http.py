@@ -16,9 +16,9 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_audit.vocabulary import RecordType
-from comptroller_server.http import build_app, serve_http, subject_of
-from comptroller_server.http_sessions import StreamedSessions
-from comptroller_server.protocol import build_server
+from comptroller_server.face.http import build_app, serve_http, subject_of
+from comptroller_server.face.http_sessions import StreamedSessions
+from comptroller_server.face.protocol import build_server
 from tests.scenarios.kit import Shop, opened, until
 from tests.scenarios.test_confirmations import ERAS, Person, code, confirming, refund_of
 

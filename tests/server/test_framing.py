@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comptroller_audit.vocabulary import Json
-from comptroller_server.framing import (
+from comptroller_server.face.framing import (
     BYTES_MAX,
     DEPTH_MAX,
     TOKENS_MAX,

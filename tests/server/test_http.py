@@ -19,9 +19,9 @@ from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_audit.vocabulary import Subject
 from comptroller_server.errors import IdentityError, TransportError
-from comptroller_server.http import build_app, serve_http, subject_of
-from comptroller_server.identity import LocalIdentity
-from comptroller_server.protocol import GovernedServer, RequestContext, SubjectOf, build_server
+from comptroller_server.face.http import build_app, serve_http, subject_of
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.face.protocol import GovernedServer, RequestContext, SubjectOf, build_server
 from tests.server.small_governor import SECRET, SmallGovernor
 
 pytestmark = pytest.mark.anyio

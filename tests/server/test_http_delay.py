@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from comptroller_server.http import build_app, serve_http, subject_of
-from comptroller_server.identity import LocalIdentity
-from comptroller_server.protocol import build_server
+from comptroller_server.face.http import build_app, serve_http, subject_of
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.face.protocol import build_server
 from tests.server.small_governor import SmallGovernor
 
 pytestmark = pytest.mark.anyio

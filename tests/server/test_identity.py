@@ -9,7 +9,7 @@ import pytest
 
 from comptroller_audit.vocabulary import PrincipalKind
 from comptroller_server.errors import IdentityError
-from comptroller_server.identity import LocalIdentity
+from comptroller_server.face.identity import LocalIdentity
 
 
 def identity(folder: Path, *clients: str, subject: str | None = "ana") -> LocalIdentity:
@@ -170,7 +170,7 @@ def test_a_subject_that_would_spoil_a_record_is_refused(tmp_path: Path, subject:
 
 def test_processes_that_start_together_agree_on_the_tokens(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from comptroller_server.identity import LocalIdentity\n"
+        "import sys; from pathlib import Path; from comptroller_server.face.identity import LocalIdentity\n"
         "who = LocalIdentity('s', 'ana', [], ['bot'], Path(sys.argv[1]))\n"
         "who.load_tokens(); print(who.token_file('bot').read_text().strip())\n"
     )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comptroller_audit.vocabulary import Json
-from comptroller_server.judge_prompt import fenced, messages, one_line, read_answer
+from comptroller_server.checks.judge_prompt import fenced, messages, one_line, read_answer
 
 NONCE = "5f2a9c0d5f2a9c0d5f2a9c0d5f2a9c0d"
 _TEXT = st.text(st.characters(codec=None)) | st.sampled_from(

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comptroller_server.framing import FrameFault, FrameLimits
-from comptroller_server.lines import CHUNK_BYTES, CHUNKS_AHEAD, ByteStream, LineReader
+from comptroller_server.face.framing import FrameFault, FrameLimits
+from comptroller_server.face.lines import CHUNK_BYTES, CHUNKS_AHEAD, ByteStream, LineReader
 
 pytestmark = pytest.mark.anyio
 SMALL = FrameLimits(bytes_max=64)
@@ -243,7 +243,7 @@ async def test_a_read_that_fails_is_the_end_of_input() -> None:
 
 LEAVES_WHILE_STDIN_IS_OPEN = """
 import asyncio, sys
-from comptroller_server.lines import LineReader
+from comptroller_server.face.lines import LineReader
 
 async def answer(line):
     pass

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
-from comptroller_server.intake import Intake
+from comptroller_server.call.intake import Intake
 from comptroller_tools.source import Action, EffectHappened, Outcome
 from tests.scenarios.kit import Faults, call_of, code_of, details_of, opened
 

@@ -10,9 +10,9 @@ from mcp import Client, MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, RequestParamsMeta, TextContent, Tool, ToolAnnotations
 
 from comptroller_audit.vocabulary import Actor, Principal, Subject
+from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.errors import IdentityError
-from comptroller_server.proposal import Answer, Proposal
-from comptroller_server.protocol import (
+from comptroller_server.face.protocol import (
     PROGRESS_REPORTS_MAX,
     GovernedServer,
     RequestContext,

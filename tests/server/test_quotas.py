@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comptroller_server.quotas import COUNTED_PER_FLUSH_MAX, MINUTE_S, Quotas
+from comptroller_server.call.quotas import COUNTED_PER_FLUSH_MAX, MINUTE_S, Quotas
 
 
 @dataclass

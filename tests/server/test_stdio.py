@@ -16,10 +16,10 @@ import pytest
 from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent
 
-from comptroller_server.identity import LocalIdentity
-from comptroller_server.proposal import Answer, Proposal
-from comptroller_server.protocol import build_server
-from comptroller_server.stdio import UNANSWERED_MAX, Wire, serve_stdio
+from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.face.protocol import build_server
+from comptroller_server.face.stdio import UNANSWERED_MAX, Wire, serve_stdio
 from tests.server.small_governor import SECRET, SmallGovernor
 
 pytestmark = pytest.mark.anyio

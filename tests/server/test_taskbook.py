@@ -63,7 +63,7 @@ async def test_two_processes_that_begin_a_task_at_once_end_in_one(store_url: str
 async def test_more_clients_than_are_remembered_do_not_lose_their_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("comptroller_server.taskbook.VIEWS_MAX", 3)
+    monkeypatch.setattr("comptroller_server.tasks.taskbook.VIEWS_MAX", 3)
 
     def roomy(config: dict[str, Any]) -> None:
         config["budgets"] = {}

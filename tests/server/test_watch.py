@@ -8,7 +8,7 @@ import pytest
 
 from comptroller_audit.owners import OWNERS
 from comptroller_policy.switches import SwitchScope
-from comptroller_server.watch import FRESH_S
+from comptroller_server.call.watch import FRESH_S
 from tests.scenarios.kit import opened, until
 
 pytestmark = pytest.mark.anyio

@@ -18,9 +18,9 @@ from comptroller_audit.unit import Part, Stopped, Unit
 from comptroller_audit.vocabulary import Actor, CallState, Principal, RecordType, Subject
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
-from comptroller_server.endings import pending_ended
+from comptroller_server.call.endings import pending_ended
+from comptroller_server.call.proposal import Proposal
 from comptroller_server.installation import TENANT, principal_key
-from comptroller_server.proposal import Proposal
 from tests.simulation.world import Heard, Process, World
 
 __all__ = ["Approvals", "Client", "Halts", "covered_by", "luck", "outsiders", "supervise"]

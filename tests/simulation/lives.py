@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.store import FaultPoint, no_fault
 from comptroller_audit.verify import verify
-from comptroller_server.config import load_config
+from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Ambient, Installation
 from comptroller_tools.desk.database import ensure
 from comptroller_tools.desk.faults import Fault, FaultKind, set_faults

@@ -17,7 +17,7 @@ from comptroller_audit.errors import StoreUnavailable
 from comptroller_audit.owners import OwnerLock
 from comptroller_audit.transaction import BatchRunner, Waiting
 from comptroller_server.app import Service, running
-from comptroller_server.proposal import Answer, Proposal
+from comptroller_server.call.proposal import Answer, Proposal
 
 if TYPE_CHECKING:
     from tests.simulation.world import World

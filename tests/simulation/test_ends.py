@@ -9,7 +9,7 @@ import pytest
 from comptroller_audit.ambient import SystemClock
 from comptroller_audit.owners import owner_locks
 from comptroller_server.app import running
-from comptroller_server.config import load_config
+from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Ambient, Installation
 from tests.simulation.bank import Switchboard
 

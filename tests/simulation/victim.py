@@ -17,8 +17,8 @@ from comptroller_audit.unit import Unit
 from comptroller_audit.vocabulary import Actor, CallState, Subject
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
 from comptroller_server.app import Service, running
+from comptroller_server.call.proposal import Proposal
 from comptroller_server.installation import TENANT
-from comptroller_server.proposal import Proposal
 from tests.simulation.lives import Order, Step, installation
 
 __all__ = ["main"]

@@ -19,16 +19,16 @@ from unittest import mock
 from pydantic import SecretStr
 
 import comptroller_server.app
-import comptroller_server.watch
+import comptroller_server.call.watch
 from comptroller_audit.ambient import Clock, RandomIds
 from comptroller_audit.database import Database
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import InlineLane, Store
 from comptroller_policy.engine import Bundle
-from comptroller_server.config import load_config
-from comptroller_server.config_model import Config
+from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.config.loading import load_config
+from comptroller_server.config.model import Config
 from comptroller_server.installation import TENANT, Ambient, Installation
-from comptroller_server.proposal import Answer, Proposal
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.source import Action
 from tests.simulation.bank import Bank, Switchboard
@@ -154,7 +154,7 @@ class World:
         try:
             with (
                 mock.patch.object(comptroller_server.app, "owner_locks", simulated),
-                mock.patch.object(comptroller_server.watch, "FRESH_S", WATCH_S),
+                mock.patch.object(comptroller_server.call.watch, "FRESH_S", WATCH_S),
             ):
                 loop.run_until_complete(self._play(scene))
         finally:

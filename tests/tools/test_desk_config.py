@@ -13,7 +13,7 @@ from comptroller_audit.vocabulary import Actor, Effect, Principal, Subject
 from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.engine import Bundle
 from comptroller_policy.model import Question, Record, ToolFacts, Verdict
-from comptroller_server.config import Config, load_config
+from comptroller_server.config.loading import Config, load_config
 from comptroller_tools.functions import FunctionSource
 from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.source import ToolDefinition

@@ -17,13 +17,13 @@ from comptroller_audit.store import Reader
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, PrincipalKind, RecordType, Refusal
 from comptroller_policy.approvals import APPROVALS, ApprovalRow, ApprovalState, Vote, VoteOnApproval, given
+from comptroller_server.call.endings import pending_ended
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, plain, say, table
-from comptroller_server.endings import pending_ended
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_tools.citing import age

@@ -14,6 +14,7 @@ from comptroller_audit.packets import LogRecord
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
+from comptroller_server.call.endings import effect_ended
 from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
@@ -21,10 +22,9 @@ from comptroller_server.commands.record import CallRecord, call_summary, read_ca
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, emit, say, table
 from comptroller_server.commands.tasks import task_words
-from comptroller_server.endings import effect_ended
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.reversal_parts import reversal_found_out
+from comptroller_server.undo.reversal_parts import reversal_found_out
 
 __all__ = ["calls"]
 

@@ -23,10 +23,10 @@ from comptroller_policy.errors import Finding
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
 from comptroller_server.commands.showing import Card, emit, say
-from comptroller_server.config_model import Config
+from comptroller_server.config.model import Config
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.reversal import irreversible
+from comptroller_server.undo.reversal import irreversible
 
 __all__ = ["check"]
 

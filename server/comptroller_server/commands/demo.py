@@ -22,6 +22,6 @@ __all__ = ["demo"]
 @click.pass_context
 def demo(ctx: click.Context, seed: int, keep: Path | None) -> None:
     """Play the main job on the embedded support desk: reads, refunds, an approval, kills, and the proof."""
-    from comptroller_server.demo import run  # it starts processes and clients of its own
+    from comptroller_server.demo.play import run  # it starts processes and clients of its own
 
     ctx.exit(run(seed, keep, invocation_of(ctx).as_json))

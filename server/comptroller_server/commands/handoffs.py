@@ -22,7 +22,7 @@ from comptroller_server.commands.released import Reading
 from comptroller_server.commands.showing import Card, at, compact, cut, emit, say, table
 from comptroller_server.commands.task_reading import newest_rows, row_named
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.task_record import newest
+from comptroller_server.tasks.record import newest
 
 __all__ = ["handoffs"]
 

@@ -12,8 +12,8 @@ import structlog
 
 from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.vocabulary import Json, JsonObject
+from comptroller_server.call.roads import is_our_id
 from comptroller_server.commands.showing import plain
-from comptroller_server.roads import is_our_id
 
 __all__ = ["log_to_stderr", "release_logs", "released_line"]
 

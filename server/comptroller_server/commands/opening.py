@@ -22,8 +22,8 @@ from comptroller_audit.query import calls_matching
 from comptroller_audit.store import Reader
 from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.logs import release_logs
-from comptroller_server.config import load_config
-from comptroller_server.config_model import Config
+from comptroller_server.config.loading import load_config
+from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 

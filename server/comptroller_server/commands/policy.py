@@ -22,12 +22,12 @@ from comptroller_policy.engine import Bundle, Explained
 from comptroller_policy.model import Decision, Question, Record
 from comptroller_policy.rollout import is_canary
 from comptroller_policy.rules import REQUESTER
+from comptroller_server.call.evidence import TOO_LONG
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
 from comptroller_server.commands.record import CallRecord, clients_word, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
-from comptroller_server.evidence import TOO_LONG
 from comptroller_server.installation import Installation
 
 __all__ = ["policy"]

@@ -17,10 +17,10 @@ from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.tokens import TokenBook
 from comptroller_audit.vocabulary import Json, JsonObject
-from comptroller_server.books import read_book
+from comptroller_server.call.books import read_book
+from comptroller_server.call.roads import Roads, is_our_id, roads_by_config
 from comptroller_server.commands.record import CallRecord, read_call
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.roads import Roads, is_our_id, roads_by_config
 
 __all__ = ["Reading", "shown_call"]
 

@@ -8,7 +8,7 @@ from comptroller_server.commands.invocation import findings, invocation_of, opti
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import at, emit, say
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.retention import Retention, RetentionRound
+from comptroller_server.upkeep.retention import Retention, RetentionRound
 
 __all__ = ["retention"]
 

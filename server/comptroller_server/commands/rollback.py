@@ -13,10 +13,10 @@ from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import ID_CHARS_MIN, installation_of, quiet_stdout, store_path
 from comptroller_server.commands.showing import compact, emit, say
-from comptroller_server.compensation import Ordered
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.rollback import Plan, Result, plan_of, roll_back, tasks_matching
+from comptroller_server.undo.compensation import Ordered
+from comptroller_server.undo.rollback import Plan, Result, plan_of, roll_back, tasks_matching
 
 __all__ = ["rollback"]
 

@@ -17,13 +17,13 @@ from comptroller_policy.declarations import RolloutMode
 from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in
 from comptroller_policy.rollout_changes import Demote, NotPromoted, Promote, missing_for, next_step
 from comptroller_policy.rules import APPROVER
-from comptroller_server.canary import is_reversible, steps_open_to
 from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import at, emit, say, table
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.people.canary import is_reversible, steps_open_to
 from comptroller_tools.declarations import ToolConfig
 
 __all__ = ["rollout"]

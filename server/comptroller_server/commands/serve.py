@@ -14,14 +14,14 @@ from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.logs import released_line
 from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import plain
-from comptroller_server.config_model import Config
+from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.http import build_app, loopback, serve_http, subject_of
+from comptroller_server.face.http import build_app, loopback, serve_http, subject_of
+from comptroller_server.face.protocol import GovernedServer, SubjectOf, build_server
+from comptroller_server.face.stdio import Wire, claim_stdio, serve_stdio
 from comptroller_server.installation import Installation
 from comptroller_server.memory import settle_memory
-from comptroller_server.protocol import GovernedServer, SubjectOf, build_server
 from comptroller_server.signals import stop_on_signals
-from comptroller_server.stdio import Wire, claim_stdio, serve_stdio
 
 __all__ = ["serve"]
 

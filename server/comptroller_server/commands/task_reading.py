@@ -12,7 +12,7 @@ from comptroller_audit.store import Reader
 from comptroller_server.commands.released import Reading
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.task_record import TaskRecord, read_task
+from comptroller_server.tasks.record import TaskRecord, read_task
 
 __all__ = ["newest_rows", "row_named", "shown_task"]
 

@@ -17,7 +17,7 @@ from comptroller_server.commands.rollback import rollback
 from comptroller_server.commands.showing import Card, at, compact, cut, emit, table
 from comptroller_server.commands.task_reading import newest_rows, row_named, shown_task
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.task_record import TaskRecord
+from comptroller_server.tasks.record import TaskRecord
 
 __all__ = ["task_words", "tasks"]
 

@@ -11,7 +11,6 @@ import click
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, RecordType
 from comptroller_budgets.ledger import amount_text
 from comptroller_policy.rollout import BUCKETS
-from comptroller_server.built_in_tools import BUILT_INS
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
@@ -20,6 +19,7 @@ from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
 from comptroller_server.commands.tasks import task_words
 from comptroller_server.installation import Installation
+from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_tools.citing import age
 
 __all__ = ["why"]

@@ -1,0 +1,224 @@
+"""A call in hand: everything the pipeline knows about one attempt, filled in step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from comptroller_audit.calls import Claim
+from comptroller_audit.database import Row
+from comptroller_audit.tokens import TokenBook
+from comptroller_audit.unit import Receipt
+from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
+from comptroller_budgets.limits import Charge, Scope
+from comptroller_budgets.metering import CallUsage
+from comptroller_policy.model import Decision, Gate, Record, Verdict
+from comptroller_policy.rollout import Draw
+from comptroller_server.call.proposal import Proposal
+from comptroller_server.call.traces import Trace
+from comptroller_server.checks.judged import Judged
+from comptroller_server.tasks.built_in_tools import BUILT_INS
+from comptroller_server.tasks.taskbook import TaskView
+from comptroller_tools.catalogue import Tool
+from comptroller_tools.check_running import Checked
+from comptroller_tools.refs import NewRef
+from comptroller_tools.source import Outcome
+from comptroller_tools.verification import VerificationResult
+
+__all__ = ["UNDECIDED", "Basis", "Case", "Compensates", "Refused", "Resumed"]
+
+
+UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
+"""No decision yet: a deny, so that a skipped step cannot allow anything."""
+
+
+class Refused(Exception):
+    """Ends the story of a call with a refusal. `receipt` is set when it is on record already."""
+
+    def __init__(self, refusal: Refusal, receipt: Receipt | None = None) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+        self.receipt = receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Basis:
+    """What a decision read that could move: history revisions and the switch sequence."""
+
+    history: Mapping[str, int] = field(default_factory=dict[str, int])
+    switch_seq: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A stored proposal that is being run: its call row, its approval row and the packet that was stored."""
+
+    row: Row
+    approval: Row
+    packet: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Compensates:
+    """The call that a case reverses, the attempt that made it, and what is wrong with it, in our own words.
+
+    `ordered_by` is the person who wants a good call reversed; empty for one that was found to be wrong.
+    """
+
+    call: str
+    tool: str
+    attempt: str | None
+    task: str
+    wrong: str = ""
+    retry: str = "person"
+    approvals: tuple[JsonObject, ...] = ()
+    ordered_by: str = ""
+
+
+@dataclass(slots=True)
+class Case:
+    """One attempt of one call. `call` is the call's id: a new one, or the target of a resume."""
+
+    proposal: Proposal
+    call: str
+    attempt: str
+    received_ms: int
+    started: float
+    principal_key: str
+    task: TaskView
+    usage: CallUsage = field(default_factory=CallUsage)
+    window_ms: int = 0
+    """The moment that says which hour, day and month count this call; never before the newest record."""
+    book: TokenBook | None = None
+    """The tokens of its task, where anything can become one; it notes what this case's answers give."""
+    tool: Tool | None = None
+    resumed: Resumed | None = None
+    compensates: Compensates | None = None
+    # 4 validate
+    arguments: JsonObject = field(default_factory=dict[str, Json])
+    """As they are sent: with values in place of tokens, once step 4 has resolved them."""
+    tokens_used: tuple[str, ...] = ()
+    argument_bytes: bytes = b"{}"
+    output_bytes: bytes | None = None
+    why: JsonObject | None = None
+    citations: list[JsonObject] = field(default_factory=list[JsonObject])
+    uncited: Refusal | None = None
+    """What is wrong with the citations of a proposal that may be a repeat; a new call with it never opens."""
+    claims: tuple[Claim, ...] = ()
+    record: Record | None = None
+    guard: str | None = None
+    # 6 look up
+    basis: Basis = field(default_factory=Basis)
+    facts: dict[str, Any] = field(default_factory=dict[str, Any])
+    may_tell_facts: Callable[[], bool] = field(default=lambda: True)
+    """Whether the caller could have read the facts itself; if not, they decide and no answer speaks of them."""
+    history: dict[str, int] = field(default_factory=dict[str, int])
+    derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    draw: Draw | None = None
+    """Whether the call is in the canary; None where no rollout applies."""
+    # 7 decide, 8 approve
+    decided_ms: int = 0
+    decision: Decision = field(default=UNDECIDED)
+    checked: tuple[Checked, ...] = ()
+    judged: tuple[Judged, ...] = ()
+    checks_deny: bool = False
+    """A check or a judge said a definite no: like a deny, it ends a call that people had approved."""
+    reversal: Decision | None = None
+    """What was decided ahead about the call that would reverse this one."""
+    approvals: dict[str, int] = field(default_factory=dict[str, int])
+    gates: tuple[Gate, ...] = ()
+    bound: JsonObject = field(default_factory=dict[str, Json])
+    requested_digest: str = ""
+    changed: tuple[str, ...] = ()
+    word: JsonObject | None = None
+    """What the client says that its person said; `digest` says of exactly what action."""
+    confirmed: JsonObject | None = None
+    """The requester's word for exactly this action, as records hold it."""
+    asks: int = 0
+    """How often the person at the client was asked about this call already."""
+    awaited_ms: int = 0
+    """How long they took to answer, just before this attempt."""
+    # 9 commit
+    charges: tuple[Charge, ...] = ()
+    cover: tuple[Charge, ...] = ()
+    """What the call that would reverse this one may cost."""
+    committed: bool = False
+    deadline: float = 0.0
+    action_receipt: Receipt | None = None
+    # 10 to 14
+    tries: int = 0
+    outcome: Outcome | None = None
+    problem: Refusal | None = None
+    sound: bool = False
+    """The effect happened and the output is what the tool declares, whether or not it is true."""
+    wrong: str = ""
+    """What steps 11 and 12 found wrong, without what is done about it."""
+    owes: bool = False
+    """The effect happened, is wrong, and is going to be reversed."""
+    verification: VerificationResult | None = None
+    read_back: dict[str, Any] = field(default_factory=dict[str, Any])
+    checked_after: tuple[Checked, ...] = ()
+    decision_after: Decision | None = None
+    refs: tuple[NewRef, ...] = ()
+    released: Json = None
+    """The output as the model may see it."""
+    kept: Json = None
+    """The output as the record holds it."""
+    answer_text: str | None = None
+    """What the agent will read of a call that was done, once it is known."""
+    withheld: int = 0
+    state: CallState = CallState.PROPOSED
+    receipt: Receipt | None = None
+    trace: Trace = field(default_factory=Trace)
+
+    @property
+    def subject(self) -> Subject:
+        return self.proposal.subject
+
+    @property
+    def tenant(self) -> str:
+        return self.subject.tenant
+
+    @property
+    def stopped_by(self) -> tuple[str, str]:
+        """The principal and the task whose switches stop this call; what reverses a call heeds neither."""
+        return (self.principal_key, self.task.id) if self.compensates is None else ("", "")
+
+    @property
+    def reversible(self) -> bool:
+        """Whether what this call did can be reversed, should it be wrong."""
+        return self.sound and self.tool_in_hand.compensation is not None and self.compensates is None
+
+    @property
+    def tool_in_hand(self) -> Tool:
+        """The tool, from step 3 on."""
+        assert self.tool is not None
+        return self.tool
+
+    @property
+    def scopes(self) -> dict[Scope, str]:
+        """For whom this call is counted, from step 3 on."""
+        return {
+            Scope.TASK: self.task.id,
+            Scope.PRINCIPAL: self.principal_key,
+            Scope.ACTOR: self.subject.actor.id,
+            Scope.TOOL: self.tool_in_hand.name,
+            Scope.TENANT: self.tenant,
+        }
+
+    @property
+    def built_in(self) -> str:
+        """The name of the built-in tool that was called, or nothing. Other names are only text."""
+        return self.proposal.tool if self.proposal.tool in BUILT_INS else ""
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What `{path}` references may name."""
+        return {
+            "input": self.arguments,
+            "facts": self.facts,
+            "call": {"id": self.call, "effect_key": self.call},
+            "task": {"id": self.task.id},
+        }

@@ -1,0 +1,201 @@
+"""Step 10: slots, the last check, and the bounded run, again only where nothing can have happened.
+
+The last check and the hand-over to the source happen without an await between them, so that once a halt has been
+acknowledged, nothing more is dispatched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.owners import Owner
+from comptroller_audit.store import FaultPoint
+from comptroller_audit.vocabulary import Code, Refusal
+from comptroller_policy.switches import Switches
+from comptroller_server.call.breakers import Breakers
+from comptroller_server.call.case import Case, Refused
+from comptroller_server.call.traces import Tracer
+from comptroller_tools.source import Action, EffectHappened, Outcome
+
+__all__ = ["Counts", "Dispatcher", "Slot"]
+
+SOURCE_GRACE_S = 2.0
+"""How far past its deadline a source may answer before we stop listening."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """Committed and not yet dispatched, dispatched and running, done since start: what `halt` is answered with."""
+
+    waiting: int = 0
+    dispatched: int = 0
+    done: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One of a tool's slots; taken on entering, given back on leaving, or when what outlived its deadline ends."""
+
+    dispatcher: Dispatcher
+    slots: asyncio.Semaphore
+    case: Case
+
+    async def __aenter__(self) -> None:
+        self.dispatcher.count(1)
+        try:
+            await self.slots.acquire()
+        except BaseException:
+            self.dispatcher.count(-1)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        running = self.case.outcome.running if self.case.outcome is not None else None
+        if running is None or running.done():
+            self.slots.release()
+        else:
+            running.add_done_callback(lambda _: self.slots.release())
+        self.dispatcher.count(-1)
+
+
+class Dispatcher:
+    """Per-tool slots and the hand-over to sources."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        owner: Owner,
+        switches: Callable[[str], Switches],
+        in_flight_max: int,
+        queue_max: int,
+        counts: Counts,
+        fault: FaultPoint,
+        tracer: Tracer,
+        breakers: Breakers,
+    ) -> None:
+        self._clock = clock
+        self._tracer = tracer
+        self._breakers = breakers
+        self._owner = owner
+        self._switches = switches
+        self._in_flight_max = in_flight_max
+        self._queue_max = queue_max
+        self._fault = fault
+        self._slots: dict[str, asyncio.Semaphore] = {}
+        self._in_flight = 0
+        self.counts = counts
+
+    def slot(self, case: Case) -> Slot:
+        """A slot of the case's tool, for `async with`. Entering waits for one to be free.
+
+        Raises `Refused` when too many calls are here already (overloaded), or the source keeps failing (source_down).
+        """
+        full = self._in_flight >= self._in_flight_max + self._queue_max
+        if full and case.compensates is None:  # what is wrong is reversed, however busy it is here
+            raise Refused(
+                Refusal(
+                    Code.OVERLOADED, "Too many calls are waiting. Try again in a second.", retry="after:1"
+                )
+            )
+        tool = case.tool_in_hand
+        if (refusal := self._breakers.of(tool.source.name).refusal(case.call)) is not None:
+            raise Refused(refusal)
+        slots = self._slots.get(tool.name)
+        if slots is None:
+            slots = self._slots[tool.name] = asyncio.Semaphore(tool.config.limits.concurrency_max)
+        return Slot(self, slots, case)
+
+    def count(self, by: int) -> None:
+        """One call more, or less, that has a slot or waits for one."""
+        self._in_flight += by
+
+    async def run(self, case: Case) -> Outcome:
+        """Hand over; and again, where it is safe and the tool's `retries_max` allows, with growing pauses."""
+        outcome = await self._try(case)
+        if not _may_try_again(case, outcome) or (left_s := case.deadline - self._clock.monotonic()) <= 0:
+            return outcome
+        import stamina  # a seventh of a second, and seldom needed
+
+        again = stamina.retry_context(
+            on=_TryAgain,
+            attempts=1 + case.tool_in_hand.retries_max,
+            timeout=left_s,
+            wait_initial=0.1,
+            wait_max=2.0,
+        )
+        known: Outcome | None = outcome
+        with contextlib.suppress(_TryAgain):
+            async for attempt in again:
+                with attempt:
+                    outcome, known = known or await self._try(case, again=True), None
+                    if _may_try_again(case, outcome):
+                        raise _TryAgain
+        return outcome
+
+    async def _try(self, case: Case, *, again: bool = False) -> Outcome:
+        """Check once more and hand over. A refused check is an outcome without effect, with the refusal set."""
+        tool = case.tool_in_hand
+        if again:  # between two tries a call is committed and not dispatched
+            self.counts.waiting += case.committed
+        action = Action(tool.name, case.arguments, case.call, case.proposal.progress)
+        refusal = self._last_check(case)
+        if refusal is not None:
+            case.problem = refusal
+            return Outcome(EffectHappened.NONE, error=refusal.code.value)
+        began = self._tracer.now()
+        case.tries += 1
+        outcome = await self._hand_over(case, action)
+        self._breakers.of(tool.source.name).note(outcome)
+        self._tracer.handed_over(case.trace, action, tool.source.name, outcome, began)
+        return outcome
+
+    async def _hand_over(self, case: Case, action: Action) -> Outcome:
+        self.counts.waiting -= case.committed
+        self.counts.dispatched += 1
+        try:
+            async with asyncio.timeout(max(0.0, case.deadline - self._clock.monotonic()) + SOURCE_GRACE_S):
+                outcome = await case.tool_in_hand.source.call(action, case.deadline)
+            self._fault("dispatch.after")
+            return outcome
+        except TimeoutError:
+            return Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline")
+        except Exception as error:  # noqa: BLE001 -- a source must not raise; if it does, its effect is not known
+            return Outcome(EffectHappened.UNKNOWN, error=f"the source raised {type(error).__name__}")
+        finally:
+            self.counts.dispatched -= 1
+            self.counts.done += 1
+
+    def _last_check(self, case: Case) -> Refusal | None:
+        """Lease, switches, deadline. No await from here to the source."""
+        if case.committed:
+            self._fault("dispatch.before")
+        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, *case.stopped_by)
+        if not case.committed:
+            return refusal
+        if refusal is None and not self._owner.held():
+            refusal = Refusal(
+                Code.STORE_UNAVAILABLE, "This server lost its lease and did not act.", "after:5"
+            )
+        if refusal is None and self._clock.monotonic() >= case.deadline:
+            refusal = Refusal(Code.TIMEOUT, "The call's time was over before it could start.", "same_call")
+        if refusal is not None:
+            self.counts.waiting -= 1
+        return refusal
+
+
+class _TryAgain(Exception):
+    """The try came to nothing, certainly, and another may do better."""
+
+
+def _may_try_again(case: Case, outcome: Outcome) -> bool:
+    """A read may be made again; a side effect only on its source's own word that nothing happened and it may pass."""
+    if case.problem is not None or outcome.error is None or case.tries > case.tool_in_hand.retries_max:
+        return False
+    if case.tool_in_hand.is_read:
+        return (
+            outcome.told_model is None and outcome.running is None and not outcome.meta.get("output_invalid")
+        )
+    return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

@@ -1,0 +1,331 @@
+"""Repeats and resumes: a proposal that is a known call gets that call's state, its recorded answer, or its one run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import cast
+
+import structlog
+
+from comptroller_audit.ambient import Clock
+from comptroller_audit.calls import CALLS, Existing, Lost, log_indexes
+from comptroller_audit.database import Row
+from comptroller_audit.packets import LogRecord
+from comptroller_audit.query import Logged, entries
+from comptroller_audit.redaction import Audience
+from comptroller_audit.sealing import KeyRing
+from comptroller_audit.store import Reader, Store
+from comptroller_audit.unit import Stopped
+from comptroller_audit.vocabulary import CallState, Code, Effect, Json, JsonObject, RecordType, Refusal
+from comptroller_policy.approvals import APPROVALS, ApprovalState, approval_digest, given
+from comptroller_policy.engine import Bundle
+from comptroller_server.call.answers import pending_refusal, replay_answer
+from comptroller_server.call.case import Case, Refused, Resumed
+from comptroller_server.call.commits import Commits
+from comptroller_server.call.evidence import Evidence
+from comptroller_server.call.intake import RESUME
+from comptroller_server.call.naming import call_row
+from comptroller_server.call.proposal import Answer
+from comptroller_server.call.quotas import Quotas
+from comptroller_server.call.roads import Roads
+from comptroller_server.call.watch import Watch
+from comptroller_tools.catalogue import Catalogue
+
+__all__ = ["Repeats"]
+
+FOUND_CHARS_MAX = 600
+"""How much of a looked-up record a repeat is shown in place of a lost answer."""
+
+_log = structlog.stdlib.get_logger()
+_NO_SUCH_CALL = "There is no such call to resume in this task."
+
+_ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
+"""States in which a call has an answer that can be given again."""
+
+
+class Repeats:
+    """Answers for calls that are on record already."""
+
+    def __init__(
+        self,
+        store: Store,
+        ring: KeyRing,
+        catalogue: Catalogue,
+        commits: Commits,
+        evidence: Evidence,
+        release: Roads,
+        quotas: Quotas,
+        clock: Clock,
+        bundle: Bundle,
+        watch: Watch,
+    ) -> None:
+        self._store = store
+        self._ring = ring
+        self._catalogue = catalogue
+        self._commits = commits
+        self._evidence = evidence
+        self._release = release
+        self._quotas = quotas
+        self._clock = clock
+        self._bundle = bundle
+        self._watch = watch
+
+    def is_resume(self, case: Case) -> bool:
+        return case.proposal.tool == RESUME
+
+    async def resume(self, case: Case) -> Answer | None:
+        """`resume_call`: an answer, or None when the case now is the approved call and goes on."""
+        wanted = case.proposal.arguments.get("call")
+        if not isinstance(wanted, str) or set(case.proposal.arguments) != {"call"}:
+            text = '`resume_call` takes exactly {"call": "<id from the pending answer>"}.'
+            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+        row = await self._store.read(lambda reader: call_row(reader, case.tenant, wanted))
+        if (
+            row is None
+            or not _belongs(case, row)
+            or row["task"] != case.task.id
+            or not self._may_tell(case, row)
+        ):
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        if row["state"] in _ANSWERED:
+            await self._watch.fresh(case.tenant)
+            stop = self._watch.switches(case.tenant).stops(row["tool"], case.principal_key, row["task"])
+            if stop is not None:
+                raise Refused(stop)
+        return await self._answer(case, wanted, row, replay=row["state"] != CallState.PENDING)
+
+    def _may_tell(self, case: Case, row: Row) -> bool:
+        """Reads are never resumed, nor is a tool that this principal may not see any more."""
+        return row["effect"] != Effect.READ and self._bundle.visible(case.subject, row["tool"])
+
+    async def answer_for(self, case: Case, stop: Existing | Lost) -> Answer | None:
+        """What a repeat, or the loser of a race, gets. None: the case became the approved call and goes on."""
+        if isinstance(stop, Existing):
+            return await self._answer(case, stop.call, stop.row, stop.replay)
+        row = await self._store.read(lambda reader: reader.row(case.tenant, CALLS, stop.call))
+        if row is None:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        return await self._answer(case, stop.call, row, replay=True)
+
+    async def _answer(self, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
+        state = CallState(row["state"])
+        if state is CallState.PENDING:
+            return await self._pending(case, call, row)
+        if state is CallState.COMMITTED:
+            text = f"This very call is running already (call {call}). Wait for its answer."
+            raise Refused(Refusal(Code.IN_PROGRESS, text, "after:2", call))
+        if state is CallState.IN_DOUBT:
+            text = (
+                f"This was tried before (call {call}) and it is not known whether it happened. Do not repeat it; a "
+                "person must resolve it first."
+            )
+            raise Refused(Refusal(Code.IN_DOUBT, text, "person", call))
+        if replay and state in _ANSWERED:
+            return await self._replay(case, call, row)
+        ended = {
+            CallState.DENIED: (
+                Code.APPROVAL_DENIED,
+                "A person said no to this call. Do not propose it again.",
+            ),
+            CallState.EXPIRED: (
+                Code.APPROVAL_EXPIRED,
+                "Nobody decided in time. Propose the call again if it is still needed.",
+            ),
+            CallState.VOID: (
+                Code.APPROVAL_VOID,
+                "The call can no longer run as it was approved. Propose it again.",
+            ),
+        }
+        code, text = ended.get(state, (Code.CALL_UNKNOWN, _NO_SUCH_CALL))
+        raise Refused(Refusal(code, text, "never", call))
+
+    # -- replays --------------------------------------------------------------------------------------------------
+
+    async def _replay(self, case: Case, call: str, row: Row) -> Answer:
+        """The recorded answer, released again for the present caller, with a record of its own."""
+        logged = await self._logged(case.tenant, row)
+        packet = _newest(
+            logged,
+            (
+                RecordType.AUDIT,
+                RecordType.RECOVERED,
+                RecordType.RESOLVED,
+                RecordType.READ,
+                RecordType.COMPENSATION,
+            ),
+        )
+        if packet is None:
+            text = f"This was done before, by call {call}, whose record was erased. It was not done again."
+            raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
+        problem = packet.get("problem")
+        if isinstance(problem, dict):
+            told = self._release.told(str(problem.get("text")), Audience.MODEL, case.book, (call,))
+            text = f"{told} (This is the recorded result of call {call}; nothing was done again.)"
+            raise Refused(Refusal(Code(str(problem.get("code"))), text, str(problem.get("retry")), call))
+        output = self._released(case, row["tool"], packet)
+        if not self._is_an_answer(row["tool"], packet):
+            text = f"This was done before, by call {call}; it was not done again. Its own answer was lost; "
+            if "by" in packet:
+                text += "a person looked, and says that it was done."
+            else:
+                text += f"looking it up found: {json.dumps(output, ensure_ascii=False)[:FOUND_CHARS_MAX]}"
+            raise Refused(Refusal(Code.ALREADY_DONE, text, "never", call))
+        self._quotas.spend(case.principal_key)
+        outcome = await self._store.commit(
+            case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
+        )
+        return replay_answer(call, output, outcome.receipts[-1])
+
+    def _released(self, case: Case, name: str, packet: JsonObject) -> Json:
+        """A recorded output for the present caller. What recovery looked up has the look-up's fields, and its rules."""
+        tool = self._catalogue.find(name)
+        output = packet.get("output")
+        if "outcome" not in packet and tool is not None and tool.config.recover is not None:
+            found = self._release.output(tool.config.recover.tool)
+            output = found.release(output, Audience.MODEL, case.book).value
+        return self._release.output(name).release(output, Audience.MODEL, case.book).value
+
+    def _is_an_answer(self, name: str, packet: JsonObject) -> bool:
+        """Whether a record's output is the tool's own: what a look-up found instead has another shape."""
+        tool = self._catalogue.find(name)
+        if "outcome" in packet or tool is None or tool.output is None:
+            return True
+        return not tool.output.check(packet.get("output"))
+
+    # -- pending calls --------------------------------------------------------------------------------------------
+
+    async def _pending(self, case: Case, call: str, row: Row) -> Answer | None:
+        approval = await self._store.read(lambda reader: reader.row(case.tenant, APPROVALS, row["approval"]))
+        if approval is None:
+            raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        if approval["expires_ms"] <= self._clock.now_ms():
+            await self._close(case, call, row, CallState.EXPIRED, "nobody decided in time")
+            text = "Nobody decided in time. Propose the call again if it is still needed."
+            raise Refused(Refusal(Code.APPROVAL_EXPIRED, text, "same_call", call))
+        if approval["state"] != ApprovalState.APPROVED:
+            wanted = cast("dict[str, int]", json.loads(approval["roles"]))
+            raise Refused(pending_refusal(call, wanted, (), ()))
+        if not _belongs(case, row) or row["task"] != case.task.id:
+            raise Refused(
+                Refusal(Code.IN_PROGRESS, f"Call {call} waits for its own task to resume it.", "never", call)
+            )
+        await self._become(case, call, row, approval)
+        return None
+
+    async def _become(self, case: Case, call: str, row: Row, approval: Row) -> None:
+        """Make the case the stored proposal: its own arguments, `why` and claims; none of the repeat's."""
+        logged = await self._logged(case.tenant, row)
+        packet = _newest(logged, (RecordType.PENDING,))
+        tool = self._catalogue.find(row["tool"])
+        if packet is None or tool is None:
+            await self._close(case, call, row, CallState.VOID, "its tool or its stored proposal is gone")
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
+        if packet["call"] != call or not _proved(approval, logged):
+            _log.error("votes that are on no record", call=call, approval=row["approval"])
+            await self._close(
+                case, call, row, CallState.VOID, "its approval holds votes that are on no record"
+            )
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
+        case.call = call
+        case.tool = tool
+        case.resumed = Resumed(row, approval, packet)
+        case.arguments = cast("JsonObject", packet["arguments"])
+        case.why = cast("JsonObject | None", packet["why"])
+        case.citations = cast("list[JsonObject]", packet["citations"])
+        case.claims = ()
+        case.approvals = given(approval)
+        case.proposal = replace(case.proposal, tool=tool.name, arguments=case.arguments)
+
+    async def recheck(self, case: Case) -> None:
+        """After step 7 of a resumed call: is this still the action people agreed to?
+
+        A changed record makes `case.changed`, and people are asked again. Anything else that changed voids the call.
+        """
+        if case.resumed is None:
+            return
+        before = cast("JsonObject", case.resumed.packet["bound"])
+        case.changed = ()
+        agreed = cast("JsonObject", case.resumed.packet["approval_digests"])["requested"]
+        keyed_agree = case.requested_digest == case.resumed.approval["requested_digest"]
+        if keyed_agree and agreed == approval_digest(case.bound).hex():  # the row's and the sealed one
+            return
+        if {**before, "shown": None} != {**case.bound, "shown": None}:
+            await self.void(case, "the tool, its source or its environment changed after the approval")
+            text = "The call can no longer run as it was approved. Propose it again."
+            raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", case.call))
+        shown = cast("JsonObject", case.resumed.packet["shown"])
+        case.changed = _what_changed(cast("JsonObject", shown.get("facts") or {}), case.facts)
+
+    async def void(self, case: Case, why: str) -> None:
+        """A resumed call that may not run any more ends here; its claims are free again."""
+        assert case.resumed is not None
+        await self._close(case, case.call, case.resumed.row, CallState.VOID, why)
+
+    async def _close(self, case: Case, call: str, row: Row, to: CallState, why: str) -> None:
+        record = LogRecord(
+            RecordType.CALL_CLOSED,
+            {"v": 1, "call": call, "state": to.value, "why": why},
+            call,
+            task=row["task"],
+        )
+        unit = self._commits.close_pending(call, row["approval"], row["task"], to, row["epoch"], record)
+        outcome = await self._store.commit(case.tenant, unit)
+        if isinstance(outcome, Stopped):
+            raise Refused(
+                Refusal(Code.IN_PROGRESS, f"Call {call} has just changed. Ask again.", "after:1", call)
+            )
+
+    async def _logged(self, tenant: str, row: Row) -> list[Logged]:
+        def read(reader: Reader) -> list[Logged]:
+            return entries(reader, self._ring, tenant, log_indexes(row))
+
+        return await self._store.read(read)
+
+
+def _belongs(case: Case, row: Row) -> bool:
+    """Same principal and actor; foreign, finished and unknown answer alike."""
+    return bool(row["principal"] == case.principal_key and row["actor"] == case.subject.actor.id)
+
+
+def _newest(logged: list[Logged], types: tuple[RecordType, ...]) -> JsonObject | None:
+    found: list[Json] = [e.packet for e in logged if e.type in types and e.packet is not None]
+    return cast("JsonObject | None", found[-1] if found else None)
+
+
+def _proved(approval: Row, logged: list[Logged]) -> bool:
+    """Whether each vote in an approval's row stands in a sealed record, given for this very action of this call.
+
+    Whoever can write the table but has no keys can write a vote there, and not into a record.
+    """
+    digests: dict[Json, Json] = {}
+    for entry in logged:
+        packet = entry.packet
+        if entry.type is RecordType.PENDING and packet is not None and packet["call"] == approval["call"]:
+            digests[packet["approval"]] = cast("JsonObject", packet["approval_digests"] or {}).get(
+                "requested"
+            )
+    newest = next(reversed(digests.values()), None)
+    votes = [
+        e.packet["vote"]
+        for e in logged
+        if e.type is RecordType.APPROVAL_DECIDED
+        and e.packet is not None
+        and e.packet["call"] == approval["call"]
+        and digests.get(e.packet["approval"]) == newest
+    ]
+    return newest is not None and all(vote in votes for vote in json.loads(approval["votes"]))
+
+
+def _what_changed(before: JsonObject, now: JsonObject) -> tuple[str, ...]:
+    """Names of the fields that differ between the records people saw and the records as they are."""
+    changed: list[str] = []
+    for fact in sorted({*before, *now}):
+        old, new = before.get(fact), now.get(fact)
+        if isinstance(old, dict) and isinstance(new, dict):
+            changed += [f"{fact}.{name}" for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
+        elif old != new:
+            changed.append(fact)
+    return tuple(changed) or ("record",)

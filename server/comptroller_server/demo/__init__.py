@@ -1,0 +1,1 @@
+"""`comptroller demo`: the main job, played by real processes."""

@@ -1,0 +1,432 @@
+"""Streamable HTTP on loopback: one ASGI wrapper that checks everything before the SDK sees a byte.
+
+In this order: Host, Origin, path, token, method, body. Until an identity provider is configured no other address
+is served. (MCP 2026-07-28 "Streamable HTTP" and its security warning; RFC 6750 for the token.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from functools import lru_cache
+from typing import Any, cast
+
+import uvicorn
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from comptroller_audit.vocabulary import JsonObject, Subject
+from comptroller_server.errors import IdentityError, TransportError
+from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
+from comptroller_server.face.http_sessions import SESSION_HEADER, StreamedSessions, opens_one
+from comptroller_server.face.identity import LocalIdentity
+from comptroller_server.face.protocol import (
+    TASK_IN_SCOPE,
+    GovernedServer,
+    RequestContext,
+    asking_subject,
+    not_a_message,
+    parse_message,
+)
+from comptroller_server.signals import stop_on_signals
+
+__all__ = [
+    "BODY_WAIT_S",
+    "DRAIN_S",
+    "PATH",
+    "SESSIONS_MAX",
+    "build_app",
+    "loopback",
+    "serve_http",
+    "subject_of",
+]
+
+PATH = "/mcp"
+
+DRAIN_S = 10.0
+"""How long the end waits for calls in flight, seconds. What remains is in doubt, and recovery finds it."""
+
+BODY_WAIT_S = 30.0
+"""How long one request body may take to arrive, seconds."""
+
+SESSIONS_MAX = 1_000
+"""Open sessions of the 2025 protocol era; each idle one ends after SESSION_IDLE_S. The 2026 era has none."""
+
+SESSION_IDLE_S = 1_800.0
+
+_SUBJECT = "comptroller.subject"
+_TASK_HEADER = b"comptroller-task"
+_LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+
+
+def subject_of(ctx: RequestContext) -> Subject:
+    """The subject of this very request, as its token proved it. Give it to `build_server`.
+
+    Raises `IdentityError` when the request did not come through `build_app`.
+    """
+    scope = cast("Mapping[str, Any]", getattr(ctx.request, "scope", {}))
+    subject = scope.get(_SUBJECT)
+    if not isinstance(subject, Subject):
+        raise IdentityError(
+            "this request carries no proved subject; serve it through comptroller_server.face.http"
+        )
+    return subject
+
+
+def build_app(
+    server: GovernedServer,
+    identity: LocalIdentity,
+    *,
+    limits: FrameLimits | None = None,
+    drain_s: float = DRAIN_S,
+) -> ASGIApp:
+    """The ASGI application: `/mcp` for clients with a token, `/healthz` for anyone on this machine.
+
+    Reads the token files, so it raises `IdentityError` as `LocalIdentity.load_tokens` does. It needs its
+    lifespan run (`serve_http` does) and serves one lifespan only.
+    """
+    identity.load_tokens()
+    return _App(server, identity, limits or FrameLimits(), drain_s)
+
+
+class _App:
+    def __init__(
+        self, server: GovernedServer, identity: LocalIdentity, limits: FrameLimits, drain_s: float
+    ) -> None:
+        self._server = server
+        self._identity = identity
+        self._limits = limits
+        self._drain_s = drain_s
+        self._sdk = self._manager(json_response=True)
+        self._sdk_streaming = self._manager(json_response=False)
+        self._streamed = StreamedSessions(SESSIONS_MAX)
+
+    def _manager(self, *, json_response: bool) -> StreamableHTTPSessionManager:
+        return StreamableHTTPSessionManager(
+            self._server,
+            json_response=json_response,
+            max_request_body_size=self._limits.bytes_max,
+            max_sessions=SESSIONS_MAX,
+            session_idle_timeout=SESSION_IDLE_S,
+            # Host and Origin are checked here, by exact port; the SDK's own check takes any port.
+            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+        )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http":
+            await self._http(scope, receive, send)
+        else:
+            raise TransportError(f"a {scope['type']} connection is not served; use HTTP")
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._sdk.run())
+            await stack.enter_async_context(self._sdk_streaming.run())
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await self._server.drain(self._drain_s)  # the SDK's tasks are cancelled when the stack unwinds
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = _Headers(scope["headers"])
+        refusal = _wrong_place(scope, headers)
+        if refusal is not None:
+            await refusal(send)
+        elif scope["path"] == "/healthz":
+            await _healthz(scope["method"])(send)
+        elif scope["path"] != PATH:
+            await _plain(404, f"Nothing is here. The MCP endpoint is {PATH}.")(send)
+        else:
+            await self._mcp(scope, headers, receive, send)
+
+    async def _mcp(self, scope: Scope, headers: _Headers, receive: Receive, send: Send) -> None:
+        subject = self._who(headers)
+        if subject is None:
+            await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
+            return
+        sdk = self._sdk_streaming if headers.only(SESSION_HEADER) in self._streamed else self._sdk
+        if headers.has_strange():  # a grant that is passed over would let more happen than was meant
+            text = "Of Comptroller-* headers this server understands Comptroller-Task, given once."
+            await _plain(400, text)(send)
+            return
+        if scope["method"] == "POST":
+            framed = await self._framed(receive)
+            if framed is None:
+                return
+            if isinstance(framed, _Answer):
+                await framed(send)
+                return
+            receive = _replay(framed.data, receive)
+            if _wants_progress(headers, framed.message):
+                sdk = self._sdk_streaming
+            elif opens_one(framed.message):
+                sdk, send = self._sdk_streaming, self._streamed.noting(send)
+        elif scope["method"] not in ("GET", "DELETE"):
+            await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
+            return
+        asking_subject.set(subject)
+        await sdk.handle_request(_for_sdk(scope, subject, headers.only(_TASK_HEADER)), receive, send)
+
+    def _who(self, headers: _Headers) -> Subject | None:
+        value = headers.only(b"authorization")
+        if value is None:
+            return None
+        scheme, _, token = value.partition(" ")
+        return self._identity.verify(token.strip()) if scheme.lower() == "bearer" else None
+
+    async def _framed(self, receive: Receive) -> Framed | _Answer | None:
+        """The body, framed; or what to answer instead; or None when the client has gone."""
+        try:
+            async with asyncio.timeout(BODY_WAIT_S):
+                framed = await read_framed_body(receive, self._limits)
+        except TimeoutError:
+            return _plain(408, f"The request body did not arrive within {BODY_WAIT_S:g} seconds.")
+        if isinstance(framed, FrameRefusal):
+            return _frame_refused(framed)
+        if framed is not None and parse_message(framed.message) is None:
+            body = not_a_message(framed.message).model_dump_json(by_alias=True, exclude_unset=True)
+            return _Answer(400, body.encode(), b"application/json")
+        return framed
+
+
+def _for_sdk(scope: Scope, subject: Subject, task: str | None) -> Scope:
+    """The request as the SDK gets it: the subject in place of the token, and the task beside it.
+
+    `user` makes the SDK bind each session of the 2025 era to the subject that opened it; for another one the
+    session does not exist (404).
+    """
+    ours = (b"authorization", _TASK_HEADER)
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() not in ours]
+    return {**scope, "headers": headers, "user": _user(subject), _SUBJECT: subject, TASK_IN_SCOPE: task}
+
+
+@lru_cache(maxsize=1_000)
+def _user(subject: Subject) -> AuthenticatedUser:
+    owner = AccessToken(
+        token="withheld",  # noqa: S106 - the point is that it is none
+        client_id=subject.actor.id,
+        scopes=[],
+        subject=subject.principal.subject,
+        claims={"iss": subject.principal.issuer, "tenant": subject.tenant},
+    )
+    return AuthenticatedUser(owner)
+
+
+def _wants_progress(headers: _Headers, message: JsonObject) -> bool:
+    """Whether the answer may have to be a stream. Streams cost a little more, so only those who ask get one.
+
+    Only in the 2026 era, where each request stands alone. A 2025 session is of one kind, and most answer in
+    JSON (`http_sessions`): their clients get the result without the progress.
+    """
+    if headers.only(b"mcp-protocol-version") in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
+        return False
+    params = message.get("params")
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    return (
+        isinstance(meta, dict)
+        and "progressToken" in meta
+        and "text/event-stream" in (headers.only(b"accept") or "")
+    )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return again
+
+
+class _Headers:
+    """Raw headers. Asked for one value, it knows none when the header came twice: readers would disagree."""
+
+    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
+        self._raw = raw
+
+    def count(self, name: bytes) -> int:
+        return sum(1 for key, _ in self._raw if key == name)
+
+    def has_strange(self) -> bool:
+        """Whether a header of ours is there that nothing would read, or one that readers would disagree about."""
+        ours = [key for key, _ in self._raw if key.lower().startswith(b"comptroller-")]
+        return ours not in ([], [_TASK_HEADER])
+
+    def only(self, name: bytes) -> str | None:
+        values = [value for key, value in self._raw if key == name]
+        return values[0].decode("latin-1") if len(values) == 1 else None
+
+
+def _wrong_place(scope: Scope, headers: _Headers) -> _Answer | None:
+    """A page in a browser reaches loopback by a name of its own (DNS rebinding); Host and Origin give it away."""
+    hosts = _own_names(*cast("tuple[str, int]", scope["server"]))
+    if headers.only(b"host") not in hosts:
+        return _plain(421, "The Host header does not name this server.")
+    if headers.count(b"origin"):
+        origin = headers.only(b"origin")
+        if origin not in {f"http://{host}" for host in hosts}:
+            return _plain(403, "Requests from this Origin are not served.")
+    return None
+
+
+@lru_cache(maxsize=16)
+def _own_names(address: str, port: int) -> frozenset[str]:
+    """`host:port` of the socket that took the connection, under each name loopback has."""
+    own = f"[{address}]" if ":" in address else address
+    names = frozenset((*_LOOPBACK_NAMES, own))
+    with_port = frozenset(f"{name}:{port}" for name in names)
+    return with_port | names if port == 80 else with_port
+
+
+class _Answer:
+    """A whole HTTP response of ours."""
+
+    def __init__(self, status: int, body: bytes, content_type: bytes, *more: tuple[bytes, bytes]) -> None:
+        self.status = status
+        self._body = body
+        self._headers = [
+            (b"content-type", content_type),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            (b"x-content-type-options", b"nosniff"),
+            *more,
+        ]
+
+    async def __call__(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def _plain(status: int, text: str, *more: tuple[bytes, bytes]) -> _Answer:
+    return _Answer(status, text.encode() + b"\n", b"text/plain; charset=utf-8", *more)
+
+
+def _healthz(method: str) -> _Answer:
+    if method not in ("GET", "HEAD"):
+        return _plain(405, "Use GET.", (b"allow", b"GET, HEAD"))
+    return _plain(200, "ok")
+
+
+def _unauthorized(*, presented: bool) -> _Answer:
+    challenge = b'Bearer realm="comptroller"' + (b', error="invalid_token"' if presented else b"")
+    text = "A client's token is needed: Authorization: Bearer <the line in its token file>."
+    return _plain(401, text, (b"www-authenticate", challenge))
+
+
+def _frame_refused(refusal: FrameRefusal) -> _Answer:
+    # The rest of a refused body may still be on its way, so this connection ends here.
+    return _Answer(refusal.http_status, refusal.answer, b"application/json", (b"connection", b"close"))
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn that tells when it listens and leaves signals alone.
+
+    Its own handler raises the signal again at the end, which would kill the process before the store closes.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+async def serve_http(
+    app: ASGIApp,
+    host: str,
+    port: int,
+    *,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+    drain_s: float = DRAIN_S,
+) -> None:
+    """Serve `app` on `host:port` (0 picks a free port) until `stop` is set, by default by SIGINT or SIGTERM.
+
+    `ready` is called once with the URL of the endpoint. At the end nothing new is accepted, requests in flight
+    are waited for, `drain_s` seconds at most, then the app's lifespan ends.
+
+    Raises `TransportError` for an address that is not loopback or cannot be bound.
+    """
+    bound = _bind(loopback(host), port)
+    with bound:
+        url = _url(bound)
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            proxy_headers=False,
+            server_header=False,
+            timeout_graceful_shutdown=max(1, round(drain_s)),
+        )
+        server = _Uvicorn(config, (lambda: ready(url)) if ready else (lambda: None))
+        with stop_on_signals(stop) as asked:
+            await _serve_until(server, bound, asked)
+        if not server.started:
+            raise TransportError(f"the HTTP server on {url} did not start; the log above says why")
+
+
+async def _serve_until(server: _Uvicorn, bound: socket.socket, asked: asyncio.Event) -> None:
+    async def end_when_asked() -> None:
+        await asked.wait()
+        server.should_exit = True
+
+    watcher = asyncio.create_task(end_when_asked())
+    try:
+        await server.serve(sockets=[bound])
+    finally:
+        watcher.cancel()
+
+
+def loopback(host: str) -> str:
+    """The address to bind. `localhost` is 127.0.0.1: what a resolver says does not decide who can connect."""
+    name = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
+    try:
+        if ipaddress.ip_address(name).is_loopback:
+            return name
+    except ValueError:
+        pass
+    raise TransportError(
+        f"--http {host}: only loopback addresses (127.0.0.1, ::1, localhost) are served until an identity "
+        "provider is configured; use one of these"
+    )
+
+
+def _bind(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    # asyncio turns Nagle's delay (40 ms an answer) off only where the protocol is named.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        raise TransportError(
+            f"--http {address}:{port} cannot be bound ({error}); stop what uses the port or name another"
+        ) from error
+    return bound
+
+
+def _url(bound: socket.socket) -> str:
+    address, port = cast("tuple[str, int]", bound.getsockname()[:2])
+    return f"http://{f'[{address}]' if ':' in address else address}:{port}{PATH}"

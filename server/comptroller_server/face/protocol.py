@@ -1,0 +1,372 @@
+"""The MCP face: what a client sees of the pipeline, the same on every transport and in both protocol eras.
+
+It lists tools as one principal sees them, hands each `tools/call` to the `Governor`, and turns the `Answer` into
+a result. It decides nothing. (MCP 2025-11-25 and 2026-07-28, "Tools".)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NoReturn, TypeAlias, cast
+
+import structlog
+from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel import Server
+from mcp.server.session import ServerSession
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    CallToolRequestParams,
+    CallToolResult,
+    ErrorData,
+    InputRequiredResult,
+    JSONRPCError,
+    JSONRPCMessage,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
+from pydantic import TypeAdapter, ValidationError
+
+from comptroller_audit.vocabulary import Code, Effect, JsonObject, Refusal, Subject
+from comptroller_server.call.proposal import AdvertisedTool, Answer, Governor, Proposal
+from comptroller_server.face.elicitation import (
+    ELICITATION_WAIT_S,
+    Pushes,
+    can_ask,
+    confirmation_of,
+    input_required,
+    is_modern,
+)
+
+__all__ = [
+    "LIST_TTL_MS",
+    "OUR_META",
+    "PROGRESS_MESSAGE_CHARS_MAX",
+    "PROGRESS_REPORTS_MAX",
+    "PROGRESS_WAIT_S",
+    "TASK_IN_SCOPE",
+    "GovernedServer",
+    "RequestContext",
+    "SubjectOf",
+    "asking_subject",
+    "build_server",
+    "not_a_message",
+    "parse_message",
+]
+
+RequestContext: TypeAlias = ServerRequestContext[Any, Any]
+SubjectOf: TypeAlias = Callable[[RequestContext], Subject]
+"""Who asks, as the transport proved it. Raises `IdentityError` when the transport proved nobody."""
+
+TASK_IN_SCOPE = "comptroller.task"
+"""Where the HTTP transport leaves the header `Comptroller-Task`."""
+
+OUR_META = "comptroller/"
+"""Every `_meta` key of ours starts with this, and no other key leaves in an answer."""
+
+LIST_TTL_MS = 5_000
+"""How long a client may keep a tool list, milliseconds. Short, because a switch or a policy can change it."""
+
+PROGRESS_REPORTS_MAX = 1_000
+"""Progress notifications relayed for one call; a tool that reports more is not heard further."""
+
+PROGRESS_MESSAGE_CHARS_MAX = 500
+PROGRESS_WAIT_S = 1.0
+"""How long one progress report may wait for a client that does not read, seconds. Then it is dropped."""
+
+TOOL_NAME_CHARS_MAX = 128
+"""The longest tool name (MCP 2026-07-28, "Tool names"); longer ones are quoted cut."""
+
+_INSTRUCTIONS = (
+    "Every tool here is governed: calls are checked against policy and budgets, verified and recorded. "
+    "A refusal says why and what to do next. If a call is pending approval, do not repeat it: "
+    "call resume_call with the id it gives."
+)
+_UNFINISHED = Refusal(
+    Code.INTERNAL,
+    "This call failed because of an internal error, and it is not known here whether it took effect. "
+    "Do not repeat it before a person has looked at the record of calls.",
+    retry="person",
+)
+
+asking_subject: ContextVar[Subject | None] = ContextVar("asking_subject", default=None)
+"""Set by the HTTP transport for the one check the SDK makes before it dispatches (see `_header_schema`)."""
+
+_response: TypeAdapter[JSONRPCResponse | JSONRPCError] = TypeAdapter(JSONRPCResponse | JSONRPCError)
+_log = structlog.get_logger("comptroller.protocol")
+
+
+class GovernedServer(Server[Any]):
+    """The SDK's low-level server with the pipeline behind it. Calls outlive the request that asked for them."""
+
+    def __init__(self, governor: Governor, subject_of: SubjectOf, version: str, pushes: Pushes) -> None:
+        self._pushes = pushes
+        self._governor = governor
+        self._subject_of = subject_of
+        self._running: set[asyncio.Task[Answer]] = set()
+        self._declares_headers: dict[str, tuple[Mapping[str, Any], bool]] = {}
+        super().__init__(
+            "comptroller",
+            version=version,
+            instructions=_INSTRUCTIONS,
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+            # Without this the SDK runs the whole `tools/list` before every modern HTTP call.
+            get_tool_input_schema=self._header_schema,
+        )
+        # The SDK's tracing puts raw exception texts into spans; spans are a sink like any other.
+        self.middleware.clear()
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have not ended, those whose caller has gone included."""
+        return len(self._running)
+
+    def stop_asking(self) -> None:
+        """Questions to the person at a client of the 2025 era go unanswered from here on."""
+        self._pushes.stop()
+
+    async def drain(self, wait_s: float) -> int:
+        """Wait until every call has ended, `wait_s` seconds at most. Returns how many have not.
+
+        What remains is not cancelled here: it is in doubt, and recovery finds it.
+        """
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while self._running:
+            left = deadline - asyncio.get_running_loop().time()
+            if left <= 0:
+                break
+            await asyncio.wait(set(self._running), timeout=left)
+        return len(self._running)
+
+    async def _list_tools(
+        self, ctx: RequestContext, params: PaginatedRequestParams | None
+    ) -> ListToolsResult:
+        if params is not None and params.cursor is not None:
+            raise MCPError(
+                INVALID_PARAMS, "Invalid cursor: this list has one page; ask again without a cursor."
+            )
+        try:
+            tools = [_advertise(tool) for tool in self._governor.listing(self._subject_of(ctx))]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
+            _fail("tools/list", error)
+        # Private: the list is this principal's, and clients and gateways cache it.
+        return ListToolsResult(tools=tools, ttl_ms=LIST_TTL_MS, cache_scope="private")
+
+    async def _call_tool(
+        self, ctx: RequestContext, params: CallToolRequestParams
+    ) -> CallToolResult | InputRequiredResult:
+        relay = _ProgressRelay(ctx)
+        try:
+            proposal = Proposal(
+                subject=self._subject_of(ctx),
+                tool=params.name,
+                arguments=params.arguments or {},
+                meta=_wire_meta(ctx),
+                progress=relay,
+                can_ask=can_ask(ctx),
+                confirmation=confirmation_of(ctx, params),
+                task_header=_scope(ctx).get(TASK_IN_SCOPE),
+                by_token=ctx.request is not None,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
+            _fail("tools/call", error)
+        try:
+            answer = await self._outlive_caller(proposal)
+            if answer.asks is not None and not is_modern(ctx):
+                answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
+        finally:
+            relay.close()
+        if answer.asks is not None and is_modern(ctx):
+            return input_required(ctx, answer.asks)
+        if answer.unknown_tool:
+            raise MCPError(INVALID_PARAMS, f"Unknown tool: {_cut(params.name, TOOL_NAME_CHARS_MAX)}")
+        return _result(answer)
+
+    async def _outlive_caller(self, proposal: Proposal) -> Answer:
+        """Run the call in its own task: a caller that goes away stops waiting, and nothing else stops."""
+        task = asyncio.create_task(self._governor.call(proposal), name=f"call {proposal.tool[:40]}")
+        self._running.add(task)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task.add_done_callback(functools.partial(self._ended, ended))
+        await ended  # being cancelled here leaves the task alone
+        if task.cancelled() or task.exception() is not None:
+            return _unfinished()
+        return task.result()
+
+    def _ended(self, waiter: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
+        self._running.discard(task)
+        if not waiter.done():
+            waiter.set_result(None)
+        if task.cancelled():
+            _log.error("call_cancelled", task=task.get_name())
+        elif (error := task.exception()) is not None:
+            _log_error("tools/call", error)
+
+    def _header_schema(self, name: str) -> Mapping[str, Any] | None:
+        """The schema for the SDK's `Mcp-Param-*` check, or None where there is nothing to check.
+
+        The SDK asks by name alone. A hidden tool whose schema declares headers would answer with a header
+        mismatch where a missing one answers "unknown", so only what the asking principal is shown counts.
+        """
+        schema = self._governor.input_schema(name)
+        if schema is None or not self._has_headers(name, schema):
+            return None
+        subject = asking_subject.get()
+        if subject is None or all(tool.name != name for tool in self._governor.listing(subject)):
+            return None
+        return schema
+
+    def _has_headers(self, name: str, schema: Mapping[str, Any]) -> bool:
+        known = self._declares_headers.get(name)
+        if known is None or known[0] is not schema:
+            known = (schema, _mentions(schema, "x-mcp-header"))
+            self._declares_headers[name] = known
+        return known[1]
+
+
+def build_server(
+    governor: Governor, *, subject_of: SubjectOf, version: str, elicitation_wait_s: float = ELICITATION_WAIT_S
+) -> GovernedServer:
+    """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`."""
+    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s))
+
+
+def parse_message(message: JsonObject) -> JSONRPCMessage | None:
+    """A framed object as the JSON-RPC message it is, or None when it is none.
+
+    What has an `id` is a request (JSON-RPC 2.0 §4.1). The SDK's own parser takes one whose id is null, a
+    float or a boolean for a notification, and then nobody answers it.
+    """
+    try:
+        if "method" not in message:
+            return _response.validate_python(message, by_name=False)
+        kind = JSONRPCRequest if "id" in message else JSONRPCNotification
+        return kind.model_validate(message, by_name=False)
+    except ValidationError:
+        return None
+
+
+def not_a_message(message: JsonObject) -> JSONRPCError:
+    """What answers an object that `parse_message` does not know, with its id if it has a usable one."""
+    given = message.get("id")
+    request = given if isinstance(given, str | int) and not isinstance(given, bool) else None
+    text = "Not a JSON-RPC 2.0 message; send a request with a text or integer id, or a notification without."
+    return JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=INVALID_REQUEST, message=text))
+
+
+class _ProgressRelay:
+    """Relays a tool's progress to a client that asked for it. It never fails or holds up the call.
+
+    Progress must increase (MCP "Progress"), so what does not is dropped, as is what is not a number.
+    """
+
+    def __init__(self, ctx: RequestContext) -> None:
+        self._session: ServerSession | None = ctx.session  # itself silent when the client did not ask
+        self._last = -math.inf
+        self._left = PROGRESS_REPORTS_MAX
+
+    async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
+        if self._session is None or not math.isfinite(progress) or progress <= self._last or self._left == 0:
+            return
+        self._last = progress
+        self._left -= 1
+        finite_total = total if total is not None and math.isfinite(total) else None
+        text = None if message is None else _cut(message, PROGRESS_MESSAGE_CHARS_MAX)
+        try:
+            async with asyncio.timeout(PROGRESS_WAIT_S):
+                await self._session.report_progress(progress, finite_total, text)
+        except Exception:  # noqa: BLE001 - progress never fails a call
+            self._session = None  # the client is gone or does not read: stop trying
+
+    def close(self) -> None:
+        """The request was answered or given up: a report after that would be a protocol error."""
+        self._session = None
+
+
+def _advertise(tool: AdvertisedTool) -> Tool:
+    return Tool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=dict(tool.input_schema),
+        output_schema=None if tool.output_schema is None else dict(tool.output_schema),
+        annotations=_annotations(tool.effect),
+    )
+
+
+def _annotations(effect: Effect) -> ToolAnnotations:
+    """Hints from the operator's classification, never from an upstream's. Nothing is claimed idempotent."""
+    if effect is Effect.READ:
+        return ToolAnnotations(read_only_hint=True, destructive_hint=False)
+    return ToolAnnotations(read_only_hint=False, destructive_hint=effect is not Effect.CREATE)
+
+
+def _result(answer: Answer) -> CallToolResult:
+    """An error carries no structured content: several clients would show that in place of the text."""
+    return CallToolResult(
+        content=[TextContent(text=answer.text)],
+        structured_content=None if answer.is_error else answer.structured,
+        is_error=answer.is_error,
+        _meta={key: value for key, value in answer.meta.items() if key.startswith(OUR_META)} or None,
+    )
+
+
+def _unfinished() -> Answer:
+    refusal = _UNFINISHED
+    details: JsonObject = {
+        "class": refusal.failure_class.value,
+        "code": refusal.code.value,
+        "retry": refusal.retry,
+        "call": None,
+    }
+    return Answer(text=refusal.text, is_error=True, meta={"comptroller/refusal": details})
+
+
+def _scope(ctx: RequestContext) -> Mapping[str, Any]:
+    """The ASGI scope of an HTTP request; empty on stdio."""
+    return cast("Mapping[str, Any]", getattr(ctx.request, "scope", {}))
+
+
+def _wire_meta(ctx: RequestContext) -> Mapping[str, Any]:
+    meta = ctx.params.get("_meta") if ctx.params else None
+    return cast("Mapping[str, Any]", meta) if isinstance(meta, Mapping) else {}
+
+
+def _mentions(value: object, key: str) -> bool:
+    if isinstance(value, Mapping):
+        inner = cast("Mapping[str, object]", value)
+        return key in inner or any(_mentions(each, key) for each in inner.values())
+    return isinstance(value, list) and any(_mentions(each, key) for each in cast("list[object]", value))
+
+
+def _cut(text: str, chars_max: int) -> str:
+    return text if len(text) <= chars_max else text[: chars_max - 1] + "…"
+
+
+def _fail(method: str, error: Exception) -> NoReturn:
+    """On the 2025 wire the SDK would send the exception's own text; the client gets ours."""
+    _log_error(method, error)
+    raise MCPError(
+        INTERNAL_ERROR, "Internal error. Nothing was done; the operator's log says where."
+    ) from None
+
+
+def _log_error(method: str, error: BaseException) -> None:
+    """Type and place only: the text of an exception may hold a secret."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    where = None if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    _log.error("unexpected_error", method=method, error=type(error).__qualname__, where=where)

@@ -1,0 +1,1 @@
+"""Where a person is asked at the client, and who goes without one."""

@@ -1,0 +1,1 @@
+"""Reversing what a call or a whole task did, by governed calls."""
