@@ -526,6 +526,18 @@ MUTATIONS = (
         "        if APPROVER not in voter.roles:\n",
         "tests/server/test_rollout_command.py::test_a_credential_that_the_agent_can_read_promotes_nothing",
     ),
+    Mutation(
+        f"{_SERVER}/commands/switches.py",
+        "            if not voter.counts:\n",
+        "            if False:\n",
+        "tests/server/test_cli.py::test_a_halt_is_lifted_by_an_approver_only",
+    ),
+    Mutation(
+        f"{_POLICY}/approvers.py",
+        "if not self.added_by and state.head.size + len(state.records) != self.log_size:",
+        "if False:",
+        "tests/policy/test_approvers.py::test_of_two_who_found_nobody_enrolled_one_becomes_the_first",
+    ),
     # -- switches and dispatch ------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/dispatch.py",

@@ -85,7 +85,8 @@ def approver_names(reader: Reader, tenant: str) -> list[Approver]:
 class EnrolApprover:
     """Part: enrol `name`. `added_by` is an enrolled approver's name, or empty for the first.
 
-    The first is taken only before the store's first `serve` (no bundle has been active) and while nobody is enrolled.
+    The first is taken only before the store's first `serve` (no bundle has been active) and while nobody is enrolled:
+    `log_size` is the size of the log, read before nobody was found enrolled, and no record may have come since.
     """
 
     name: str
@@ -93,17 +94,23 @@ class EnrolApprover:
     scrypt: str
     roles: tuple[str, ...]
     added_by: str
-    nobody_enrolled: bool
+    log_size: int | None
 
     def keys(self) -> Iterable[Key]:
         return [(APPROVERS, self.name), *([(APPROVERS, self.added_by)] if self.added_by else [])]
 
     def apply(self, state: State) -> Stop | None:
-        if not self.added_by and (state.head.bundle or not self.nobody_enrolled):
+        if not self.added_by and (state.head.bundle or self.log_size is None):
             return Refusal(
                 Code.DENIED,
                 "This store has served already, so a new approver needs an enrolled approver's credential "
                 "(--credential-file).",
+            )
+        if not self.added_by and state.head.size + len(state.records) != self.log_size:
+            return Refusal(
+                Code.DENIED,
+                "Somebody changed this store at the same moment, so nobody was enrolled. Look at "
+                "`comptroller approver list`, then try again.",
             )
         if self.added_by and state.get(APPROVERS, self.added_by) is None:
             return Refusal(Code.DENIED, f"{self.added_by} is not an enrolled approver of this store.")

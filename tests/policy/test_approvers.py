@@ -24,9 +24,9 @@ SALT = b"sixteen bytes ok"
 
 
 def enrol(
-    name: str = "alice", credential: str = "alice.x", added_by: str = "", nobody_enrolled: bool = True
+    name: str = "alice", credential: str = "alice.x", added_by: str = "", log_size: int | None = 0
 ) -> EnrolApprover:
-    return EnrolApprover(name, SALT.hex(), hashed(credential, SALT), ("approver",), added_by, nobody_enrolled)
+    return EnrolApprover(name, SALT.hex(), hashed(credential, SALT), ("approver",), added_by, log_size)
 
 
 def code(stop: Stop | None) -> Code:
@@ -57,19 +57,28 @@ def test_after_the_first_serve_nobody_enrols_without_an_approver() -> None:
 
 def test_once_somebody_is_enrolled_nobody_enrols_without_an_approver() -> None:
     table = with_alice()
-    assert code(table.run(enrol("bob", nobody_enrolled=False))) is Code.DENIED
+    assert code(table.run(enrol("bob", log_size=None))) is Code.DENIED
+
+
+def test_of_two_who_found_nobody_enrolled_one_becomes_the_first() -> None:
+    table = bench()
+    assert table.run(enrol("alice"), enrol("bob")) is not None
+    assert table.rows == {}
+    table = with_alice()
+    assert code(table.run(enrol("bob"))) is Code.DENIED
+    assert (APPROVERS, "bob") not in table.rows
 
 
 def test_an_enrolled_approver_enrols_others_at_any_time() -> None:
     table = with_alice()
     table.head.bundle = "sha256:1"
-    assert table.run(enrol("bob", added_by="alice", nobody_enrolled=False)) is None
+    assert table.run(enrol("bob", added_by="alice", log_size=None)) is None
     assert table.row(APPROVERS, "bob")["added_by"] == "alice"
 
 
 def test_somebody_who_is_not_enrolled_enrols_nobody() -> None:
     table = with_alice()
-    assert code(table.run(enrol("bob", added_by="mallory", nobody_enrolled=False))) is Code.DENIED
+    assert code(table.run(enrol("bob", added_by="mallory", log_size=None))) is Code.DENIED
     assert (APPROVERS, "bob") not in table.rows
 
 

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from comptroller_audit.ambient import SystemClock
 from comptroller_audit.owners import OWNERS, Acknowledge, owner_locks
 from comptroller_audit.unit import Unit
+from comptroller_audit.vocabulary import RecordType
 from comptroller_server.cli import cli
 from comptroller_server.commands import opening
 from comptroller_server.commands.showing import emit, plain
 from comptroller_server.installation import TENANT
 from comptroller_tools.desk.faults import Fault, FaultKind, Point
 from tests.scenarios.kit import call_of, code_of, details_of, opened, placed, tool_of
-from tests.server.cli_kit import accepting_own_files, at_work, run, run_in_thread
+from tests.server.cli_kit import RealClock, accepting_own_files, at_work, run, run_in_thread
 
 HOSTILE = "pay\x1b[2Jme \u202eeuro\x9b1m\r\nApproved by olga"
 
@@ -712,9 +713,33 @@ async def test_halt_waits_for_the_server_to_obey_and_resume_lifts_it(tmp_path: P
         [owner] = told["owners"]
         assert (owner["owner"], owner["acknowledged"], owner["waiting"]) == (shop.service.owner.id, True, 0)
         assert code_of(await shop.refund(invoice, 5)) == "halted"  # at once: the server has said so
-        said = await desk.run("resume", *words, "--reason", "all is well")
+        said = await desk.run(
+            "resume", *words, "--reason", "all is well", "--credential-file", str(desk.credential)
+        )
         assert "obeys" in said
         assert code_of(await shop.refund(invoice, 5)) is None
+
+
+@pytest.mark.anyio
+async def test_a_halt_is_lifted_by_an_approver_only(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as desk:
+        shop, invoice = desk.shop, desk.shop.paid()[0]
+        await desk.run("halt", "--reason", "look into it")
+        words = ("resume", "--reason", "I was told to")
+        assert "approver's credential" in await desk.run(*words, code=1)
+        assert (await desk.json(*words, code=1))["ok"] is False
+        assert code_of(await shop.refund(invoice, 5)) == "halted"
+        await desk.run(*words, "--credential-file", str(desk.credential))
+        assert code_of(await shop.refund(invoice, 5)) is None
+        assert [packet["by"] for packet in shop.packets(RecordType.SWITCH_CLEARED)] == ["olga"]
+
+
+@pytest.mark.anyio
+async def test_where_nobody_is_enrolled_whoever_has_the_account_lifts_a_halt(tmp_path: Path) -> None:
+    async with opened(tmp_path, clock=RealClock()) as shop:
+        for word in ("halt", "resume"):
+            assert (await run_in_thread(tmp_path, word, "--reason", "look into it")).exit_code == 0
+        assert code_of(await shop.refund(shop.paid()[0], 5)) is None
 
 
 @pytest.mark.anyio

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
-from comptroller_policy.approvers import EnrolApprover, approver_names, hashed, new_credential
+from comptroller_policy.approvers import Approver, EnrolApprover, approver_names, hashed, new_credential
 from comptroller_policy.rules import REQUESTER
 from comptroller_server.commands.credentials import forget_credential, identify, keep_credential
 from comptroller_server.commands.invocation import findings, invocation_of, options
@@ -73,7 +75,7 @@ def add(
     salt = secrets.token_bytes(SALT_BYTES)
 
     async def enrol(installation: Installation) -> str | None:
-        known = await installation.store.read(lambda reader: approver_names(reader, TENANT))
+        size, known = await installation.store.read(_enrolled)
         added_by = ""
         if known:
             voter = await identify(installation, credential_file)
@@ -81,7 +83,12 @@ def add(
                 return "An enrolled approver's credential is needed to enrol another one (--credential-file)."
             added_by = voter.name
         part = EnrolApprover(
-            name, salt.hex(), hashed(credential, salt), tuple(dict.fromkeys(roles)), added_by, not known
+            name,
+            salt.hex(),
+            hashed(credential, salt),
+            tuple(dict.fromkeys(roles)),
+            added_by,
+            None if known else size,
         )
         if credential_out is not None:  # before the commit: nobody is enrolled with a credential nobody has
             keep_credential(credential_out, credential)
@@ -108,6 +115,12 @@ def add(
             say(credential)
     if problem is not None:
         findings()
+
+
+def _enrolled(reader: Reader) -> tuple[int, Sequence[Approver]]:
+    """The log's size, read first, and who is enrolled: an enrolment in between shows in one of them."""
+    head = reader.head(TENANT)
+    return (head.size if head else 0), approver_names(reader, TENANT)
 
 
 @approver.command("list")

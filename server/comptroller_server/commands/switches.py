@@ -1,5 +1,8 @@
 """`comptroller halt` and `resume`: kill switches, and the wait until every server has said that it obeys.
 
+Anybody may halt. Lifting a halt takes an approver's credential as soon as anybody is enrolled as an approver: the
+agent that was halted may have a shell.
+
 When `halt` ends with 0, no call that was not dispatched will be: the switch is committed under the lock that every
 commit takes, and each live server has acknowledged its sequence after looking at it.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +23,9 @@ from comptroller_audit.owners import LEASE_S, OwnerLocks, OwnerRow, owner_locks
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Unit
 from comptroller_budgets.tasks import TaskRow
+from comptroller_policy.approvers import approver_names
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
+from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import emit, say
@@ -29,6 +35,7 @@ from comptroller_server.installation import TENANT, Installation, principal_key
 __all__ = ["halt", "resume"]
 
 POLL_S = 0.02
+_NO_CREDENTIAL = "lifting a halt needs an approver's credential (--credential-file)."
 _OWNERS = table_of(OwnerRow)
 _ALL_OWNERS = select(
     _OWNERS.c.id, _OWNERS.c.switch_seq, _OWNERS.c.waiting, _OWNERS.c.dispatched, _OWNERS.c.done
@@ -66,6 +73,15 @@ class OwnerCounts:
     done: int
 
 
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """A switch as it was changed: its sequence, and what the live servers said of it."""
+
+    target: Target
+    seq: int
+    owners: list[OwnerCounts]
+
+
 def _scoped(command: Any) -> Any:
     for option in (
         click.option("--tool", help="One tool."),
@@ -86,34 +102,70 @@ def halt(ctx: click.Context, tool: str | None, task: str | None, principal: str 
 
     When it ends with 0, no call that was not dispatched will be. Calls already dispatched run to their end.
     """
-    _turn(invocation_of(ctx), True, tool, task, principal, reason)
+    invocation = invocation_of(ctx)
+    _one_of(tool, task, principal)
+
+    async def work(installation: Installation) -> Turned:
+        target = await _target(installation, tool, task, principal)
+        return await _turned(installation, target, SetSwitch(target.switch, reason, account()))
+
+    _tell(invocation, on_store(invocation, work), True, reason)
 
 
 @click.command()
 @_scoped
+@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
 @options()
 @click.pass_context
 def resume(
-    ctx: click.Context, tool: str | None, task: str | None, principal: str | None, reason: str
+    ctx: click.Context,
+    tool: str | None,
+    task: str | None,
+    principal: str | None,
+    reason: str,
+    credential_file: Path | None,
 ) -> None:
-    """Lift what `halt` set with the same options."""
-    _turn(invocation_of(ctx), False, tool, task, principal, reason)
+    """Lift what `halt` set with the same options.
+
+    Where approvers are enrolled it needs the credential of one, from a file or asked on the terminal.
+    """
+    invocation = invocation_of(ctx)
+    _one_of(tool, task, principal)
+
+    async def work(installation: Installation) -> Turned | None:
+        target = await _target(installation, tool, task, principal)
+        by = account()
+        if await installation.store.read(lambda reader: approver_names(reader, TENANT)):
+            voter = await identify(installation, credential_file)
+            if not voter.counts:
+                return None
+            by = voter.name
+        return await _turned(installation, target, ClearSwitch(target.switch, reason, by))
+
+    turned = on_store(invocation, work)
+    if turned is not None:
+        _tell(invocation, turned, False, reason)
+        return
+    if invocation.as_json:
+        emit({"ok": False, "problem": _NO_CREDENTIAL})
+    else:
+        say(f"Nothing was changed: {_NO_CREDENTIAL}")
+    findings()
 
 
-def _turn(
-    invocation: Invocation, on: bool, tool: str | None, task: str | None, principal: str | None, reason: str
-) -> None:
-    if sum(given is not None for given in (tool, task, principal)) > 1:
+def _one_of(*given: str | None) -> None:
+    if sum(one is not None for one in given) > 1:
         raise click.UsageError("give one of --tool, --task and --principal; each is a switch of its own")
 
-    async def work(installation: Installation) -> tuple[Target, int, list[OwnerCounts]]:
-        target = await _target(installation, tool, task, principal)
-        part = (SetSwitch if on else ClearSwitch)(target.switch, reason, account())
-        await installation.store.commit(TENANT, Unit([part]))
-        seq, owners = await _acknowledged(installation)
-        return target, seq, owners
 
-    target, seq, owners = on_store(invocation, work)
+async def _turned(installation: Installation, target: Target, part: SetSwitch | ClearSwitch) -> Turned:
+    await installation.store.commit(TENANT, Unit([part]))
+    seq, owners = await _acknowledged(installation)
+    return Turned(target, seq, owners)
+
+
+def _tell(invocation: Invocation, turned: Turned, on: bool, reason: str) -> None:
+    target, seq, owners = turned.target, turned.seq, turned.owners
     missing = [one for one in owners if not one.acknowledged]
     if invocation.as_json:
         document = {"switch": target.switch, "active": on, "reason": reason, "switch_seq": seq}
