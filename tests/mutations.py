@@ -33,6 +33,13 @@ _SERVER = "server/comptroller_server"
 _S = "tests/scenarios"
 
 MUTATIONS = (
+    # -- how long calls took ---------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/call/took.py",
+        'self.packet["took_ms"] = self.took.in_packet(Step.RECORD)',
+        "pass",
+        f"{_S}/test_took.py::test_waiting_for_the_last_commit_counts",
+    ),
     # -- what models use ------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/metering.py",

@@ -169,6 +169,12 @@ class JudgedView(_Open):
     usage: JudgeUsageView
 
 
+Took = Annotated[
+    dict[str, Annotated[float, Field(ge=0)]],
+    Field(description="milliseconds from receipt to this record, `total` and by step"),
+]
+
+
 class VerificationView(_Open):
     result: Verification
     checks: list[CheckView] = []
@@ -268,6 +274,7 @@ class _Ended(_Open):
     usage: UsageView | None = None
     tokens_given: list[TokenGiven] = []
     reversal: Annotated[Free | None, Field(description="`{tool, arguments}`: what would reverse it")] = None
+    took_ms: Took | None = None
 
 
 class AuditPacket(_Ended):
@@ -297,6 +304,7 @@ class RefusedPacket(_Proposed):
     decision: DecisionView | None = None
     checked: list[CheckedView] = []
     judged: list[JudgedView] = []
+    took_ms: Took | None = None
 
 
 class PendingPacket(_Proposed, _OfTool, _Considered):

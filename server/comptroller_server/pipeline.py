@@ -21,6 +21,7 @@ from comptroller_server.call.loops import Loops
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
 from comptroller_server.call.repeats import Repeats
+from comptroller_server.call.took import Step
 from comptroller_server.call.watch import Watch
 from comptroller_server.checks.checking import Checking
 from comptroller_server.people.canary import Canary
@@ -110,16 +111,20 @@ class Pipeline:
         if (answer := await self._built_ins.answer(case)) is not None:
             return answer
         await self._intake.validate(case)  # 4 validate
+        case.took.mark(Step.VALIDATE)
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
             # A clock set back opens no earlier window again.
             case.window_ms = max(case.received_ms, head.record_ms)
             self._decisions.early(case)  # 5 pre-decide
+            case.took.mark(Step.DECIDE)
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up
+            case.took.mark(Step.LOOK_UP)
             await self._canary.draw(case)  # who goes without a person
             await self._intake.citations.compare(case)
             self._decisions.before(case)  # 7 decide
             await self._checking.before(case)  # checks of the operator's own, which can only refuse
+            case.took.mark(Step.DECIDE)
             if case.resumed is not None or case.decision.verdict is Verdict.NEEDS_APPROVAL:
                 self._outcomes.bind(case)
                 await self._repeats.recheck(case)
@@ -128,6 +133,7 @@ class Pipeline:
                 stop = await self._confirmations.ask(case)
             else:
                 async with self._dispatcher.slot(case):
+                    case.took.mark(Step.WAIT)
                     stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)
                     if stop is None:
                         await self._act(case)
@@ -148,10 +154,14 @@ class Pipeline:
         """From dispatch to what may be released. A side effect that was committed always comes out with a state."""
         try:
             case.outcome = await self._dispatcher.run(case)  # 10 run
+            case.took.mark(Step.RUN)
             await self._outcomes.verify(case, self._look_ups)  # 11 verify
+            case.took.mark(Step.VERIFY)
             await self._checking.after(case)
             self._decisions.after(case)  # 12 decide
+            case.took.mark(Step.DECIDE)
             self._outcomes.release(case)  # 13 release
+            case.took.mark(Step.RELEASE)
         except Exception:
             if not case.committed:
                 raise

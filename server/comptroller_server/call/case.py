@@ -17,6 +17,7 @@ from comptroller_budgets.metering import CallUsage
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
 from comptroller_server.call.proposal import Proposal
+from comptroller_server.call.took import Took
 from comptroller_server.call.traces import Trace
 from comptroller_server.checks.judged import Judged
 from comptroller_server.tasks.built_in_tools import BUILT_INS
@@ -85,7 +86,7 @@ class Case:
     call: str
     attempt: str
     received_ms: int
-    started: float
+    took: Took
     principal_key: str
     task: TaskView
     usage: CallUsage = field(default_factory=CallUsage)

@@ -32,6 +32,7 @@ from comptroller_server.call.citations import uncited
 from comptroller_server.call.endings import effect_ended, pending_ended
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.metering import Metering
+from comptroller_server.call.took import WriteTook
 from comptroller_server.config.model import RolloutConfig
 from comptroller_server.people.canary import case_ended, recovered_ended, share_kept
 from comptroller_server.undo.reversal import told_of
@@ -229,6 +230,7 @@ class Commits:
             reversal = [self.reversal_ended(case.compensates, case, begun=True)]
         return Unit(
             [
+                WriteTook(case.took, record.packet),
                 *case_ended(self._rollout, case),
                 MoveCall(
                     case.call,
@@ -288,6 +290,7 @@ class Commits:
             HistoryUnmoved(case.basis.history),
             self._enter(case, flight=0),
             *self._metering.whole(case),
+            WriteTook(case.took, record.packet),
             Spend(case.call, case.charges),
             OpenCall(
                 case.call, case.state, self._fields(case), record, self._evidence.traces(case, after=None)

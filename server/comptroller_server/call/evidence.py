@@ -113,6 +113,7 @@ class Evidence:
             **_capped(self.proposal(case)),
             **self.considered(case),
             "refusal": self.refusal(refusal),
+            "took_ms": case.took.in_packet(),
         }
         return self._record(RecordType.REFUSED, case, packet)
 
@@ -199,6 +200,7 @@ class Evidence:
             },
             "decision_after": _decision(case.decision_after) if case.decision_after else None,
             "refs": [ref.as_json() for ref in case.refs],
+            "took_ms": case.took.in_packet(),
         }
         if case.usage.is_metered:
             packet["usage"] = case.usage.packet

@@ -27,6 +27,7 @@ from comptroller_server.call.naming import META_REQUEST, META_TASK, call_row, ch
 from comptroller_server.call.proposal import AdvertisedTool, Proposal
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.roads import Roads
+from comptroller_server.call.took import Took
 from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.tasks.taskbook import TaskBook, TaskView
 from comptroller_tools.catalogue import Catalogue, Tool
@@ -105,7 +106,7 @@ class Intake:
             call=self._ids.uuid7(),
             attempt=self._ids.uuid7(),
             received_ms=self._clock.now_ms(),
-            started=self._clock.monotonic(),
+            took=Took(self._clock.monotonic),
             principal_key=principal_key,
             task=await self._task(proposal, principal_key),
         )

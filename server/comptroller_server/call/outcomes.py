@@ -38,6 +38,7 @@ from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.roads import Roads
+from comptroller_server.call.took import Step
 from comptroller_server.undo.reversal import differs
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import EffectHappened, Outcome
@@ -160,6 +161,7 @@ class Outcomes:
             self._dispatcher.counts.waiting -= 1
             return _stop(case, outcome)
         case.committed = True
+        case.took.mark(Step.COMMIT)
         case.state = CallState.COMMITTED
         case.action_receipt = outcome.receipts[-1]
         self._intake.entered(case)

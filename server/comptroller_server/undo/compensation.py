@@ -30,6 +30,7 @@ from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps, service_subject
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import Proposal
+from comptroller_server.call.took import Step, Took
 from comptroller_server.call.watch import Watch
 from comptroller_server.checks.checking import Checking
 from comptroller_server.tasks.taskbook import TaskView
@@ -175,7 +176,7 @@ class Reversals:
             call=call,
             attempt=self._ids.uuid7(),
             received_ms=self._clock.now_ms(),
-            started=self._clock.monotonic(),
+            took=Took(self._clock.monotonic),
             principal_key=keyed_digest(key, "principal", subject.principal.id.encode())[:32],
             task=TaskView(task, "", step, "", is_new=False, remaining_ms=None),
             tool=target,
@@ -191,12 +192,16 @@ class Reversals:
             head = await self._watch.fresh(case.tenant)
             case.window_ms = max(case.received_ms, head.record_ms)
             self._decisions.early(case)
+            case.took.mark(Step.DECIDE)
             await self._look_ups.gather(case, head.switch_seq)
+            case.took.mark(Step.LOOK_UP)
             self._decisions.before(case)
             await self._checking.before(case)
             if case.decision.verdict is Verdict.NEEDS_APPROVAL:
                 raise Refused(_not_covered(case))
+            case.took.mark(Step.DECIDE)
             async with self._dispatcher.slot(case):
+                case.took.mark(Step.WAIT)
                 stop = await self._outcomes.begin(case)
                 if stop is None:
                     await self.act(case)
