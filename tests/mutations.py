@@ -648,6 +648,12 @@ MUTATIONS = (
         f"{_S}/test_citations.py::test_a_tool_that_needs_no_why_needs_one_where_citations_are_demanded",
     ),
     Mutation(
+        f"{_SERVER}/call/intake.py",
+        "            case.uncited = None\n            await self.citations.read(case)\n",
+        "            pass\n",
+        f"{_S}/test_citations.py::test_a_ref_does_not_follow_its_call_into_a_task_that_began_meanwhile",
+    ),
+    Mutation(
         f"{_SERVER}/call/citations.py",
         'read = [citation for citation in case.citations if not citation["listed"]]',
         "read = case.citations",

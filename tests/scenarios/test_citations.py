@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from comptroller_audit.vocabulary import RecordType
 from comptroller_policy.approvals import APPROVALS
 from comptroller_server.call.proposal import Answer
 from comptroller_server.errors import ConfigInvalid
+from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import (
     Changes,
     Clock,
@@ -23,6 +25,7 @@ from tests.scenarios.kit import (
     opened,
     structured,
     tool_of,
+    until,
 )
 from tests.server.cli_kit import run_in_thread
 
@@ -90,6 +93,22 @@ def meanwhile(shop: Shop, invoice: str) -> None:
 
 def citations(*refs: str) -> dict[str, Any]:
     return {"reason": "The customer was charged twice.", "citations": list(refs)}
+
+
+async def test_a_ref_does_not_follow_its_call_into_a_task_that_began_meanwhile(tmp_path: Path) -> None:
+    async with opened(tmp_path, citing("invoice")) as shop:
+        invoice = shop.paid()[0]
+        ref = await read_invoice(shop, invoice)
+        go, reached = tmp_path / "go-on", tmp_path / "reached"
+        shop.misbehave(Fault(tool="lookup_invoice", kind=FaultKind.HANG, until=go, reached=reached, times=1))
+        refunding = asyncio.create_task(shop.refund(invoice, 5, why=citations(ref)))
+        await until(reached.exists)
+        assert code_of(await shop.call("task_begin", request="Something else.")) is None
+        go.touch()
+        answer = await refunding
+        assert code_of(answer) == "citation_stale"
+        assert "no ref of this task" in answer.text
+        assert shop.moved() == []
 
 
 # -- what must be cited -------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ class Client:
         self.subject = Subject(Principal(TENANT, "sim", principal), Actor(name), frozenset({"teller"}))
         self.pending: list[str] = []
         self.sent: list[Proposal] = []
-        self.refs: list[str] = []
+        self.refs: list[tuple[str, str]] = []
+        self.task = ""
 
     async def run(self) -> None:
         for _ in range(self.random.randint(3, 6)):
@@ -84,8 +85,10 @@ class Client:
         refusal = cast("dict[str, Any]", heard.answer.meta.get("comptroller/refusal") or {})
         if heard.code in ("approval_pending", "record_changed"):
             self.pending.append(str(refusal["call"]))
-        refs: Any = (heard.answer.structured or {}).get("refs", [])
-        self.refs += [str(ref["ref"]) for ref in refs]
+        told: Any = heard.answer.structured or {}
+        self.refs += [(str(ref["key"]), str(ref["ref"])) for ref in told.get("refs", [])]
+        if heard.proposal.tool == "task_begin" and heard.code == "done":
+            self.task = str(told["task"])
 
     def _next(self) -> Proposal:
         roll = self.random.random()
@@ -93,19 +96,46 @@ class Client:
             return self._propose("resume_call", call=self.random.choice(self.pending[-3:]))
         if roll < 0.34 and self.sent:
             return self.random.choice(self.sent[-4:])
+        if roll > 0.95:
+            return self._of_a_task()
         kind = self.random.choice(
-            ("pay", "pay", "pay", "pay", "wire", "wire", "note", "look", "statement", "odd")
-        )
+            ("pay",) * 6 + ("wire", "wire", "note", "look", "look", "order", "order", "statement", "odd")
+        )  # fmt: skip
         account = f"acc-{self.random.choice('abc')}"
         if kind in ("pay", "wire"):
             return self._propose(
                 kind, account=account, amount_usd=self.random.choice(_AMOUNTS), why=self._why()
             )
+        if kind == "order":
+            return self._order(account)
         if kind == "note":
             return self._propose("note", account=account, text=self.random.choice(_SAYINGS))
         if kind == "look":
             return self._propose("look", account=account)
         return self._propose("statement") if kind == "statement" else self._odd(account)
+
+    def _order(self, account: str) -> Proposal:
+        """Mostly with the newest ref of an account that was read, now and then with an old one or another's."""
+        known = [(key, ref) for key, ref in self.refs[-6:] if self.random.random() < 0.8]
+        if not known and self.random.random() < 0.8:
+            return self._propose("look", account=account)
+        cited: list[str] = []
+        if known:
+            account, ref = known[-1]
+            cited = [ref if self.random.random() < 0.9 else self.random.choice(self.refs)[1]]
+        why = {"reason": self.random.choice(_SAYINGS), "citations": cited}
+        return self._propose("order", account=account, text=self.random.choice(_SAYINGS), why=why)
+
+    def _of_a_task(self) -> Proposal:
+        """Work begins, ends, and is given to a person; also twice, and also somebody else's."""
+        roll = self.random.random()
+        if roll < 0.5:
+            return self._propose("task_begin", request=self.random.choice(_SAYINGS))
+        if roll < 0.9:
+            return self._propose(
+                "task_finish", claim=self.random.choice(("succeeded", "failed", "abandoned"))
+            )
+        return self._propose("hand_off", reason=self.random.choice(_SAYINGS))
 
     def _odd(self, account: str) -> Proposal:
         """What is refused, each for another reason."""
@@ -121,12 +151,14 @@ class Client:
         return self._propose("resume_call", call="0199" + "0" * 32)
 
     def _why(self) -> Any:
-        cited = [self.random.choice(self.refs[-3:])] if self.refs and self.random.random() < 0.3 else []
+        cited = [self.random.choice(self.refs[-3:])[1]] if self.refs and self.random.random() < 0.3 else []
         return {"reason": self.random.choice(_SAYINGS), "citations": cited}
 
     def _propose(self, tool: str, **arguments: Any) -> Proposal:
         keyed = tool in ("pay", "wire", "note") and self.random.random() < 0.15
         meta = {"comptroller/idempotency-key": f"key-{self.random.randrange(3)}"} if keyed else {}
+        if self.task and tool != "task_begin" and self.random.random() < 0.5:
+            meta["comptroller/task"] = self.task  # also one that is over by now
         return Proposal(self.subject, tool, arguments, meta)
 
 

@@ -127,7 +127,7 @@ class Bank:
     def _manner(self, action: Action) -> Manner:
         if self.random.random() >= self.trouble:
             return Manner.WELL
-        return self.random.choice((*_COMMON, *_LIES) if action.tool == "pay" else _COMMON)
+        return self.random.choice((*_COMMON, *_LIES, *_LIES) if action.tool == "pay" else _COMMON)
 
     async def _read(self, action: Action) -> Outcome:
         if self.random.random() < self.trouble / 6:
@@ -223,5 +223,6 @@ _DEFINITIONS: Mapping[str, ToolDefinition] = {
         _define("unpay", _RECEIPT, receipt=_TEXT),
         _define("wire", _RECEIPT, account=_ACCOUNT, amount_usd=_USD),
         _define("note", _RECEIPT, account=_ACCOUNT, text=_TEXT),
+        _define("order", _RECEIPT, account=_ACCOUNT, text=_TEXT),
     )
 }

@@ -12,7 +12,9 @@ from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.query import Logged
 from comptroller_audit.verify import verify
 from comptroller_audit.vocabulary import MICRO, RecordType
+from comptroller_budgets.tasks import TaskRow
 from comptroller_policy.approvals import ApprovalRow, WaitingRow
+from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_tools.source import Action
 from tests.simulation.actors import Approvals, Halts, covered_by
 from tests.simulation.bank import READS, BankLine, Manner
@@ -24,6 +26,7 @@ __all__ = ["AtDispatch", "Evidence", "check_all"]
 _GATE_USD = 20
 _PAYS_PER_DAY = 3
 _NEAR_S = 20.0
+_FRESH_MS = 60_000
 _UNRECORDED = frozenset({"store_unavailable"})
 _OPEN_APPROVALS = frozenset({"pending", "approved"})
 
@@ -96,7 +99,8 @@ def check_all(evidence: Evidence) -> None:
         _what_runs_is_what_was_committed, _no_effect_is_doubled, _no_budget_is_overspent,
         _no_rule_over_history_is_passed_in_parallel, _nothing_is_committed_after_a_halt, _only_the_dead_are_recovered,
         _what_went_well_counts_as_done, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
-        _what_went_wrong_is_taken_back_at_most_once,
+        _what_went_wrong_is_taken_back_at_most_once, _an_order_rests_on_what_its_task_read,
+        _nothing_is_committed_in_a_task_that_is_over, _a_begun_task_ends_at_most_once,
         _the_log_verifies,
     ):  # fmt: skip
         law(evidence)
@@ -250,6 +254,7 @@ def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:
 
 
 _ONE_RECORD = (
+    {RecordType.TASK_BEGUN}, {RecordType.TASK_ENDED}, {RecordType.HANDED_OFF},
     {RecordType.REFUSED}, {RecordType.PENDING}, {RecordType.READ}, {RecordType.REPLAYED}, {RecordType.ACTION},
     {RecordType.ACTION, RecordType.AUDIT}, {RecordType.ACTION, RecordType.LATE_OUTCOME},
     {RecordType.ACTION, RecordType.AUDIT, RecordType.COMPENSATION},
@@ -322,8 +327,74 @@ def _what_went_wrong_is_taken_back_at_most_once(e: Evidence) -> None:
         must(row["state"] in ("over", "doubted"), "no reversal is forgotten", call=call, row=row)
 
 
+def _an_order_rests_on_what_its_task_read(e: Evidence) -> None:
+    """By the records of the reads themselves: the same task, the account acted on, soon enough, and unchanged since."""
+    for call, lines in e.effects.items():
+        if lines[0].tool != "order":
+            continue
+        action = e.packet(call, RecordType.ACTION)
+        assert action is not None
+        account = action["arguments"]["account"]
+        cited = [one for one in action["citations"] if one["key"] == account]
+        must(cited, "an order cites the account it acts on", call=call, citations=action["citations"])
+        for one in cited:
+            read = e.packet(str(one["call"]), RecordType.READ)
+            must(read, "what is cited was read", call=call, citation=one)
+            assert read is not None
+            row = e.calls[str(one["call"])]
+            given = {ref["ref"]: ref for ref in read["refs"]}
+            must(one["ref"] in given, "a ref was given by its read", call=call, citation=one, given=given)
+            must(
+                row["task"] == e.calls[call]["task"], "a ref counts in its own task", call=call, citation=one
+            )
+            must(one["age_ms"] <= _FRESH_MS, "a citation is fresh", call=call, citation=one)
+            shown = action["facts"]["account"]["version"]
+            must(
+                one["version"] == shown,
+                "a cited record has not changed",
+                call=call,
+                citation=one,
+                shown=shown,
+            )
+
+
+def _nothing_is_committed_in_a_task_that_is_over(e: Evidence) -> None:
+    """Exact in the order of the log."""
+    over: set[str] = set()
+    for entry in e.log:
+        packet = cast("dict[str, Any]", entry.packet or {})
+        if entry.type in (RecordType.ACTION, RecordType.READ, RecordType.PENDING):
+            call = str(packet["call"])
+            task = e.calls[call]["task"]
+            must(
+                task not in over or packet.get("compensates"),
+                "a task that is over takes no call",
+                call=call,
+                task=task,
+            )
+        elif entry.type is RecordType.TASK_ENDED or (
+            entry.type is RecordType.HANDED_OFF and entry.envelope.get("attempt")
+        ):
+            over.add(str(entry.envelope["task"]))
+
+
+def _a_begun_task_ends_at_most_once(e: Evidence) -> None:
+    begun = Counter(str(x.envelope["task"]) for x in e.log if x.type is RecordType.TASK_BEGUN)
+    ended = Counter(str(x.envelope["task"]) for x in e.log if x.type is RecordType.TASK_ENDED)
+    rows = dict(e.rows(TaskRow))
+    for task, times in begun.items():
+        must(times == 1 and rows[task]["begun"], "a task begins once", task=task, times=times)
+    for task, times in ended.items():
+        row = rows[task]
+        must(times == 1, "a task ends once", task=task, times=times)
+        must(row["state"] == "finished" and row["outcome"], "a task that ended says how", task=task, row=row)
+        must(row["in_flight"] == 0, "nothing runs in a task that is over", task=task, row=row)
+
+
 def _answers_are_true(e: Evidence) -> None:
     for heard in e.world.heard:
+        if heard.proposal.tool in BUILT_INS:
+            continue
         call = str(heard.answer.meta.get("comptroller/call"))
         tool = _tool_of(e, heard, call)
         if heard.code != "done" or tool in READS:

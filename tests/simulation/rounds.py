@@ -113,7 +113,7 @@ def rounds(stage: Stage, seeds: range) -> Counter[str]:
         seen.update(f"answer {heard.code}" for heard in world.heard)
         seen.update(f"death {why}" for why in world.deaths)
         seen.update(f"manner {manner}" for manner in world.bank.manners.values())
-        seen["effects"] += len(world.bank.ledger)
+        seen.update(f"effect {line.tool}" for line in world.bank.ledger)
     return seen
 
 

@@ -29,6 +29,7 @@ AT_ONCE = 2
 ROOT = Path(__file__).parents[2]
 _WANTED = {
     *(f"manner {manner}" for manner in Manner),
+    *(f"effect {tool}" for tool in ("pay", "unpay", "wire", "note", "order")),
     *(
         f"answer {code}"
         for code in ("done", "already_done", "approval_pending", "budget_exhausted", "denied")
@@ -41,6 +42,10 @@ _WANTED = {
             "in_doubt",
             "in_progress",
             "record_changed",
+            "citation_missing",
+            "citation_stale",
+            "task_open",
+            "task_unknown",
             "store_unavailable",
         )
     ),

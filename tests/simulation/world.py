@@ -147,6 +147,7 @@ class World:
         loop = VirtualLoop(self.clock)
         loop.set_task_factory(task_of_a_process)
         self.stage.switchboard.bank = self.bank
+        random.seed(self.seed)  # the pauses between retries are drawn from it
 
         def simulated(_database: Database, _clock: Clock) -> Locks:
             return self.locks

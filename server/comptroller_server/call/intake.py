@@ -123,13 +123,20 @@ class Intake:
         self._taskbook.answered(case.tenant, case.task)
 
     async def look_again(self, case: Case, moved: Moved) -> None:
-        """After a basis moved: the task as it is now. The rest is read again by the steps that follow."""
+        """After a basis moved: the task as it is now. The rest is read again by the steps that follow.
+
+        In another task nothing cited there counts; raises `Refused` where citations are missing then.
+        """
         if moved.what == "task" and case.resumed is not None:
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, call=case.call))
         task = await self._taskbook.look_again(case.tenant, case.task)
-        if task.id != case.task.id:
+        elsewhere = task.id != case.task.id
+        if elsewhere:
             await self._books.moved(case, task)
         case.task = task
+        if elsewhere:
+            case.uncited = None
+            await self.citations.read(case)
 
     def entered(self, case: Case) -> None:
         """A commit has written the task."""
