@@ -1363,4 +1363,77 @@ MUTATIONS = (
         "    if False:\n",
         f"{_S}/test_rollback.py::test_a_reversal_in_doubt_is_not_tried_again",
     ),
+    # -- reads that are kept --------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "marks is None or entry.marks != marks or",
+        "marks is None or",
+        f"{_S}/test_kept_reads.py::test_a_side_effect_is_followed_by_no_stale_result",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        '        if any(row["count"] for row in rows.values()):\n',
+        "        if False:\n",
+        f"{_S}/test_kept_reads.py::test_while_a_side_effect_is_under_way_its_source_is_asked",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "history={**case.basis.history, **marks}",
+        "history=case.basis.history",
+        f"{_S}/test_kept_reads.py::test_a_side_effect_between_recalling_and_answering_has_the_source_asked",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "case.subject.roles, tool.name",
+        "frozenset[str](), tool.name",
+        f"{_S}/test_kept_reads.py::test_nobody_else_and_nobody_in_another_role_gets_what_one_has_read",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "return max(self._clock.monotonic() - at.monotonic, ",
+        "return max(0, ",
+        f"{_S}/test_kept_reads.py::test_a_clock_set_back_makes_nothing_young_and_one_set_forward_makes_it_old",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "if refusal.code in _NO_LONGER_SO:",
+        "if False:",
+        f"{_S}/test_kept_reads.py::test_who_is_told_to_read_again_reads_what_is_there_now",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "case.cached is not None or case.problem is not None:",
+        "case.cached is not None:",
+        f"{_S}/test_kept_reads.py::test_a_read_that_failed_or_timed_out_or_is_not_usable_is_not_kept",
+    ),
+    Mutation(
+        f"{_SERVER}/call/endings.py",
+        "is_over = state not in (None, CallState.IN_DOUBT)",
+        "is_over = state is not None",
+        f"{_S}/test_kept_reads.py::test_while_a_side_effect_is_in_doubt_its_source_is_asked",
+    ),
+    Mutation(
+        f"{_SERVER}/call/commits.py",
+        "            parts.append(effect_begins(case.tool_in_hand.name))\n",
+        "            pass\n",
+        f"{_S}/test_kept_reads.py::test_while_a_side_effect_is_under_way_its_source_is_asked",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "if case.cached is not None:  # its source is not asked, however busy or broken it is",
+        "if False:",
+        f"{_S}/test_kept_reads.py::test_a_source_that_is_left_alone_still_has_its_probe_after_kept_results",
+    ),
+    Mutation(
+        "tools/comptroller_tools/refs.py",
+        "state.now_ms if self.read_ms is None else min(self.read_ms, state.now_ms)",
+        "state.now_ms",
+        f"{_S}/test_kept_reads.py::test_a_ref_is_as_old_as_its_read_and_not_as_its_answer",
+    ),
+    Mutation(
+        f"{_SERVER}/config/safety.py",
+        "    if tool.effect is not Effect.READ:\n",
+        "    if False:\n",
+        f"{_S}/test_kept_reads.py::test_cache_s_stands_only_where_it_can_mean_something",
+    ),
 )

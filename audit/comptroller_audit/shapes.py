@@ -286,10 +286,19 @@ class AuditPacket(_Ended):
     task: str
 
 
+class CachedView(_Open):
+    """The source was not asked again: `call` had read the result at `read_ms`, `age_s` seconds before."""
+
+    call: str
+    read_ms: int
+    age_s: Annotated[float, Field(ge=0)]
+
+
 class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
     """A read that was released: proposal, decision and result in one."""
 
     approvals: list[GivenApproval] = []
+    cached: CachedView | None = None
 
 
 class RefusedPacket(_Proposed):

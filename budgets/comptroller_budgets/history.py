@@ -15,7 +15,7 @@ from comptroller_audit.database import Relation
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_budgets.limits import Scope, Window, window_start
 
-__all__ = ["HISTORY", "BumpHistory", "HistoryRow", "HistoryUnmoved", "history_id"]
+__all__ = ["HISTORY", "BumpHistory", "HistoryRow", "HistoryUnmoved", "effects_id", "history_id"]
 
 
 class HistoryRow(SQLModel, table=True):
@@ -32,6 +32,11 @@ HISTORY = Relation(HistoryRow)
 def history_id(scope: Scope, who: str, tool: str, window: Window, now_ms: int) -> str:
     """The row that counts `tool` for one task or principal in the current window."""
     return f"{scope}:{who}:{tool}:{window}:{window_start(window, now_ms)}"
+
+
+def effects_id(tool: str) -> str:
+    """The row of a tool's side effects: `count` of those not known to be over, `revision` of their every move."""
+    return f"effects:{tool}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class HistoryUnmoved:
 
 @dataclass(frozen=True, slots=True)
 class BumpHistory:
-    """Part: count a committed call (+1), or take it back when its effect did not happen (-1)."""
+    """Part: count a committed call (+1), or take it back when its effect did not happen (-1); 0 only marks a move."""
 
     rows: tuple[str, ...]
     by: int = 1

@@ -24,6 +24,7 @@ from comptroller_server.call.decisions import Decisions
 from comptroller_server.call.dispatch import Counts, Dispatcher
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.intake import Intake, IntakeTerms
+from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
 from comptroller_server.call.metering import metering_of
@@ -138,8 +139,10 @@ def build(installation: Installation, owner: Owner) -> Service:
         store, ring, intake, look_ups, decisions, checking, i.catalogue, dispatcher, outcomes, commits, watch, clock, ids,
         ambient.fault,
     )  # fmt: skip
+    entries_max, bytes_max = limits.cache_entries_max, limits.cache_mib_max * 1024 * 1024
+    kept_reads = KeptReads(store, i.catalogue, clock, entries_max, bytes_max)
     pipeline = Pipeline(
-        intake, look_ups, canary, decisions, repeats, dispatcher, outcomes, watch, checking, confirmations, built_ins,
+        intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Loops(clock, limits.identical_calls_max), compensation,
     )  # fmt: skip
     checkpointer, rounds = _checkpointer(i), _rounds(i)

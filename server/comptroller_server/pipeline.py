@@ -16,6 +16,7 @@ from comptroller_server.call.case import UNDECIDED, Case, Refused
 from comptroller_server.call.decisions import Decisions
 from comptroller_server.call.dispatch import Dispatcher
 from comptroller_server.call.intake import Intake
+from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
 from comptroller_server.call.outcomes import Outcomes
@@ -47,6 +48,7 @@ class Pipeline:
         canary: Canary,
         decisions: Decisions,
         repeats: Repeats,
+        kept_reads: KeptReads,
         dispatcher: Dispatcher,
         outcomes: Outcomes,
         watch: Watch,
@@ -61,6 +63,7 @@ class Pipeline:
         self._canary = canary
         self._decisions = decisions
         self._repeats = repeats
+        self._kept_reads = kept_reads
         self._dispatcher = dispatcher
         self._outcomes = outcomes
         self._watch = watch
@@ -95,6 +98,7 @@ class Pipeline:
             return asked.answer
         except Refused as refused:
             self._loops.note(case, refused.refusal)
+            self._kept_reads.heed(case, refused.refusal)
             return await self._refuse(case, refused)
         except StoreError as error:
             return _store_unavailable(case.call, error)
@@ -132,6 +136,7 @@ class Pipeline:
             if case.decision.verdict is Verdict.NEEDS_APPROVAL or case.changed:  # 8 approve
                 stop = await self._confirmations.ask(case)
             else:
+                await self._kept_reads.recall(case)  # what was just read is not read again
                 async with self._dispatcher.slot(case):
                     case.took.mark(Step.WAIT)
                     stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)
@@ -157,6 +162,7 @@ class Pipeline:
             case.took.mark(Step.RUN)
             await self._outcomes.verify(case, self._look_ups)  # 11 verify
             case.took.mark(Step.VERIFY)
+            self._kept_reads.keep(case)
             await self._checking.after(case)
             self._decisions.after(case)  # 12 decide
             case.took.mark(Step.DECIDE)

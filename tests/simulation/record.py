@@ -16,8 +16,8 @@ from comptroller_audit.database import Row, table_of
 from comptroller_audit.query import Logged, entries
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
-from comptroller_audit.vocabulary import MICRO, CallState, RecordType
-from comptroller_budgets.history import HistoryRow
+from comptroller_audit.vocabulary import MICRO, CallState, Effect, RecordType
+from comptroller_budgets.history import HistoryRow, effects_id
 from comptroller_budgets.ledger import CounterRow, HoldRow
 from comptroller_budgets.limits import BudgetsConfig, Window, window_start
 from comptroller_budgets.tasks import TaskRow, pointer_of
@@ -207,6 +207,8 @@ def _history_says_what_calls_say(e: Record) -> None:
             guards = str(history).startswith("record:")
             kept = state is CallState.COMMITTED or e.compensations.get(call, {}).get("guard") == history
             counts[history] += kept if guards else state not in NOTHING
+        if row["effect"] not in ("", Effect.READ):
+            counts[effects_id(str(row["tool"]))] += state in (CallState.COMMITTED, CallState.IN_DOUBT)
     for history, row in e.rows(HistoryRow):
         must(
             row["count"] == counts[history],

@@ -114,4 +114,5 @@ class ToolConfig(ToolRules):
     redact: tuple[RedactRule, ...] = ()
     takes_tokens: tuple[FieldPath, ...] = ()
     outbound: bool | None = None
+    cache_s: float | None = Field(default=None, gt=0, le=3_600)
     limits: ToolLimits = Field(default_factory=ToolLimits)

@@ -55,16 +55,21 @@ class NewRef:
 
 @dataclass(frozen=True, slots=True)
 class GiveRefs:
-    """Part: write the refs of what this commit releases; only released content makes a ref."""
+    """Part: write the refs of what this commit releases; only released content makes a ref.
+
+    `read_ms` is when it was read, for content that was kept since; a ref is as old as its read.
+    """
 
     task: str
     call: str
     refs: tuple[NewRef, ...]
+    read_ms: int | None = None
 
     def keys(self) -> Iterable[Key]:
         return [(REFS, ref_row_id(self.task, ref.id)) for ref in self.refs]
 
     def apply(self, state: State) -> Stop | None:
+        at_ms = state.now_ms if self.read_ms is None else min(self.read_ms, state.now_ms)
         for ref in self.refs:
             state.put(
                 REFS,
@@ -76,7 +81,7 @@ class GiveRefs:
                     "record_key": ref.key,
                     "version": ref.version,
                     "listed": ref.listed,
-                    "at_ms": state.now_ms,
+                    "at_ms": at_ms,
                 },
             )
         return None

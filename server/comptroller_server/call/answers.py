@@ -10,6 +10,8 @@ from comptroller_server.call.case import Case
 from comptroller_server.call.proposal import Answer, Ask
 
 __all__ = [
+    "META_CACHED",
+    "META_CALL",
     "META_RECEIPT",
     "META_REFUSAL",
     "answer_text",
@@ -25,6 +27,7 @@ _spell = json.JSONEncoder(ensure_ascii=False).encode
 META_RECEIPT = "comptroller/receipt"
 META_REFUSAL = "comptroller/refusal"
 META_CALL = "comptroller/call"
+META_CACHED = "comptroller/cached"
 
 
 _LEADS = {
@@ -100,6 +103,8 @@ def success_answer(case: Case) -> Answer:
     meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
     if case.receipt is not None:
         meta[META_RECEIPT] = receipt_json(case.receipt)
+    if case.cached is not None:
+        meta[META_CACHED] = case.cached.age_s
     offered = structured if case.tool_in_hand.definition.output_schema is not None else None
     return Answer(answer_text(case), offered, meta=meta)
 
@@ -114,6 +119,8 @@ def answer_text(case: Case) -> str:
         text += f"\nRefs to cite in `why.citations`: {named}"
     if case.withheld:
         text += f"\n({case.withheld} values were withheld or are shown as tokens.)"
+    if case.cached is not None:
+        text += f"\n(This was read {case.cached.age_s:.0f} seconds ago and is kept for a while.)"
     if case.resumed is not None:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
     case.answer_text = text

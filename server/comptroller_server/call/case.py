@@ -28,7 +28,7 @@ from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
 
-__all__ = ["UNDECIDED", "Basis", "Case", "Compensates", "Refused", "Resumed"]
+__all__ = ["UNDECIDED", "Basis", "Cached", "Case", "Compensates", "ReadAt", "Refused", "Resumed"]
 
 
 UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
@@ -76,6 +76,24 @@ class Compensates:
     retry: str = "person"
     approvals: tuple[JsonObject, ...] = ()
     ordered_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadAt:
+    """When a source was asked: seconds of the clock that is never set, milliseconds of the one on the wall."""
+
+    monotonic: float
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cached:
+    """A result that call `call` had read at `read_ms`, `age_s` seconds ago; `text` is JSON, released to nobody."""
+
+    text: str
+    call: str
+    read_ms: int
+    age_s: float
 
 
 @dataclass(slots=True)
@@ -149,6 +167,11 @@ class Case:
     deadline: float = 0.0
     action_receipt: Receipt | None = None
     # 10 to 14
+    cached: Cached | None = None
+    """What takes the place of asking the source."""
+    marks: Mapping[str, int] | None = None
+    """What stood about its source's side effects before a read whose result may be kept; None where it may not."""
+    read_at: ReadAt | None = None
     tries: int = 0
     outcome: Outcome | None = None
     problem: Refusal | None = None

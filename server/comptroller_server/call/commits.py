@@ -29,7 +29,12 @@ from comptroller_policy.approvals import (
 from comptroller_policy.switches import HeadUnmoved
 from comptroller_server.call.case import Case, Compensates
 from comptroller_server.call.citations import uncited
-from comptroller_server.call.endings import effect_ended, pending_ended
+from comptroller_server.call.endings import (
+    effect_begins,
+    effect_ended,
+    effect_heard_of,
+    pending_ended,
+)
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.metering import Metering
 from comptroller_server.call.took import WriteTook
@@ -199,6 +204,8 @@ class Commits:
             ]
         parts += share_kept(case)
         parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
+        if not case.tool_in_hand.is_read:
+            parts.append(effect_begins(case.tool_in_hand.name))
         if case.cover:
             parts.append(TakeHold(cover_id(case.call), case.cover))
         return Unit(parts, self._on_refusal(case))
@@ -216,7 +223,8 @@ class Commits:
         ]
         if compensates.ordered_by:
             parts.append(TakeHold(case.call, case.charges))
-        return Unit([*parts, BumpHistory(self._history_of(case))])
+        effect = effect_begins(case.tool_in_hand.name)
+        return Unit([*parts, BumpHistory(self._history_of(case)), effect])
 
     def end(self, case: Case, record: LogRecord) -> Unit:
         """Step 14 for a committed call: outcome, holds, refs, task, record guard, audit packet."""
@@ -242,7 +250,13 @@ class Commits:
                     notes=self._evidence.traces(case, after=True),
                 ),
                 *self.aftermath(
-                    case.call, task, case.state, guard, self.counted_rows(case), covered=not case.owes
+                    case.call,
+                    task,
+                    case.state,
+                    guard,
+                    self.counted_rows(case),
+                    changed_by="" if case.tool_in_hand.is_read else case.tool_in_hand.name,
+                    covered=not case.owes,
                 ),
                 GiveRefs(case.task.id, case.call, case.refs),
                 *self._widened(case),
@@ -274,10 +288,13 @@ class Commits:
         guard: str | None,
         counted: Sequence[str],
         *,
+        changed_by: str,
         covered: bool = True,
     ) -> list[Part]:
         """`effect_ended` with this installation's budgets."""
-        return effect_ended(call, task, state, guard, counted, self._budgets, covered=covered)
+        return effect_ended(
+            call, task, state, guard, counted, self._budgets, changed_by=changed_by, covered=covered
+        )
 
     def recovered(self, call: str, row: Row, state: CallState, action: JsonObject) -> list[Part]:
         """What a call that recovery ends says about its tool's rollout."""
@@ -295,7 +312,7 @@ class Commits:
             OpenCall(
                 case.call, case.state, self._fields(case), record, self._evidence.traces(case, after=None)
             ),
-            GiveRefs(case.task.id, case.call, case.refs),
+            GiveRefs(case.task.id, case.call, case.refs, case.cached.read_ms if case.cached else None),
             BumpHistory(self.counted_rows(case)),
         ]
         return Unit(parts, self._on_refusal(case))
@@ -319,6 +336,10 @@ class Commits:
     def note(self, call: str, record: LogRecord) -> Unit:
         """A record that belongs to a call without moving it."""
         return Unit([NoteOnCall(call, record)])
+
+    def late(self, case: Case, record: LogRecord) -> Unit:
+        """What came of a call that another process has ended meanwhile: it moves nothing, but its effect may be new."""
+        return Unit([NoteOnCall(case.call, record), effect_heard_of(case.tool_in_hand.name)])
 
     # -- parts ----------------------------------------------------------------------------------------------------
 

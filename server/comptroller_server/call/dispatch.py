@@ -17,7 +17,8 @@ from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
 from comptroller_server.call.breakers import Breakers
-from comptroller_server.call.case import Case, Refused
+from comptroller_server.call.case import Case, ReadAt, Refused
+from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
 from comptroller_tools.source import Action, EffectHappened, Outcome
 
@@ -101,6 +102,8 @@ class Dispatcher:
                 )
             )
         tool = case.tool_in_hand
+        if case.cached is not None:  # its source is not asked, however busy or broken it is
+            return Slot(self, asyncio.Semaphore(1), case)
         if (refusal := self._breakers.of(tool.source.name).refusal(case.call)) is not None:
             raise Refused(refusal)
         slots = self._slots.get(tool.name)
@@ -145,6 +148,9 @@ class Dispatcher:
         if refusal is not None:
             case.problem = refusal
             return Outcome(EffectHappened.NONE, error=refusal.code.value)
+        if case.cached is not None:
+            return outcome_of(case.cached)
+        case.read_at = ReadAt(self._clock.monotonic(), max(self._clock.now_ms(), case.window_ms))
         began = self._tracer.now()
         case.tries += 1
         outcome = await self._hand_over(case, action)

@@ -211,6 +211,8 @@ class Evidence:
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
             packet["approvals"] = _confirmations(case)
+            if (cached := case.cached) is not None:
+                packet["cached"] = {"call": cached.call, "read_ms": cached.read_ms, "age_s": cached.age_s}
         return self._record(record_type, case, packet)
 
     def traces(self, case: Case, *, after: bool | None) -> tuple[LogRecord, ...]:

@@ -332,7 +332,7 @@ class Outcomes:
             return
         _log.warning("late outcome", call=case.call, stop=type(outcome.stop).__name__)
         late = self._evidence.ended(case, RecordType.LATE_OUTCOME)
-        noted = await self._store.commit(case.tenant, self._commits.note(case.call, late))
+        noted = await self._store.commit(case.tenant, self._commits.late(case, late))
         text = "this server was taken for dead, and another one has taken the call over"
         raise Refused(_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
 

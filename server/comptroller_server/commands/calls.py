@@ -13,7 +13,7 @@ from comptroller_audit.database import Row, table_of
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
-from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
+from comptroller_audit.vocabulary import CallState, Effect, JsonObject, RecordType
 from comptroller_server.call.endings import effect_ended
 from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
@@ -151,7 +151,15 @@ def resolve(ctx: click.Context, call: str, verdict: str, reason: str, credential
         unit = Unit(
             [
                 MoveCall(record.call, CallState.IN_DOUBT, to, record.row["epoch"], moved, new_epoch=True),
-                *effect_ended(record.call, None, to, None, _counted(record), installation.config.budgets),
+                *effect_ended(
+                    record.call,
+                    None,
+                    to,
+                    None,
+                    _counted(record),
+                    installation.config.budgets,
+                    changed_by=record.row["tool"] if record.row["effect"] != Effect.READ else "",
+                ),
                 *reversal_found_out(record.logged, record.call, to),
             ]
         )

@@ -12,7 +12,7 @@ from comptroller_policy.errors import Finding
 from comptroller_server.config.judges import judge_findings, judged_tool_findings
 from comptroller_server.config.model import Document
 from comptroller_server.config.paths import KeyPath, finding_at
-from comptroller_server.config.safety import unknown_sources
+from comptroller_server.config.safety import cache_findings, unknown_sources
 from comptroller_server.config.verification import verification_findings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -41,6 +41,8 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, (tool, node) in enumerate(zip(document.tools, _entries(right), strict=True)):
         facts = written.facts[node.file, node.at]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
+        caching = cache_findings(tool, document.retrieval)
+        found += [(("tools", at, *path), message) for path, message in caching]
     found += _windows(document, written)
     found += _models(document, written)
     for at, rule in enumerate(document.tasks.success):

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pydantic import BaseModel, ConfigDict, Field
 
 from comptroller_audit.patterns import CREDENTIALS, Pattern
+from comptroller_audit.vocabulary import Effect
 from comptroller_server.config.paths import KeyPath
 from comptroller_tools.citing import CitationTerms
+from comptroller_tools.declarations import ToolConfig
 
-__all__ = ["RetrievalConfig", "SafetyConfig", "citation_terms", "unknown_sources"]
+__all__ = ["RetrievalConfig", "SafetyConfig", "cache_findings", "citation_terms", "unknown_sources"]
 
 
 class _Section(BaseModel):
@@ -57,3 +59,17 @@ def unknown_sources(retrieval: RetrievalConfig, sources: Sequence[str]) -> Itera
         if name not in sources:
             advice = f"use one of {known}" if known else "declare it first"
             yield ("retrieval", "sources", at), f"is `{name[:80]}`, which names no source; {advice}"
+
+
+def cache_findings(tool: ToolConfig, retrieval: RetrievalConfig) -> Iterator[tuple[KeyPath, str]]:
+    """Where `cache_s` stands at what is not simply read, or outlives what a ref of it is good for."""
+    fresh = retrieval.freshness_sla_minutes
+    if tool.cache_s is None:
+        return
+    if tool.effect is not Effect.READ:
+        yield ("cache_s",), "stands at a tool that is no read; only results of reads are kept, so remove it"
+    elif tool.cost_usd is not None or tool.units:
+        yield ("cache_s",), "stands at a read that costs something, and each such read is made; remove one"
+    elif fresh is not None and tool.cache_s > fresh * 30:
+        text = f"is more than half of `retrieval.freshness_sla_minutes`, so its refs are soon too old; use {fresh * 30:g} at most"
+        yield ("cache_s",), text

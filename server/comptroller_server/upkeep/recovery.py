@@ -24,7 +24,7 @@ from comptroller_audit.query import Logged, calls_in_state, entries
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, Reader, Store
 from comptroller_audit.unit import Committed, Part, Unit
-from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
+from comptroller_audit.vocabulary import CallState, Effect, JsonObject, RecordType
 from comptroller_policy.approvals import APPROVALS
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.lookups import LookUpFailed, LookUps
@@ -173,7 +173,12 @@ class Recovery:
         guards = [row_id for row_id in counted if row_id.startswith("record:")] if was_running else []
         rest = [row_id for row_id in counted if not row_id.startswith("record:")]
         return self._commits.aftermath(
-            call, row["task"] if in_task else None, state, guards[0] if guards else None, rest
+            call,
+            row["task"] if in_task else None,
+            state,
+            guards[0] if guards else None,
+            rest,
+            changed_by=row["tool"] if row["effect"] != Effect.READ else "",
         )
 
     async def _hand_over(self, tenant: str) -> None:
