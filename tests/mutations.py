@@ -1098,6 +1098,12 @@ MUTATIONS = (
     ),
     # -- personal data --------------------------------------------------------------------------------------------
     Mutation(
+        "audit/comptroller_audit/credentials.py",
+        "any_of(_KEY, _URL_PASSWORD, _AUTHORIZATION, _ASSIGNED)",
+        "any_of(_KEY, _URL_PASSWORD, _ASSIGNED)",
+        "tests/audit/test_redaction_corpus.py::test_a_first_look_over_a_short_text_misses_nothing_that_the_search_finds",
+    ),
+    Mutation(
         f"{_SERVER}/call/outcomes.py",
         "        road = self._release.output(case.tool_in_hand.name)\n",
         "        road = type(self._release.output(case.tool_in_hand.name))()\n",

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from comptroller_audit.linear import Match, expression
+from comptroller_audit.linear import Match, any_of, expression
 
 __all__ = ["credentials"]
 
@@ -37,6 +37,8 @@ _ASSIGNED: Final = expression(
     r"|(?:refresh|session|bearer|bot)[ _-]?token)|(secret|token))",
     r"[\"']?[ \t]*(?:(:=|=>|[:=])|\b(?:is|was|ist|lautet|es|est)\b[ :]|(\x1f))[ \t]*[\"'`]?([^\s\"'`,;<>{}\x1e\x1f]{4,256})",
 )
+_ANY: Final = any_of(_KEY, _URL_PASSWORD, _AUTHORIZATION, _ASSIGNED)
+"""Most texts hold nothing that even looks like a credential: one pass says so."""
 _NO_PASSWORD: Final = re.compile(  # placeholders, and words about passwords
     r"[*x.-]+$|\[|\(|\$|%|//|(?:required|optional|string|null|none|true|false|hidden|redacted|withheld|removed|changeme"
     r"|unknown|invalid|incorrect|wrong|expired|missing|empty|unset|reset|changed|secret|password|token)\W*$",
@@ -49,6 +51,8 @@ _CURSOR: Final = re.compile(
 
 def credentials(text: str, data: bytes) -> Iterator[tuple[int, int]]:
     """Where credentials stand in an ASCII text; `data` is the same text in bytes."""
+    if _ANY.is_missing(data):
+        return
     yield from (match.span() for match in _KEY.finditer(data))
     if "://" in text:
         yield from (match.span(1) for match in _URL_PASSWORD.finditer(data))

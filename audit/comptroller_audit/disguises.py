@@ -16,7 +16,7 @@ from typing import Final
 
 from comptroller_audit.linear import expression
 
-__all__ = ["View", "base64_runs", "folded", "views"]
+__all__ = ["View", "base64_runs", "folded", "is_plain", "views"]
 
 UNESCAPE_ROUNDS_MAX: Final = 3
 """Escapes inside escapes: `%2540` is `%40` is `@`."""
@@ -111,13 +111,22 @@ def views(source: str) -> Iterator[View]:
     plain = _fold_view(source)
     yield plain
     for _ in range(UNESCAPE_ROUNDS_MAX):
-        if not any(mark in plain.text for mark in ("%", "&", "\\u")):
+        if not _has_escapes(plain.text):
             return
         unescaped = _unescape_view(plain)
         if unescaped is None:
             return
         plain = unescaped
         yield plain
+
+
+def is_plain(source: str) -> bool:
+    """Whether the source is its only view, each character standing for itself."""
+    return source.isascii() and not _has_escapes(source)
+
+
+def _has_escapes(text: str) -> bool:
+    return "%" in text or "&" in text or "\\u" in text
 
 
 def _fold_view(source: str) -> View:

@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from typing import Any, Protocol, cast
 
-__all__ = ["Expression", "ExpressionInvalid", "Match", "Whole", "expression", "whole"]
+__all__ = ["Expression", "ExpressionInvalid", "Match", "Whole", "any_of", "expression", "whole"]
+
+
+SHORT_BYTES_MAX = 2_048
 
 
 class ExpressionInvalid(ValueError):
@@ -23,20 +26,41 @@ class Match(Protocol):
 class _Compiled(Protocol):
     def finditer(self, text: bytes) -> Iterator[Match]: ...
 
+    def search(self, text: bytes) -> Match | None: ...
+
 
 class Expression:
     """Compiled once, when it is first used: a process without patterns neither loads RE2 nor waits for it."""
 
     def __init__(self, pattern: bytes) -> None:
-        self._pattern = pattern
+        self.pattern = pattern
 
     @cached_property
     def _compiled(self) -> _Compiled:
         re2: Any = importlib.import_module("re2")  # it has no type hints
-        return cast("_Compiled", re2.compile(self._pattern))
+        return cast("_Compiled", re2.compile(self.pattern))
 
     def finditer(self, text: bytes) -> Iterator[Match]:
         return self._compiled.finditer(text)
+
+    def is_missing(self, text: bytes) -> bool:
+        """Whether it is certain to match nowhere: one pass over a short text, which asks for no groups.
+
+        In a long text something nearly always matches, and many expressions at once outgrow RE2's tables: it is not asked.
+        """
+        return len(text) <= SHORT_BYTES_MAX and self._silent.search(text) is None
+
+    @cached_property
+    def _silent(self) -> _Compiled:
+        re2: Any = importlib.import_module("re2")
+        options = re2.Options()
+        options.never_capture = True
+        return cast("_Compiled", re2.compile(self.pattern, options))
+
+
+def any_of(*expressions: Expression) -> Expression:
+    """What matches wherever one of the `expressions` does; each keeps its own flags."""
+    return Expression(b"|".join(b"(?:" + each.pattern + b")" for each in expressions))
 
 
 def expression(*parts: str) -> Expression:

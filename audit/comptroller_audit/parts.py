@@ -101,11 +101,14 @@ class Parts:
         rule: FieldRule | None,
         columns: dict[str, list[int]] | None,
     ) -> None:
-        names, segments, fields = self.names, self._segments, self.fields
+        names, segments, cues, fields = self.names, self._segments, self._cues, self.fields
         for key, item in value.items():
             if key not in names:
                 names[key] = len(segments)
-                self._note(key, "")
+                segments.append(key)
+                cues.append(0)
+            if (item is None or item is True or item is False) and not fields:
+                continue  # nothing to search, and no rule that would withhold it
             cue = _cue(key)
             column = None if columns is None else columns.setdefault(key, [])
             if fields:
@@ -115,7 +118,7 @@ class Parts:
                 if column is not None:
                     column.append(len(segments))
                 segments.append(cue + item)
-                self._cues.append(len(cue))
+                cues.append(len(cue))
             else:
                 self._take(item, cue, path, rule, column)
 
@@ -137,7 +140,7 @@ class Parts:
         self._cues.append(len(cue))
 
     def _has_marks(self) -> bool:
-        return self.text.count(AFTER_KEY) > sum(cue > 0 for cue in self._cues)
+        return self.text.count(AFTER_KEY) > len(self._cues) - self._cues.count(0)
 
     def _without_marks(self, part: int) -> str:
         cue = self._cues[part]

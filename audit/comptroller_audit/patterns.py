@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from comptroller_audit.checksums import IBAN_LENGTHS, NATIONAL_IDS, is_card, is_iban, is_national_id
 from comptroller_audit.credentials import credentials
-from comptroller_audit.linear import expression
+from comptroller_audit.linear import any_of, expression
 
 __all__ = ["AFTER_KEY", "CREDENTIALS", "END", "Finder", "Found", "Pattern"]
 
@@ -97,6 +97,7 @@ _PHONE_DIALLED: Final = expression(
     r"\(?\b0[1-9][0-9]{0,4}\)?[ /\-.]{0,2}[0-9]{2,8}(?:[ \-.][0-9]{2,6}){0,4}\b"
     r"|\b[0-9]{3}[ \-.][0-9]{3}[ \-.][0-9]{3,4}\b"
 )
+_PHONE_UNSIGNED: Final = any_of(_PHONE_AFTER_CUE, _PHONE_DIALLED, _PHONE_AMERICAN)
 _PHONE_CUE: Final = re.compile(
     r"(?<![a-z])(?:tel|fon|phone|mobil|movil|cell|handy|portable|call|ring|ruf|erreich|text|sms|whatsapp|fax|dial|contact"
     r"|reach|my (?:\w+ )?number|registered)",
@@ -117,6 +118,8 @@ def _phones(text: str, data: bytes) -> Iterator[tuple[int, int]]:
             start, end = match.span()
             if _is_international(_digits(text[start:end])) and not text[start - 1 : start].isalnum():
                 yield start, end
+    if _PHONE_UNSIGNED.is_missing(data):
+        return
     for match in _PHONE_AFTER_CUE.finditer(data):
         start, end = match.span(1)
         end = start + len(_first_number(text[start:end]))
@@ -165,6 +168,7 @@ _BRANDED: Final = expression(
     r"(?i)\b(?:visa|mastercard|master card|amex|american express|maestro|diners|jcb|unionpay|card|karte|carte|tarjeta)",
     r"(?: (?:card|credit|debit|no\.?|number|nr\.?))*[ :\-#(\x1f]{0,3}[#*xX.( \-]{0,6}([0-9]{4})\b",
 )
+_ANY_LAST_FOUR: Final = any_of(_MASKED, _LAST_FOUR, _ENDING, _BRANDED)
 _YEAR: Final = re.compile(r"(?:19|20)\d\d")
 _CARD_CUE: Final = re.compile(
     r"card|visa|master|amex|express|maestro|debit|credit|karte|carte|tarjeta", re.IGNORECASE
@@ -207,6 +211,8 @@ def _are_card_groups(sizes: list[int]) -> bool:
 
 
 def _last_fours(text: str, data: bytes) -> Iterator[tuple[int, int]]:
+    if _ANY_LAST_FOUR.is_missing(data):
+        return
     for searched, is_certain in ((_MASKED, True), (_LAST_FOUR, True), (_ENDING, False), (_BRANDED, False)):
         for match in searched.finditer(data):
             start, end = match.span(1)
@@ -247,6 +253,7 @@ _ID_AFTER_CUE: Final = expression(
     r"(?:[ _:.,;()#=\x1f\"'\-]|(?:no|nr|num|number|nummer|numero|is|ist|es|est|id|of the applicant|do cliente|de|of)[ _:.\x1f]){1,8}",
     r"([A-Z0-9][A-Z0-9 .\-/+]{4,22}[A-Z0-9])",
 )
+_ANY_ID: Final = any_of(_ID_SHAPED, _ID_AFTER_CUE)
 _ID_SEPARATORS: Final = str.maketrans("", "", " .-/+")
 
 
@@ -268,6 +275,8 @@ def _ibans(text: str, data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _national_ids(text: str, data: bytes) -> Iterator[tuple[int, int]]:
+    if _ANY_ID.is_missing(data):
+        return
     for match in _ID_SHAPED.finditer(data):
         start, end = match.span()
         if _is_alone(text, start, end) and _is_issued(text[start:end], _SHAPED_COUNTRIES):
@@ -332,11 +341,6 @@ _SEARCHES: Final[dict[Pattern, _Search]] = {
 }
 
 
-_WITHOUT_DIGITS: Final = frozenset({Pattern.EMAIL.value, Pattern.API_KEY.value})
-_FOUR_DIGITS: Final = re.compile(r"[0-9](?:[^0-9\x1e]{0,2}[0-9]){3}")
-"""The other patterns want four digits near one another at least, letters in an IBAN's body aside."""
-
-
 class Finder:
     """Searches for `patterns`. Immutable and safe to share."""
 
@@ -345,7 +349,6 @@ class Finder:
         if Pattern.CARD_LAST4 in wanted:
             wanted.add(Pattern.CARD_NUMBER)  # a whole number shows its last four too
         self._searches = [(kind.value, search) for kind, search in _SEARCHES.items() if kind in wanted]
-        self._wordy = [(kind, search) for kind, search in self._searches if kind in _WITHOUT_DIGITS]
 
     def __bool__(self) -> bool:
         return bool(self._searches)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final, cast
 
-from comptroller_audit.disguises import base64_runs, views
+from comptroller_audit.disguises import base64_runs, is_plain, views
 from comptroller_audit.fields import Audience, FieldRule, Fields
 from comptroller_audit.known_secrets import KnownSecrets
 from comptroller_audit.parts import Parts
-from comptroller_audit.patterns import CREDENTIALS, END, Finder, Found, Pattern
+from comptroller_audit.patterns import AFTER_KEY, CREDENTIALS, END, Finder, Found, Pattern
 from comptroller_audit.tokens import TokenBook
 from comptroller_audit.vocabulary import Json
 
@@ -32,6 +32,7 @@ _ACROSS: Final = frozenset({Pattern.EMAIL, Pattern.IBAN, Pattern.API_KEY})
 """Patterns that are told from chance well enough to be looked for across two items of a list."""
 _NEVER_SHOWN: Final = frozenset({SECRET, CREDENTIALS.value})
 _NO_FIELDS: Final = Fields(())
+_MARKS: Final = (END, AFTER_KEY, "⟦")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +92,14 @@ class Release:
         if not (finder or self._secrets or fields):
             return Released(value, 0)
         try:
-            parts = Parts(value, fields, audience)
-            found = self._find(parts, finder)
-            if not (found or parts.rules or "⟦" in parts.text):
+            if isinstance(value, str) and not fields and not any(mark in value for mark in _MARKS):
+                # A bare text is its own one part, which is taken apart only when there is something to cut.
+                found = list(self._search(value, finder))
+                parts = Parts(value, fields, audience) if found else None
+            else:
+                parts = Parts(value, fields, audience)
+                found = self._find(parts, finder)
+            if parts is None or not (found or parts.rules or "⟦" in parts.text):
                 return Released(value, 0)
             return _Cut(parts, found, None if audience is Audience.LOG else book).released()
         except Exception:  # noqa: BLE001 -- fail closed
@@ -118,13 +124,16 @@ class Release:
 
     def secrets_in(self, value: Json) -> frozenset[str]:
         """What keeps `value` from being sent: `secret`, `api_key`, `unsearchable`; personal data is not looked for."""
-        return self.with_fields(()).release(value, Audience.RECORD).kinds
+        return self._without_fields().release(value, Audience.RECORD).kinds
 
     def finds(self, value: Json) -> frozenset[str]:
         """The kinds of what stands in `value`, field rules aside; for arguments on their way out."""
         if not (self._everything or self._secrets):
             return frozenset()
-        return self.with_fields(()).release(value, Audience.LOG).kinds
+        return self._without_fields().release(value, Audience.LOG).kinds
+
+    def _without_fields(self) -> Release:
+        return self.with_fields(()) if self._fields else self
 
     def _find(self, parts: Parts, finder: Finder) -> list[Found]:
         found = list(self._search(parts.text, finder))
@@ -135,9 +144,16 @@ class Release:
         return found
 
     def _search(self, text: str, finder: Finder) -> Iterator[Found]:
+        if self._secrets:
+            for start, end in self._secrets.find(text, END):
+                yield Found(start, end, SECRET)
+        if is_plain(text):  # nearly always: no other view of it, and no way back to work out
+            yield from finder.find(text)
+            for start, end, decoded in base64_runs(text):
+                if (kind := self._inside(decoded, finder)) is not None:
+                    yield Found(start, end, kind)
+            return
         plain = text.isascii()
-        for start, end in self._secrets.find(text, END):
-            yield Found(start, end, SECRET)
         for number, view in enumerate(views(text)):
             for hit in finder.find(view.text):
                 yield Found(*view.span(hit.start, hit.end), hit.kind)
@@ -145,11 +161,14 @@ class Release:
                 for start, end in self._secrets.find_folded(view.text):
                     yield Found(*view.span(start, end), SECRET)
             for start, end, decoded in base64_runs(view.text):
-                inside = (
-                    [Found(0, 0, SECRET)] if any(self._secrets.find_folded(decoded)) else finder.find(decoded)
-                )
-                if inside:
-                    yield Found(*view.span(start, end), min(inside, key=_rank).kind)
+                if (kind := self._inside(decoded, finder)) is not None:
+                    yield Found(*view.span(start, end), kind)
+
+    def _inside(self, decoded: str, finder: Finder) -> str | None:
+        """The most telling kind of what stands in a text that was decoded."""
+        if any(self._secrets.find_folded(decoded)):
+            return SECRET
+        return min(inside, key=_rank).kind if (inside := finder.find(decoded)) else None
 
     def _split(self, parts: Parts, found: list[Found], finder: Finder) -> Iterator[Found]:
         """What begins in one item of a list and ends in a later one. Items with finds of their own are left to those."""

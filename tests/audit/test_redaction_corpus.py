@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from comptroller_audit import linear
 from comptroller_audit.redaction import Audience, Pattern, Release
 from comptroller_audit.vocabulary import Json
 from tests.audit.corpus import held_out, tuning
@@ -54,6 +55,25 @@ def test_every_positive_holds_its_canary_until_it_is_released() -> None:
         assert case.canaries
         assert leaked(case, silent.release(case.value, Audience.MODEL).value)
     assert {case.kind for case in POSITIVES} == {pattern.value for pattern in Pattern}
+
+
+def test_a_first_look_over_a_short_text_misses_nothing_that_the_search_finds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = [
+        "ftp://eva:hunter22x@host",
+        "send it as basic dXNlcjpwYXNzMTIzNDU2",
+        "the passphrase is correct-horse-7",
+    ]
+
+    def released() -> list[Json]:
+        values = [*(case.value for case in (*POSITIVES, *NEGATIVES)), *alone]
+        return [RELEASE.release(v, who).value for v in values for who in (Audience.MODEL, Audience.RECORD)]
+
+    looked_over = released()
+    monkeypatch.setattr(linear, "SHORT_BYTES_MAX", -1)
+    assert looked_over == released()
+    assert not {str(value) for value in looked_over[-len(alone) * 2 :]} & {*alone}
 
 
 @pytest.mark.parametrize("make", [*VALUES.values(), *LOOKALIKES.values()])
