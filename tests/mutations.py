@@ -610,7 +610,7 @@ MUTATIONS = (
         f"{_S}/test_secrets.py::test_a_secret_in_a_result_is_withheld_everywhere",
     ),
     Mutation(
-        f"{_SERVER}/call/intake.py",
+        f"{_SERVER}/call/dispatch.py",
         "            text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None\n",
         "            text = message\n",
         f"{_S}/test_secrets.py::test_a_secret_in_progress_is_withheld",

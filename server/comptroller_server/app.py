@@ -206,6 +206,7 @@ def _dispatcher(
         ambient.fault,
         tracer,
         breakers,
+        i.roads,
     )
 
 

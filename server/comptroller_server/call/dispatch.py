@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.owners import Owner
+from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
@@ -20,7 +21,7 @@ from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
-from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.source import Action, EffectHappened, Outcome, Progress
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
 
@@ -76,7 +77,9 @@ class Dispatcher:
         fault: FaultPoint,
         tracer: Tracer,
         breakers: Breakers,
+        release: Release,
     ) -> None:
+        self._release = release
         self._clock = clock
         self._tracer = tracer
         self._breakers = breakers
@@ -143,7 +146,7 @@ class Dispatcher:
         tool = case.tool_in_hand
         if again:  # between two tries a call is committed and not dispatched
             self.counts.waiting += case.committed
-        action = Action(tool.name, case.arguments, case.call, case.proposal.progress)
+        action = Action(tool.name, case.arguments, case.call, self._released(case))
         refusal = self._last_check(case)
         if refusal is not None:
             case.problem = refusal
@@ -173,6 +176,15 @@ class Dispatcher:
         finally:
             self.counts.dispatched -= 1
             self.counts.done += 1
+
+    def _released(self, case: Case) -> Progress:
+        """What a tool says on the way goes through the one road too."""
+
+        async def relay(done: float, total: float | None, message: str | None) -> None:
+            text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None
+            await case.proposal.progress(done, total, text)
+
+        return relay
 
     def _last_check(self, case: Case) -> Refusal | None:
         """Lease, switches, deadline. No await from here to the source."""

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
-from typing import Any, cast
+from typing import Any
 
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience
@@ -63,6 +63,15 @@ class Evidence:
     def proposal(self, case: Case) -> JsonObject:
         """What was proposed, by whom, under what: common to every packet of a call."""
         tool = case.tool
+        shown: list[Any] = [
+            case.arguments,
+            case.why,
+            case.citations,
+            case.record.key if case.record else None,
+        ]
+        cleaned = self._clean(shown)
+        # What cannot be searched is withheld as a whole, and stands for each of them.
+        arguments, why, citations, key = cleaned if isinstance(cleaned, list) else [cleaned] * len(shown)
         packet: JsonObject = {
             "v": PACKET_VERSION,
             "call": case.call,
@@ -72,20 +81,17 @@ class Evidence:
             "principal": _principal(case.subject.principal),
             "actor": case.subject.actor.id,
             "principal_roles": [*sorted(case.subject.roles)],
-            "tool": str(self._clean(case.proposal.tool))[:128],
+            "tool": tool.name if tool is not None else str(self._clean(case.proposal.tool))[:128],
             "bundle": self._bundle,
-            "arguments": self._clean(case.arguments),
-            "why": self._clean(case.why),
-            "citations": self._clean(cast("Json", case.citations)),
+            "arguments": arguments,
+            "why": why,
+            "citations": citations,
         }
         if tool is not None:
-            packet["tool"] = tool.name
             packet["source"] = tool.source.name
             packet["effect"] = tool.effect.value
             packet["definition"] = tool.definition.digest
-            packet["record"] = (
-                {"kind": case.record.kind, "key": self._clean(case.record.key)} if case.record else None
-            )
+            packet["record"] = {"kind": case.record.kind, "key": key} if case.record else None
             if marked := self._release.marked(tool.name):
                 packet["redact"] = marked
         if case.tokens_used:

@@ -33,7 +33,6 @@ from comptroller_server.tasks.taskbook import TaskBook, TaskView
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
-from comptroller_tools.source import Progress
 from comptroller_tools.validation import check_why, split_why
 
 __all__ = ["RESUME", "Intake", "IntakeTerms"]
@@ -115,7 +114,6 @@ class Intake:
         except BaseException:
             self._taskbook.answered(case.tenant, case.task)
             raise
-        case.proposal = replace(proposal, progress=self._released(case, proposal.progress))
         return case
 
     def answered(self, case: Case, text: str) -> None:
@@ -267,15 +265,6 @@ class Intake:
         ids = (case.call, refusal.call, case.task.id)
         text = self._release.told(refusal.text, Audience.MODEL, case.book, ids)
         return refusal if text == refusal.text else replace(refusal, text=text)
-
-    def _released(self, case: Case, progress: Progress) -> Progress:
-        """What a tool says on the way goes through the one road too."""
-
-        async def relay(done: float, total: float | None, message: str | None) -> None:
-            text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None
-            await progress(done, total, text)
-
-        return relay
 
     def _split_why(self, case: Case, tool: Tool) -> None:
         if tool.is_read or case.resumed is not None:

@@ -7,7 +7,7 @@ A look-up is a child read: found, validated, decided, bounded, checked and relea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -110,7 +110,9 @@ class LookUps:
             self._facts_wanted(tool, reads.facts, reads.derived) | needs.facts | self._facts_cited(case, tool)
         )
         case.facts = await self._facts(case, tool, wanted)
-        case.may_tell_facts = lambda: all(self._may_read(case, tool.config.facts[name]) for name in wanted)
+        case.may_tell_facts = self._may_read(
+            case.subject, [tool.config.facts[name] for name in wanted], case.scope
+        )
         try:
             case.derived = {name: tool.derived[name].evaluate(case.scope) for name in reads.derived}
         except ExpressionError as error:
@@ -191,9 +193,12 @@ class LookUps:
         except Exception as error:  # a source must not raise
             raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error
 
-    def _may_read(self, case: Case, fact: FactRule) -> bool:
-        """Whether the caller itself could read this fact; what raises here is a no."""
-        return self.may_read(case.subject, fact.tool, fact.arguments, case.scope)
+    def _may_read(
+        self, subject: Subject, facts: Sequence[FactRule], scope: Mapping[str, Any]
+    ) -> Callable[[], bool]:
+        """Whether the caller itself could read these facts, when somebody asks. It holds no case: one that held itself
+        would be left to the garbage collector."""
+        return lambda: all(self.may_read(subject, fact.tool, fact.arguments, scope) for fact in facts)
 
     def may_read(
         self, subject: Subject, name: str, arguments: Mapping[str, Any], scope: Mapping[str, Any]
