@@ -1365,6 +1365,12 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/undo/rollback.py",
+        'if row["tool"] in BUILT_INS:',
+        "if False:",
+        f"{_S}/test_rollback.py::test_a_task_that_was_begun_and_finished_by_name_is_taken_back_whole",
+    ),
+    Mutation(
+        f"{_SERVER}/undo/rollback.py",
         "    if compensation is not None and is_open(compensation):\n",
         "    if False:\n",
         f"{_S}/test_rollback.py::test_a_reversal_in_doubt_is_not_tried_again",

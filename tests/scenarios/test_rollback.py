@@ -69,6 +69,16 @@ async def test_what_a_task_did_is_reversed_newest_first_and_only_once(tmp_path: 
         assert len(money(at.shop)) == 4
 
 
+async def test_a_task_that_was_begun_and_finished_by_name_is_taken_back_whole(tmp_path: Path) -> None:
+    async with at_work(tmp_path, spared) as at:
+        await at.shop.call("task_begin", request="Be generous.")
+        task, _ = await two_refunds(at)
+        await at.shop.call("task_finish", claim="succeeded")
+        told = await at.json("tasks", "rollback", task, "--yes", *credential(at))
+        assert told["ok"] and told["left"] == []
+        assert len(money(at.shop)) == 4
+
+
 async def test_the_person_who_orders_it_opens_the_gates_of_their_roles(tmp_path: Path) -> None:
     def asked(config: dict[str, Any]) -> None:
         desk(config)

@@ -16,6 +16,7 @@ from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import CallState, Effect, JsonObject, RecordType
 from comptroller_server.call.case import Refused
+from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.undo.compensation import Ordered, Reversals
 from comptroller_tools.catalogue import Catalogue
 
@@ -108,6 +109,8 @@ def plan_of(reader: Reader, ring: KeyRing, tenant: str, catalogue: Catalogue, ta
     for found in reader.query(_OF_TASK, tenant=tenant, task=task):
         call, row = str(found[0]), dict(zip(names, found[1:], strict=True))
         if row["effect"] == Effect.READ or row["state"] in _WITHOUT_EFFECT:
+            continue
+        if row["tool"] in BUILT_INS:  # it changed a task of ours, and nothing in the world
             continue
         logged = entries(reader, ring, tenant, log_indexes(row))
         if "compensates" in (_packet(logged, RecordType.ACTION) or {}):
