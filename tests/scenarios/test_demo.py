@@ -2,79 +2,90 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from collections.abc import Generator
-from importlib.resources import files
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from comptroller_audit.vocabulary import Code, RefusalClass
 from comptroller_server.cli import cli
+from comptroller_server.demo.play import CHAPTERS
+from tests.scenarios.played_demo import Played, changed_desk
 
-
-class Played:
-    """One run of the demo with a changed config: the limit is 37 and the operator's policy has another id."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        origin = files("comptroller_tools.desk")
-        (folder / "policies").mkdir()
-        config = (origin / "comptroller.yaml").read_text().replace("max_amount_usd: 50", "max_amount_usd: 37")
-        (folder / "comptroller.yaml").write_text(config)
-        policy = (origin / "policies" / "refunds.cedar").read_text()
-        (folder / "policies" / "refunds.cedar").write_text(
-            policy.replace('"refund-within-paid"', '"only-what-is-left"')
-        )
-        self.text = self.comptroller("demo", "--seed", "11", "--keep", str(folder))
-
-    def comptroller(self, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "comptroller_server.cli", *words],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "COMPTROLLER_DESK": str(self.folder / "desk.db")},
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
-
-    def why(self, call: str) -> dict[str, Any]:
-        options = ["--config", str(self.folder / "comptroller.yaml"), "--data-dir", str(self.folder / "data")]
-        done = CliRunner().invoke(cli, [*options, "why", call, "--json"])
-        assert done.exit_code == 0, done.output
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+NAMES = [chapter.name for chapter in CHAPTERS]
+REFUSALS = "refusals"
+"""Played by itself in test_every_refusal.py."""
+A_CALL = re.compile(r"^    call ([0-9a-f-]{36})$", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def played(tmp_path_factory: pytest.TempPathFactory) -> Generator[Played]:
-    yield Played(tmp_path_factory.mktemp("demo"))
+def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
+    folder = tmp_path_factory.mktemp("demo")
+    changed_desk(folder)
+    return Played(folder, 11, [name for name in NAMES if name != REFUSALS])
 
 
 def test_every_check_of_the_demo_holds(played: Played) -> None:
     assert "✗" not in played.text
-    assert played.text.count("✓") >= 16
+    assert played.text.count("✓") >= 45
+
+
+def test_every_chapter_says_where_it_stands(played: Played) -> None:
+    headings = re.findall(r"^\[(\d+)/(\d+), \d+ s\] (.+)$", played.text, re.MULTILINE)
+    titles = [chapter.title for chapter in CHAPTERS if chapter.name != REFUSALS]
+    assert headings == [(str(number), str(len(titles)), title) for number, title in enumerate(titles, 1)]
 
 
 def test_a_changed_limit_changes_what_the_demo_prints(played: Played) -> None:
-    assert "amount_usd may be at most 37." in played.text
-    assert "at most 50" not in played.text
+    assert "amount_usd may be at most 37." in played.words
+    assert "at most 50" not in played.words
 
 
 def test_a_renamed_policy_is_named_in_the_refusal(played: Played) -> None:
-    assert "(rule only-what-is-left)" in played.text
-    assert "refund-within-paid" not in played.text
+    assert "(rule only-what-is-left)" in played.words
+    assert "refund-within-paid" not in played.words
 
 
 def test_every_call_the_demo_names_is_found_by_why(played: Played) -> None:
-    named = {line.split()[1] for line in played.text.splitlines() if line.startswith("    call ")}
-    assert len(named) >= 9
+    named = set(A_CALL.findall(played.text))
+    assert len(named) >= 40
     for call in sorted(named):
-        assert played.why(call)["call"] == call
+        found = played.why(call)
+        assert found is not None, call
+        assert found["call"] == call
+
+
+def test_no_address_of_a_customer_is_told_where_addresses_are_withheld(played: Played) -> None:
+    private = played.text.partition("Personal data behind tokens")[2].partition("\n[")[0]
+    assert "⟦email:1-" in private
+    assert "@example." not in private
+
+
+def test_the_four_buckets_are_counted_from_the_record(played: Played) -> None:
+    proof = played.text.partition("The proof")[2]
+    buckets = dict(re.findall(r"^  ([a-z_]+) +(\d+)   ", proof, re.MULTILINE))
+    assert list(buckets)[:4] == [
+        RefusalClass.TOOL_MISMATCH,
+        RefusalClass.STALE_CONTEXT,
+        RefusalClass.POLICY_VIOLATION,
+        RefusalClass.SILENT_WRONG,
+    ]
+    assert all(int(count) > 0 for count in buckets.values())
+
+
+def test_the_chapters_are_listed_and_an_unknown_one_is_refused() -> None:
+    listed = CliRunner().invoke(cli, ["demo", "--list"])
+    assert [line.split()[0] for line in listed.stdout.splitlines()] == NAMES
+    refused = CliRunner().invoke(cli, ["demo", "--only", "nothing"])
+    assert refused.exit_code == 2
+    assert "no chapter 'nothing'" in refused.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [1, 7])
+def test_the_whole_demo_works_other_records_and_shows_every_code(tmp_path: Path, seed: int) -> None:
+    told = Played(tmp_path, seed, as_json=True).summary
+    assert told["ok"] and told["failures"] == []
+    assert set(told["refusals"]) == {code.value for code in Code}
+    assert len(set(told["calls"].values())) >= 90
