@@ -25,7 +25,7 @@ $(STAMP): requirements/dev.lock pyproject.toml uv.lock .ci/install
 
 venv: $(STAMP) ## Make .venv with the locked versions and this checkout, editable.
 
-demo: $(STAMP) ## Run the main job on the embedded support desk; SEED=n works other records.
+demo: $(STAMP) ## Play the whole story on the embedded support desk; SEED=n works other records.
 	@$(BIN)/comptroller demo --seed $(SEED)
 
 test: $(STAMP) ## Run the suite, without the long rounds.

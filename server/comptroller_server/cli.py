@@ -22,7 +22,7 @@ EXIT_FAILED = 2
 _COMMANDS = {
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
     "serve": ("serve:serve", "Serve the governed tools to MCP clients, over stdio or HTTP."),
-    "demo": ("demo:demo", "Play the main job on the embedded support desk."),
+    "demo": ("demo:demo", "Play the whole story on the embedded support desk."),
     "approver": ("approvers:approver", "Enrol the people who may approve."),
     "approvals": ("approvals:approvals", "Look at what waits for a person, and decide it."),
     "calls": ("calls:calls", "List and show calls; settle one that is in doubt."),

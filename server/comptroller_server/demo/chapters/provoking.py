@@ -252,7 +252,8 @@ async def _confirmations(house: House) -> None:
     async with house.agent(Code.CONFIRMATION_DECLINED, person=declines) as agent:
         house.note(await agent.call("grant_access", **wanted))
     async with house.agent(Code.CONFIRMATION_EXPIRED, person=is_away, era="legacy") as agent:
-        house.note(await agent.call("grant_access", **{**wanted, "days": 8}))
+        longer: dict[str, Any] = {**wanted, "days": 8}
+        house.note(await agent.call("grant_access", **longer))
     async with house.agent(Code.CONFIRMATION_INVALID, person=declines) as agent:
         forged = await agent.client.session.call_tool(
             "grant_access",
