@@ -12,12 +12,9 @@ from click.shell_completion import CompletionItem
 
 from comptroller_audit.vocabulary import ComptrollerError
 from comptroller_server import __version__
-from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, options
 
 __all__ = ["EXIT_FAILED", "cli", "main"]
-
-EXIT_FAILED = 2
-"""Usage, configuration, or something broke. 1 is for findings: the command worked and the answer is no."""
 
 _COMMANDS = {
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),

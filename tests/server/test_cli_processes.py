@@ -60,7 +60,7 @@ class Place:
         """One command to its end: exit code, standard output, standard error."""
         process = await self.start(*words)
         async with asyncio.timeout(WAIT_S_MAX):
-            out, err = await process.communicate()
+            out, err = await process.communicate(b"")
         assert process.returncode is not None
         return process.returncode, out.decode(), err.decode()
 

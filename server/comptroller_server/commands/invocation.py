@@ -11,10 +11,12 @@ import click
 
 from comptroller_server.commands.showing import emit, plain
 
-__all__ = ["Invocation", "findings", "invocation_of", "options"]
+__all__ = ["EXIT_FAILED", "Invocation", "findings", "invocation_of", "options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_FINDINGS = 1
+EXIT_FAILED = 2
+"""Usage, configuration, or something broke. 1 is for findings: the command worked and the answer is no."""
 
 
 @dataclass(slots=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
+from dataclasses import dataclass
 
 import click
 
-from comptroller_audit.vocabulary import Subject
+from comptroller_audit.vocabulary import ComptrollerError, Subject
 from comptroller_server import __version__
 from comptroller_server.app import Service, running
-from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, options
 from comptroller_server.commands.logs import released_line
 from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import plain
@@ -18,6 +20,7 @@ from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.face.http import build_app, loopback, serve_http, subject_of
 from comptroller_server.face.protocol import GovernedServer, SubjectOf, build_server
+from comptroller_server.face.status import serve_status
 from comptroller_server.face.stdio import Wire, claim_stdio, serve_stdio
 from comptroller_server.installation import Installation
 from comptroller_server.memory import settle_memory
@@ -38,7 +41,8 @@ _HTTP = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+):(?P<port>[0-9]{1,5})
 def serve(ctx: click.Context, client: str | None, address: str | None) -> None:
     """Serve the governed tools to MCP clients.
 
-    On stdio standard output belongs to the protocol. SIGTERM and SIGINT end it in order: nothing new is accepted,
+    On stdio standard output belongs to the protocol. When it cannot start there, the client gets one tool,
+    `comptroller_status`, that says what to fix, and the exit code is 2. SIGTERM and SIGINT end it in order: nothing new is accepted,
     calls in flight end, the log is signed once more.
     """
     invocation = invocation_of(ctx)
@@ -46,9 +50,24 @@ def serve(ctx: click.Context, client: str | None, address: str | None) -> None:
         raise click.UsageError("--client is for stdio; over HTTP the token says which client it is")
     where = _address(address) if address is not None else None
     # Before the configuration, and so before any of a user's code, is loaded.
+    talks_to_a_client = where is None and not sys.stdin.isatty()
     wire = claim_stdio() if where is None else None
-    installation = installation_of(invocation)
-    asyncio.run(_serve(installation, wire, client, where))
+    serving = Serving()
+    try:
+        asyncio.run(_serve(installation_of(invocation), wire, client, where, serving))
+    except ComptrollerError as error:
+        if wire is not None and talks_to_a_client and not serving.begun:
+            invocation.failed(error)
+            asyncio.run(serve_status(released_line(str(error)), wire, __version__))
+            ctx.exit(EXIT_FAILED)
+        raise
+
+
+@dataclass(slots=True)
+class Serving:
+    """Whether the server has come up. Before that its client is told why not, by `comptroller_status`."""
+
+    begun: bool = False
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -59,12 +78,17 @@ def _address(text: str) -> tuple[str, int]:
 
 
 async def _serve(
-    installation: Installation, wire: Wire | None, client: str | None, where: tuple[str, int] | None
+    installation: Installation,
+    wire: Wire | None,
+    client: str | None,
+    where: tuple[str, int] | None,
+    serving: Serving,
 ) -> None:
     subject = installation.identity.stdio_subject(_client(installation.config, client)) if wire else None
     # Signals are watched from before the start to after the last checkpoint: neither is ever cut short.
     with stop_on_signals(None) as stop:
         async with running(installation) as service:
+            serving.begun = True
             _tell(f"store {installation.store.database.url.render_as_string(hide_password=True)}")
             _tell_recovered(service)
             settle_memory()
