@@ -206,6 +206,7 @@ class Code(StrEnum):
     BUNDLE_CHANGED = "bundle_changed"
     IDENTICAL_CALLS = "identical_calls"
     SOURCE_DOWN = "source_down"
+    TOOL_QUARANTINED = "tool_quarantined"
     INTERNAL = "internal"
 
 
@@ -254,6 +255,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.BUNDLE_CHANGED: RefusalClass.INTERNAL,
     Code.IDENTICAL_CALLS: RefusalClass.TOOL_MISMATCH,
     Code.SOURCE_DOWN: RefusalClass.UPSTREAM,
+    Code.TOOL_QUARANTINED: RefusalClass.UPSTREAM,
     Code.INTERNAL: RefusalClass.INTERNAL,
 }
 

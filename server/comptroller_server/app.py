@@ -52,6 +52,7 @@ from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.checkpoints import Checkpointer
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
+from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["Service", "attached", "running"]
 
@@ -230,6 +231,9 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
         service.recovered.extend(await service.recovery.round(TENANT))
         await service.task_rounds.round(TENANT)
         config = installation.config
+        for source in installation.sources.values():
+            if isinstance(source, UpstreamSource):
+                source.start()
         background = [
             _for_ever("watch", service.watch.run([TENANT])),
             _for_ever("recovery", _recover(service, config.limits.recovery_interval_s)),

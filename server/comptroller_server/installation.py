@@ -36,6 +36,7 @@ from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
 from comptroller_tools.functions import FunctionSource
 from comptroller_tools.source import Source
+from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["TENANT", "ActivateBundle", "Ambient", "Installation", "open_ring", "open_sources"]
 
@@ -199,10 +200,15 @@ def open_sources(config: Config, clock: Clock) -> dict[str, Source]:
     sources: dict[str, Source] = {}
     findings: list[Finding] = []
     for name, source in config.sources.items():
+        kind = "mcp" if source.python is None else "python"
         try:
-            sources[name] = FunctionSource(name, source.python, base_dir=config.base_dir, clock=clock)
+            if source.python is None:
+                pins = config.pins.get(name, {})
+                sources[name] = UpstreamSource(name, config.upstreams[name], pins, clock=clock)
+            else:
+                sources[name] = FunctionSource(name, source.python, base_dir=config.base_dir, clock=clock)
         except SourceInvalid as error:
-            findings += [Finding(f"sources.{name}.python", line) for line in str(error).splitlines()]
+            findings += [Finding(f"sources.{name}.{kind}", line) for line in str(error).splitlines()]
     if findings:
         raise ConfigInvalid(config.placed(findings))
     return sources

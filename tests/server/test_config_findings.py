@@ -56,7 +56,7 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ),
     ("roles: [support_agent]\n    res", "roles:\n    res", 29, "`tools[2].roles`", "has no value"),
     ("python: ", "pyhton: ", 11, "`sources.desk.pyhton`", "write `python`"),
-    ('{python: "comptroller_tools.desk.tools"}', "{}", 11, "`sources.desk.python`", "is missing; add"),
+    ('{python: "comptroller_tools.desk.tools"}', "{}", 11, "`sources.desk`", "needs `python` or `mcp`"),
     (
         '"comptroller_tools.desk.tools"',
         "./none.py:run",

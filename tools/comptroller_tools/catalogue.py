@@ -31,6 +31,7 @@ from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.redacted_schemas import redacted, taking_tokens
 from comptroller_tools.redactions import Redactions, redactions_of
 from comptroller_tools.source import Source, ToolDefinition
+from comptroller_tools.upstream.source import UpstreamSource
 from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
 from comptroller_tools.verification import Expectation, compile_expectations
 
@@ -73,9 +74,13 @@ class Tool:
     is_outbound: bool = field(init=False)
     """Whether credentials are kept out of its arguments: all side effects, unless the config says otherwise."""
     retries_max: int = field(init=False)
+    upstream: str | None = field(init=False)
+    """The MCP server of somebody else that it comes from: nothing that it says is trusted."""
 
     def __post_init__(self) -> None:
         # Asked many times a call, so worked out once.
+        theirs = isinstance(self.source, UpstreamSource)
+        object.__setattr__(self, "upstream", self.source.name if theirs else None)
         object.__setattr__(self, "effect", self.config.effect)
         object.__setattr__(self, "is_read", self.effect is Effect.READ)
         object.__setattr__(self, "is_free_read", self.is_read and not self.units)
@@ -83,6 +88,13 @@ class Tool:
         object.__setattr__(self, "is_outbound", not self.is_read if said is None else said)
         given = self.config.limits.retries_max
         object.__setattr__(self, "retries_max", int(self.is_read) if given is None else given)
+
+    def quarantine(self) -> str | None:
+        """Why it is set aside for now: its definition is not the one a person accepted."""
+        if self.upstream is None:
+            return None
+        assert isinstance(self.source, UpstreamSource)
+        return self.source.quarantine(self.definition.name)
 
 
 class Catalogue:
@@ -162,7 +174,7 @@ class Catalogue:
 
     def _build(self, config: ToolConfig, where: str) -> Tool:
         source, definition = self._origin(config, where)
-        problems = screen(definition, config.effect)
+        problems = screen(replace(definition, name=config.name), config.effect)
         title = definition.input_schema.get("title")
         if config.schema_name is not None and config.schema_name != title:
             problems.append(
@@ -212,17 +224,19 @@ class Catalogue:
         """The one source that defines the tool."""
         if config.source is not None and config.source not in self._sources:
             raise CatalogueInvalid([Finding(f"{where}.source", f"There is no source `{config.source}`.")])
+        wanted = config.source_tool or config.name
         candidates = [
-            (source, source.definitions()[config.name])
+            (source, source.definitions()[wanted])
             for name, source in self._sources.items()
-            if config.source in (None, name) and config.name in source.definitions()
+            if config.source in (None, name) and wanted in source.definitions()
         ]
         if len(candidates) != 1:
             offers = sorted(name for source in self._sources.values() for name in source.definitions())
             message = (
-                f"Several sources define `{config.name}`; add `source:` to say which."
+                f"Several sources define `{wanted}`; add `source:` to say which."
                 if candidates
-                else f"No source defines `{config.name}`. The sources define: {', '.join(offers) or 'nothing'}."
+                else f"No source defines `{wanted}`. The sources define: {', '.join(offers) or 'nothing'}."
+                f"{_unpinned(self._sources)}"
             )
             raise CatalogueInvalid([Finding(f"{where}.name", message)])
         return candidates[0]
@@ -293,6 +307,14 @@ class Catalogue:
             "task": _TASK_SCHEMA,
             **facts,
         }
+
+
+def _unpinned(sources: Mapping[str, Source]) -> str:
+    """What to do where a source offers only what a person has accepted."""
+    servers = [name for name, source in sources.items() if isinstance(source, UpstreamSource)]
+    if not servers:
+        return ""
+    return f" Of an MCP server ({', '.join(servers)}) only accepted tools are defined; run `comptroller classify`."
 
 
 def _seeks_what_is_not_stored(tool: Tool) -> bool:

@@ -93,12 +93,16 @@ class ToolLimits(_Declared):
 
 
 class ToolConfig(ToolRules):
-    """One tool. `schema` names the Pydantic model of the arguments and must match the source's own."""
+    """One tool. `schema` names the Pydantic model of the arguments and must match the source's own.
+
+    `source_tool` is its name in the source, where it is offered under another.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     schema_name: str | None = Field(default=None, alias="schema")
     source: str | None = None
+    source_tool: str | None = Field(default=None, min_length=1, max_length=128)
     description: str | None = None
     records: tuple[RecordRule, ...] = ()
     cites: tuple[Name, ...] = ()

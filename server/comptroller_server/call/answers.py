@@ -8,6 +8,7 @@ from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_server.call.case import Case
 from comptroller_server.call.proposal import Answer, Ask
+from comptroller_server.call.upstream_words import META_UNTRUSTED, fenced
 
 __all__ = [
     "META_CACHED",
@@ -105,6 +106,8 @@ def success_answer(case: Case) -> Answer:
         meta[META_RECEIPT] = receipt_json(case.receipt)
     if case.cached is not None:
         meta[META_CACHED] = case.cached.age_s
+    if case.tool_in_hand.upstream is not None:
+        meta[META_UNTRUSTED] = case.tool_in_hand.upstream
     offered = structured if case.tool_in_hand.definition.output_schema is not None else None
     return Answer(answer_text(case), offered, meta=meta)
 
@@ -113,7 +116,7 @@ def answer_text(case: Case) -> str:
     """What the agent reads of a call that was done, from step 13 on. It is known, and metered, before it is sent."""
     if case.answer_text is not None:
         return case.answer_text
-    text = _spell(case.released)
+    text = fenced(case.released, case.tool_in_hand.upstream)
     if case.refs:
         named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
         text += f"\nRefs to cite in `why.citations`: {named}"
@@ -138,13 +141,15 @@ def built_in_answer(case: Case, told: JsonObject, text: str, receipt: Receipt) -
     return Answer("\n".join([*lines, _spell(told)]), told, meta=meta)
 
 
-def replay_answer(call: str, output: Json, receipt: Receipt | None) -> Answer:
-    """The recorded answer of a call that was made before."""
+def replay_answer(call: str, output: Json, receipt: Receipt | None, upstream: str | None) -> Answer:
+    """The recorded answer of a call that was made before; `upstream` says whose words it is made of."""
     meta: JsonObject = {META_CALL: call, "comptroller/replayed": True}
+    if upstream is not None:
+        meta[META_UNTRUSTED] = upstream
     if receipt is not None:
         meta[META_RECEIPT] = receipt_json(receipt)
     text = (
-        f"{_spell(output)}\n"
+        f"{fenced(output, upstream)}\n"
         f"(This was done before, by call {call}; it was not done again. This is the recorded result.)"
     )
     return Answer(text, output if isinstance(output, dict) else None, meta=meta)

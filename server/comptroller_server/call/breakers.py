@@ -84,4 +84,5 @@ def _failed(outcome: Outcome) -> bool:
         and outcome.told_model is None
         and not outcome.meta.get("output_invalid")
         and not outcome.meta.get("overloaded")
+        and "quarantined" not in outcome.meta
     )

@@ -146,7 +146,7 @@ class Dispatcher:
         tool = case.tool_in_hand
         if again:  # between two tries a call is committed and not dispatched
             self.counts.waiting += case.committed
-        action = Action(tool.name, case.arguments, case.call, self._released(case))
+        action = Action(tool.definition.name, case.arguments, case.call, self._released(case))
         refusal = self._last_check(case)
         if refusal is not None:
             case.problem = refusal
@@ -214,6 +214,9 @@ def _may_try_again(case: Case, outcome: Outcome) -> bool:
         return False
     if case.tool_in_hand.is_read:
         return (
-            outcome.told_model is None and outcome.running is None and not outcome.meta.get("output_invalid")
+            outcome.told_model is None
+            and outcome.running is None
+            and not outcome.meta.get("output_invalid")
+            and "quarantined" not in outcome.meta
         )
     return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

@@ -28,6 +28,7 @@ from comptroller_server.call.proposal import AdvertisedTool, Proposal
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.roads import Roads
 from comptroller_server.call.took import Took
+from comptroller_server.call.upstream_words import check_quarantine
 from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.tasks.taskbook import TaskBook, TaskView
 from comptroller_tools.catalogue import Catalogue, Tool
@@ -162,6 +163,7 @@ class Intake:
             raise Refused(Refusal(Code.UNKNOWN_TOOL, "There is no such tool; list the tools again.", "never"))
         case.tool = tool
         case.arguments = case.proposal.arguments
+        check_quarantine(tool, case.call)
 
     async def validate(self, case: Case) -> None:
         """4: `why`, arguments, canonical bytes, outgoing secrets, citations, and which call this is."""
@@ -191,7 +193,11 @@ class Intake:
         case.guard = self._guard(case, tool)
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
-        tools = [tool for tool in self._advertised if self._bundle.visible(subject, tool.name)]
+        tools = [
+            shown
+            for shown, tool in zip(self._advertised, self._catalogue, strict=True)
+            if self._bundle.visible(subject, tool.name) and tool.quarantine() is None
+        ]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
         if tools:

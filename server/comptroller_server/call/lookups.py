@@ -167,7 +167,7 @@ class LookUps:
             raise LookUpFailed(f"a person has halted `{tool.name}`")
         if not self._allows(service_subject(tenant, tool.config.roles or ()), tool, rendered):
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
-        outcome = await self._run(tool, Action(name, rendered, effect_key), deadline)
+        outcome = await self._run(tool, Action(tool.definition.name, rendered, effect_key), deadline)
         if outcome.error is not None or outcome.value is None:
             raise LookUpFailed(outcome.error or f"`{name}` returned nothing")
         value = self._release.release(outcome.value, Audience.RECORD).value

@@ -39,9 +39,11 @@ from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.roads import Roads
 from comptroller_server.call.took import Step
+from comptroller_server.call.upstream_words import quarantined, said
 from comptroller_server.undo.reversal import differs
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import EffectHappened, Outcome
+from comptroller_tools.upstream.source import QUARANTINED
 from comptroller_tools.verification import compare
 
 __all__ = ["Outcomes"]
@@ -221,14 +223,13 @@ class Outcomes:
     def _problem(self, case: Case, outcome: Outcome) -> Refusal | None:
         """What is wrong with what the source said, apart from whether it is true."""
         tool = case.tool_in_hand
+        if QUARANTINED in outcome.meta:
+            return quarantined(tool, str(outcome.meta[QUARANTINED]), case.call)
         if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
-            return _in_doubt(case.call, outcome.error or "the source does not know")
+            words = f"; it says, as data: {self._told(case)}" if outcome.told_model is not None else ""
+            return _in_doubt(case.call, f"{outcome.error or 'the source does not know'}{words}")
         if outcome.told_model is not None:
-            told = json.dumps(
-                self._release.text(outcome.told_model, Audience.MODEL, case.book), ensure_ascii=False
-            )
-            text = f"`{tool.name}` did nothing, and says: {told}"
-            return Refusal(Code.TOOL_FAILED, text, "other_arguments", case.call)
+            return Refusal(Code.TOOL_FAILED, said(tool, self._told(case)), "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
             late = outcome.error == "no answer by the deadline" or self._clock.monotonic() >= case.deadline
             code = Code.TIMEOUT if late else Code.TOOL_FAILED
@@ -247,6 +248,13 @@ class Outcomes:
         if tool.output is not None and (problems := tool.output.check(outcome.value)):
             return self._unusable(case, f"breaks its schema ({problems[0].path or 'the whole value'})")
         return None
+
+    def _told(self, case: Case) -> str:
+        """What the source says of its failure, released and quoted."""
+        assert case.outcome is not None
+        assert case.outcome.told_model is not None
+        text = self._release.text(case.outcome.told_model, Audience.MODEL, case.book)
+        return json.dumps(text, ensure_ascii=False)
 
     def _unusable(self, case: Case, how: str) -> Refusal:
         done = "" if case.tool_in_hand.is_read else " The change itself was made; a person must look at it."

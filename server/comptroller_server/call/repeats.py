@@ -175,7 +175,8 @@ class Repeats:
         outcome = await self._store.commit(
             case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
         )
-        return replay_answer(call, output, outcome.receipts[-1])
+        tool = self._catalogue.find(str(row["tool"]))
+        return replay_answer(call, output, outcome.receipts[-1], tool.upstream if tool else None)
 
     def _released(self, case: Case, name: str, packet: JsonObject) -> Json:
         """A recorded output for the present caller. What recovery looked up has the look-up's fields, and its rules."""

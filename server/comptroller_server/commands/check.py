@@ -171,7 +171,9 @@ def _exposed(config: Config) -> Iterator[tuple[Path, str]]:
             yield place, f"can be read by other users (mode {mode:04o}); run `chmod go-rwx {place}`"
     deciding = [*config.files, *(config.base_dir / file.name for file in config.policies)]
     deciding += [
-        config.base_dir / s.python.partition(":")[0] for s in config.sources.values() if ".py" in s.python
+        config.base_dir / s.python.partition(":")[0]
+        for s in config.sources.values()
+        if s.python is not None and ".py" in s.python
     ]
     for place in deciding:
         if (mode := _mode(place)) is not None and mode & 0o022:

@@ -34,7 +34,6 @@ _NOT_YET: tuple[KeyPath, ...] = (
     ("store", "checkpoints", "*", "syslog"),
     ("approvals", "webhook"),
     ("approvals", "escalate_after_s"),
-    ("sources", "*", "mcp"),
     ("sources", "*", "http"),
     ("sources", "*", "openapi"),
     ("tools", "*", "provenance"),

@@ -22,14 +22,24 @@ from comptroller_server.config.paths import KeyPath, finding_at, without, writte
 from comptroller_server.config.values import (
     judge_keys_of,
     misplaced_secrets,
+    pins_of,
     policy_files,
     source_files,
     store_settings,
+    upstreams_of,
 )
 from comptroller_server.config.yaml_lines import Node, read_yaml
 from comptroller_server.errors import ConfigInvalid
 
-__all__ = ["FILES_MAX", "FINDINGS_MAX", "Config", "StoreSettings", "config_json_schema", "load_config"]
+__all__ = [
+    "FILES_MAX",
+    "FINDINGS_MAX",
+    "FRAGMENTS",
+    "Config",
+    "StoreSettings",
+    "config_json_schema",
+    "load_config",
+]
 
 FRAGMENTS = "comptroller.d"
 FILES_MAX = 100
@@ -58,7 +68,11 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     store, secrets, store_findings = store_settings(right, document.store, base_dir, data_dir)
     policies, policy_findings = policy_files(right, document.policies, base_dir)
     judge_keys, key_secrets, key_findings = judge_keys_of(right, document.judges, base_dir, data_dir)
+    upstreams, upstream_secrets, upstream_findings = upstreams_of(right, document.sources, base_dir, data_dir)
+    pins, pin_findings = pins_of(base_dir)
     findings += [
+        *upstream_findings,
+        *pin_findings,
         *key_findings,
         *store_findings,
         *policy_findings,
@@ -75,6 +89,8 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         store=store,
         identity=document.identity,
         sources=document.sources,
+        upstreams=upstreams,
+        pins=pins,
         budgets=document.budgets,
         models=document.models,
         prices=document.prices,
@@ -90,7 +106,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         limits=document.limits,
         logging=document.logging,
         environment=document.environment,
-        secrets=(*secrets, *key_secrets),
+        secrets=(*secrets, *key_secrets, *upstream_secrets),
         tree=tree,
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_budgets.limits import BudgetsConfig
@@ -28,8 +28,11 @@ from comptroller_server.config.judges import JudgeConfig
 from comptroller_server.config.paths import parsed_path, shown_path
 from comptroller_server.config.safety import RetrievalConfig, SafetyConfig
 from comptroller_server.config.tasks import TasksConfig
+from comptroller_server.config.upstreams import McpConfig
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.declarations import BreakerConfig, ToolConfig
+from comptroller_tools.upstream.pins import Pins
+from comptroller_tools.upstream.settings import UpstreamSettings
 
 __all__ = [
     "AgentConfig",
@@ -120,10 +123,20 @@ class IdentityConfig(_Section):
 
 
 class SourceConfig(_Section):
-    """One entry of `sources:`: a module, `module:function`, or a `.py` file relative to the config file."""
+    """One entry of `sources:`: Python functions, or an MCP server.
 
-    python: PythonTarget
+    `python` is a module, `module:function`, or a `.py` file relative to the config file.
+    """
+
+    python: PythonTarget | None = None
+    mcp: McpConfig | None = None
     breaker: BreakerConfig = Field(default_factory=BreakerConfig)
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> SourceConfig:
+        if (self.python is None) == (self.mcp is None):
+            raise ValueError("it needs `python` or `mcp`, and only one of them")
+        return self
 
 
 class RolloutConfig(_Section):
@@ -222,7 +235,7 @@ class Config:
 
     `files` are the files read, in order, for a later reload. `policies` are the operator's Cedar files, named
     relative to `base_dir`. `secrets` are the values behind `secret://` references and in the store's URL: what
-    leaves the process is searched for them.
+    leaves the process is searched for them. `pins` are the definitions of upstreams that a person accepted.
     """
 
     path: Path
@@ -233,6 +246,8 @@ class Config:
     store: StoreSettings
     identity: IdentityConfig
     sources: Mapping[str, SourceConfig]
+    upstreams: Mapping[str, UpstreamSettings]
+    pins: Pins
     budgets: BudgetsConfig
     models: Mapping[str, str]
     prices: Mapping[str, ModelPrice]
@@ -294,6 +309,9 @@ class Config:
             )
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}
+        material["pins"] = {
+            source: {name: pin.digest for name, pin in tools.items()} for source, tools in self.pins.items()
+        }
         material["models"] = dict(self.models)
         material["judges"] = {
             name: judge.model_dump(mode="json", exclude={"key"}) for name, judge in self.judges.items()

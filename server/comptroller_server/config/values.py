@@ -23,9 +23,20 @@ from comptroller_policy.model import PolicyFile
 from comptroller_server.config.judges import JudgeConfig
 from comptroller_server.config.model import SourceConfig, StoreConfig, StoreSettings
 from comptroller_server.config.paths import KeyPath, finding_at
+from comptroller_server.config.upstreams import SECRET_PLACES, upstream_settings
 from comptroller_server.config.yaml_lines import Node
+from comptroller_tools.upstream.pins import LOCK_NAME, Pins, PinsInvalid, read_pins
+from comptroller_tools.upstream.settings import UpstreamSettings
 
-__all__ = ["judge_keys_of", "misplaced_secrets", "policy_files", "source_files", "store_settings"]
+__all__ = [
+    "judge_keys_of",
+    "misplaced_secrets",
+    "pins_of",
+    "policy_files",
+    "source_files",
+    "store_settings",
+    "upstreams_of",
+]
 
 POLICY_BYTES_MAX = 1_048_576
 """Bytes in one policy file."""
@@ -34,7 +45,7 @@ SECRET_BYTES_MAX = 65_536
 """Bytes in one secret file."""
 
 _SECRET = "secret://"  # noqa: S105 - the scheme of references, not a secret
-_SECRET_PLACES: tuple[KeyPath, ...] = (("store", "url"), ("judges", "*", "key"))
+_SECRET_PLACES: tuple[KeyPath, ...] = (("store", "url"), ("judges", "*", "key"), *SECRET_PLACES)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
 _DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
@@ -107,6 +118,8 @@ def policy_files(
 def source_files(tree: Node, sources: Mapping[str, SourceConfig], base_dir: Path) -> Iterator[Finding]:
     """A finding for each source given by a file that is not there."""
     for name, source in sources.items():
+        if source.python is None:
+            continue
         file = source.python.rpartition(":")[0] or source.python
         if file.endswith(".py") and not _is_file(base_dir / file):
             yield finding_at(
@@ -140,6 +153,25 @@ def judge_keys_of(
     return keys, tuple(key.get_secret_value() for key in keys.values()), findings
 
 
+def upstreams_of(
+    tree: Node, sources: Mapping[str, SourceConfig], base_dir: Path, data_dir: Path
+) -> tuple[dict[str, UpstreamSettings], tuple[str, ...], list[Finding]]:
+    """The MCP servers as they are started or reached, the secrets among their values, and what is wrong."""
+    given = {name: source.mcp for name, source in sources.items() if source.mcp is not None}
+    return upstream_settings(
+        tree, given, base_dir, data_dir, lambda text: _revealed(text, base_dir, data_dir)
+    )
+
+
+def pins_of(base_dir: Path) -> tuple[Pins, list[Finding]]:
+    """The accepted definitions beside the config, and what is wrong with their file."""
+    path = base_dir / LOCK_NAME
+    try:
+        return read_pins(path), []
+    except PinsInvalid as error:
+        return {}, [Finding(str(path), str(error))]
+
+
 def _header_text(value: str) -> str:
     if not value.isascii() or not value.isprintable() or " " in value:
         raise _Wrong("leads to a value that no HTTP header can hold; put the key alone there, one line")
@@ -150,7 +182,10 @@ def misplaced_secrets(tree: Node) -> Iterator[Finding]:
     """A finding for each reference where none is read: it would be used as it stands."""
     for path, text in _texts(tree, ()):
         if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
-            text = "takes no secret: references are read in `store.url` and in the `key` of judges only; remove it"
+            text = (
+                "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers` "
+                "and `bearer` of an MCP server only; remove it"
+            )
             yield finding_at(tree, path, text)
 
 

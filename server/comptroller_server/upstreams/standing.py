@@ -1,0 +1,153 @@
+"""How each tool of an upstream stands to what was accepted, and what could be made of the new ones. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from comptroller_audit.vocabulary import Effect
+from comptroller_server.config.checks import BUILT_IN_TOOLS, TOOL_NAME_CHARS_MAX
+from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.upstream.cleaning import clean
+from comptroller_tools.upstream.definitions import Unusable, Written, differences, names_problems, offered
+
+__all__ = ["Seen", "Standing", "entry_of", "exposed_name", "look_over", "proposed_effect"]
+
+_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_READING = frozenset(
+    {"get", "list", "read", "search", "find", "show", "status", "log", "diff", "describe", "fetch", "query", "look",
+     "lookup", "count", "view", "stat", "info", "tree", "directory", "convert", "current"}
+)  # fmt: skip
+_REMOVING = frozenset(
+    {
+        "delete",
+        "remove",
+        "drop",
+        "destroy",
+        "purge",
+        "erase",
+        "rm",
+        "unlink",
+        "truncate",
+        "reset",
+        "wipe",
+        "clear",
+    }
+)
+_CHANGING = _REMOVING | frozenset(
+    {"write", "create", "update", "set", "edit", "move", "rename", "add", "insert", "put", "post", "patch", "send",
+     "commit", "push", "merge", "checkout", "init", "run", "exec", "execute", "apply", "upload", "copy", "install",
+     "start", "stop", "cancel", "pay", "refund", "transfer", "import", "save", "store", "submit", "approve", "grant",
+     "revoke", "branch", "toggle", "trigger", "modify", "append", "replace", "publish", "kill", "mail", "email"}
+)  # fmt: skip
+
+
+class Standing(StrEnum):
+    """`pinned` is offered; `changed` and `gone` are set aside; `new` and `unusable` were never offered."""
+
+    PINNED = "pinned"
+    CHANGED = "changed"
+    NEW = "new"
+    GONE = "gone"
+    UNUSABLE = "unusable"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One tool of an upstream. `name` is the upstream's; `effect` what the config says, if it says anything."""
+
+    name: str
+    standing: Standing
+    written: Written | None = None
+    effect: Effect | None = None
+    proposed: Effect = Effect.EXECUTE
+    notes: Sequence[str] = field(default_factory=tuple)
+
+    @property
+    def description(self) -> str:
+        text = self.written.definition.get("description") if self.written is not None else None
+        return clean(text, 500) if isinstance(text, str) else ""
+
+    @property
+    def hints(self) -> Sequence[str]:
+        """What the upstream claims of the tool. Untrusted."""
+        given: Mapping[str, bool] = self.written.hints if self.written is not None else {}
+        return [
+            key.removesuffix("Hint") if value else f"not {key.removesuffix('Hint')}"
+            for key, value in given.items()
+        ]
+
+
+def look_over(
+    source: str, listed: Mapping[str, Written], pins: Mapping[str, Written], tools: Sequence[ToolConfig]
+) -> list[Seen]:
+    """Every tool that is listed or pinned, by name."""
+    seen: list[Seen] = []
+    for name in sorted({*listed, *pins}):
+        now, pinned = listed.get(name), pins.get(name)
+        entry = entry_of(source, name, tools)
+        effect = entry.effect if entry is not None else None
+        if now is None:
+            seen.append(Seen(name, Standing.GONE, None, effect, notes=("it is listed no longer",)))
+            continue
+        proposed = proposed_effect(now)
+        if pinned is not None and pinned.digest == now.digest:
+            seen.append(Seen(name, Standing.PINNED, now, effect, proposed))
+        elif problems := _unusable(now):
+            seen.append(Seen(name, Standing.UNUSABLE, now, effect, proposed, problems))
+        elif pinned is not None:
+            changes = tuple(differences(pinned.definition, now.definition))
+            seen.append(Seen(name, Standing.CHANGED, now, effect, proposed, changes))
+        else:
+            seen.append(Seen(name, Standing.NEW, now, effect, proposed))
+    return seen
+
+
+def entry_of(source: str, name: str, tools: Sequence[ToolConfig]) -> ToolConfig | None:
+    """The entry of `tools:` that offers the tool."""
+    return next(
+        (one for one in tools if one.source == source and (one.source_tool or one.name) == name), None
+    )
+
+
+def _unusable(written: Written) -> tuple[str, ...]:
+    try:
+        return tuple(names_problems(offered(written)))
+    except Unusable as unusable:
+        return (str(unusable),)
+
+
+def proposed_effect(written: Written) -> Effect:
+    """A guess for a person to judge: `read` only where name and hints both say so, else the strictest that fits."""
+    words = {word.lower() for word in _WORDS.findall(written.name)}
+    hints = written.hints
+    if words & _REMOVING:
+        return Effect.DELETE
+    claims = hints.get("readOnlyHint") is True and hints.get("destructiveHint") is not True
+    return Effect.READ if claims and words & _READING and not words & _CHANGING else Effect.EXECUTE
+
+
+def exposed_name(source: str, name: str, taken: Collection[str]) -> str:
+    """The name to offer a tool under: its own where every client takes it and nothing else has it.
+
+    `taken` are the names in use, folded.
+    """
+
+    def fits(one: str) -> bool:
+        return (
+            re.fullmatch(r"[A-Za-z0-9_-]{1,40}", one) is not None
+            and "__" not in one
+            and one.casefold() not in taken
+            and one.casefold() not in BUILT_IN_TOOLS
+        )
+
+    if fits(name):
+        return name
+    plain = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9-]+", "_", f"{source}_{name}")).strip("_")
+    candidate, at = plain[:TOOL_NAME_CHARS_MAX], 2
+    while not fits(candidate):
+        candidate = f"{plain[: TOOL_NAME_CHARS_MAX - 4]}_{at}"
+        at += 1
+    return candidate

@@ -1,0 +1,91 @@
+"""One `tools/call` to an upstream, and what its end says of the effect."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp_types import (
+    HEADER_MISMATCH,
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    UNSUPPORTED_PROTOCOL_VERSION,
+    CallToolResult,
+)
+from pydantic import ValidationError
+
+from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.cleaning import shown
+from comptroller_tools.upstream.link import Link
+from comptroller_tools.upstream.results import UNTRUSTED, failed, outcome_of
+from comptroller_tools.upstream.settings import ErrorsMean
+from comptroller_tools.upstream.source import PROGRESS_MAX
+
+__all__ = ["call_tool"]
+
+_NOT_RUN = frozenset(
+    {
+        METHOD_NOT_FOUND,
+        INVALID_PARAMS,
+        HEADER_MISMATCH,
+        MISSING_REQUIRED_CLIENT_CAPABILITY,
+        UNSUPPORTED_PROTOCOL_VERSION,
+    }
+)
+"""Protocol errors that come instead of running a tool. The upstream's word, as any result is."""
+
+_log = structlog.stdlib.get_logger()
+
+
+async def call_tool(
+    upstream: str, link: Link, action: Action, structured: bool, errors: ErrorsMean
+) -> Outcome:
+    """Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
+    try:
+        result = await link.call(action.tool, action.arguments, _relay(action))
+    except MCPError as error:
+        if link.not_taken(error):
+            return Outcome(
+                EffectHappened.NONE, error=f"`{upstream}`: {error.error.message}", meta={"temporary": True}
+            )
+        await asyncio.sleep(0)  # a connection that ended says so after its calls did
+        if not link.alive:
+            return Outcome(EffectHappened.UNKNOWN, error=f"`{upstream}` went away: {link.why_ended}")
+        effect = EffectHappened.NONE if error.code in _NOT_RUN else EffectHappened.UNKNOWN
+        return failed(upstream, effect, error.error.message)
+    except ValidationError:
+        return Outcome(
+            EffectHappened.UNKNOWN,
+            error="the upstream's answer is not of the protocol",
+            meta={UNTRUSTED: upstream},
+        )
+    except Exception as error:  # noqa: BLE001 -- the SDK's own; its text may quote anything
+        _log.warning("a call to an upstream broke", source=upstream, error=type(error).__name__)
+        return Outcome(
+            EffectHappened.UNKNOWN, error=f"the connection to `{upstream}` broke ({type(error).__name__})"
+        )
+    if not isinstance(result, CallToolResult):
+        return Outcome(
+            EffectHappened.UNKNOWN, error="the upstream asked a question back, which is not passed on"
+        )
+    return outcome_of(upstream, result, structured, errors)
+
+
+def _relay(action: Action) -> ProgressFnT:
+    """Progress, one note at a time and so many at most: what comes while one is on its way is dropped."""
+    busy = [False]
+    left = [PROGRESS_MAX]
+
+    async def relay(progress: float, total: float | None, message: str | None) -> None:
+        if busy[0] or left[0] <= 0:
+            return
+        busy[0], left[0] = True, left[0] - 1
+        try:
+            await action.progress(progress, total, shown(message) if message is not None else None)
+        finally:
+            busy[0] = False
+
+    return relay

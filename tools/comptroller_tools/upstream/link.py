@@ -1,0 +1,321 @@
+"""One kept connection to an upstream: negotiated in either era, listed, watched, and ended, in a task of its own.
+
+The SDK's scopes and task groups live and die in that task; callers only send through the session, which is theirs to
+use from any task. Whatever an upstream does ends here at worst: the connection, never the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, cast
+
+import mcp_types as types
+import structlog
+from mcp.client.session import ClientSession, IncomingMessage
+from mcp.client.subscriptions import listen
+from mcp.shared.dispatcher import ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import TypeAdapter, ValidationError
+
+from comptroller_tools.upstream.cleaning import shown
+from comptroller_tools.upstream.definitions import TOOLS_MAX, Written, read_listing
+from comptroller_tools.upstream.over_http import Refusals, http_streams
+from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
+from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
+
+__all__ = ["Link", "Listing", "Unreachable"]
+
+PAGES_MAX = 50
+RELIST_PAUSE_S = 1.0
+"""Between two listings that the upstream asks for."""
+RELIST_EVERY_S = 60.0
+"""A definition can change without a word; this is how long that can go unseen."""
+CLIENT = types.Implementation(name="comptroller", version="1")
+
+_RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
+    types.CallToolResult | types.InputRequiredResult
+)
+_log = structlog.stdlib.get_logger()
+
+
+class Unreachable(Exception):
+    """There is no connection and nothing was sent. The text is for operators; `said` is the upstream's own."""
+
+    def __init__(self, text: str, said: str = "") -> None:
+        super().__init__(text)
+        self.said = said
+
+
+class Listing:
+    """The tools as the upstream lists them now, and a sentence for each entry that cannot be used."""
+
+    def __init__(self, tools: Mapping[str, Written], wrong: list[str]) -> None:
+        self.tools = dict(tools)
+        self.wrong = list(wrong)
+
+
+class _Dispatcher(JSONRPCDispatcher):
+    """Keeps definitions as they came, so that they can be pinned, and drops `_meta` of answers unread."""
+
+    def __init__(self, read: Any, write: Any) -> None:
+        super().__init__(read, write)
+        self.page: list[Any] = []
+        self.cursor: str | None = None
+        self.ended = asyncio.Event()
+
+    async def send_raw_request(
+        self, method: str, params: Any, opts: Any = None, **more: Any
+    ) -> dict[str, Any]:
+        result = await super().send_raw_request(method, params, opts, **more)
+        if method == "tools/call":
+            result.pop("_meta", None)
+        if method == "tools/list":
+            tools, cursor = result.get("tools"), result.get("nextCursor")
+            self.page = list(cast("list[object]", tools)) if isinstance(tools, list) else []
+            self.cursor = cursor if isinstance(cursor, str) else None
+            # One entry that the SDK cannot read would cost the whole page.
+            result["tools"] = [tool for tool in self.page if _readable(tool)]
+        return result
+
+    async def run(self, *arguments: Any, **named: Any) -> None:
+        try:
+            await super().run(*arguments, **named)
+        finally:
+            self.ended.set()
+
+
+def _readable(tool: Any) -> bool:
+    try:
+        types.Tool.model_validate(tool, by_name=False)
+    except ValidationError:
+        return False
+    return True
+
+
+class Link:
+    """A connection from `open` to `close`. `listing` is the newest one; `changed` is called for each."""
+
+    def __init__(self, name: str, settings: UpstreamSettings, changed: Callable[[Listing], None]) -> None:
+        self._name = name
+        self._settings = settings
+        self._changed = changed
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._relist = asyncio.Event()
+        self._close = asyncio.Event()
+        self._ended = Ended()
+        self._refusals = Refusals()
+        self._session: ClientSession | None = None
+        self._dispatcher: _Dispatcher | None = None
+        self._task = asyncio.get_running_loop().create_task(self._drive(), name=f"upstream-{name}")
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be sent."""
+        return (
+            not self._task.done()
+            and not self._close.is_set()
+            and self._dispatcher is not None
+            and not self._dispatcher.ended.is_set()
+            and self._ended.why is None
+            and not self._refusals.session_lost
+        )
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is known if it works: it was ready once, or it never will be."""
+        return self._ready.done()
+
+    @property
+    def why_ended(self) -> str:
+        return self._ended.why or "the connection ended"
+
+    async def ready(self) -> None:
+        """Wait until it is negotiated and listed. Raises `Unreachable`. May be waited for by many."""
+        await asyncio.shield(self._ready)
+
+    async def close(self) -> None:
+        """End it in order: the session, then the child or the connections. Bounded by the transport's graces."""
+        self._close.set()
+        await asyncio.wait([self._task])
+        if not self._ready.cancelled() and self._ready.done():
+            self._ready.exception()  # looked at, whoever waited for it
+
+    def not_taken(self, error: MCPError) -> bool:
+        """Whether the request certainly never reached the upstream, or was turned away before it was read."""
+        return self._refusals.not_taken(error.error.data)
+
+    async def call(
+        self, tool: str, arguments: Mapping[str, Any], progress: ProgressFnT
+    ) -> types.CallToolResult | types.InputRequiredResult:
+        """One `tools/call`. Raises MCPError, ValidationError."""
+        assert self._session is not None
+        request = types.CallToolRequest(
+            params=types.CallToolRequestParams(name=tool, arguments=dict(arguments))
+        )
+        return await self._session.send_request(request, _RESULT, progress_callback=progress)
+
+    # -- the task -------------------------------------------------------------------------------------------------
+
+    async def _drive(self) -> None:
+        try:
+            async with self._connected() as session:
+                self._session = session
+                if not self._ready.done():
+                    self._ready.set_result(None)
+                await self._stay(session)
+        except asyncio.CancelledError:
+            self._fail(Unreachable(f"the connection to `{self._name}` was given up"))
+            raise
+        except BaseException as error:  # noqa: BLE001 -- exception groups of the SDK too: nothing of it gets further
+            _log.info("an upstream connection failed", source=self._name, error=type(error).__name__)
+            self._fail(self._unreachable(error))
+        finally:
+            self._fail(Unreachable(f"`{self._name}`: {self.why_ended}"))
+
+    def _fail(self, why: Unreachable) -> None:
+        if not self._ready.done():
+            self._ready.set_exception(why)
+            self._ready.exception()  # nobody may be waiting
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        first = _first(error)
+        said = "\n".join(self._ended.said)
+        if isinstance(first, Unreachable):
+            return first
+        if isinstance(first, CannotStart):
+            return Unreachable(f"`{self._name}`: {first}", said)
+        if isinstance(first, MCPError):
+            return Unreachable(f"`{self._name}` refused to talk: {shown(first.error.message)}", said)
+        if isinstance(first, TimeoutError):
+            return Unreachable(f"`{self._name}` was not ready within {self._settings.start_s:g} s", said)
+        return Unreachable(f"`{self._name}`: {self.why_ended} ({type(first).__name__})", said)
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncGenerator[ClientSession]:
+        settings = self._settings
+        most = settings.message_bytes_max
+        streams = (
+            stdio_streams(settings.transport, most, self._ended)
+            if isinstance(settings.transport, StdioCommand)
+            else http_streams(settings.transport, most, self._refusals)
+        )
+        async with streams as (read, write):
+            self._dispatcher = _Dispatcher(read, write)
+            async with ClientSession(
+                dispatcher=self._dispatcher, client_info=CLIENT, message_handler=self._on_message
+            ) as session:
+                starting = asyncio.create_task(self._negotiate(session), name=f"upstream-{self._name}-start")
+                closing = asyncio.create_task(self._close.wait())
+                ended = asyncio.create_task(self._dispatcher.ended.wait())
+                try:
+                    await asyncio.wait(
+                        [starting, closing, ended],
+                        timeout=settings.start_s,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                    if not starting.done():
+                        if ended.done():
+                            raise Unreachable(
+                                f"`{self._name}`: {self.why_ended}", "\n".join(self._ended.said)
+                            )
+                        raise TimeoutError
+                    starting.result()
+                finally:
+                    await _cancelled(starting, closing, ended)
+                yield session
+
+    async def _negotiate(self, session: ClientSession) -> None:
+        """The newest era both sides speak, then the first listing. Raises MCPError and what the SDK raises."""
+        try:
+            await session.discover()
+        except (MCPError, RuntimeError, ValidationError):
+            try:
+                await session.initialize()
+            except MCPError as error:
+                # A slow modern server may have answered the first question after we stopped waiting for it.
+                if error.code != types.UNSUPPORTED_PROTOCOL_VERSION:
+                    raise
+                await session.discover()
+        await self._list(session)
+
+    async def _list(self, session: ClientSession) -> None:
+        assert self._dispatcher is not None
+        found: list[Any] = []
+        cursor: str | None = None
+        for _ in range(PAGES_MAX):
+            params = types.PaginatedRequestParams(cursor=cursor) if cursor is not None else None
+            # It is kept as it came before the SDK reads it, and only that counts.
+            with contextlib.suppress(ValidationError):
+                await session.list_tools(params=params)
+            found += self._dispatcher.page
+            cursor = self._dispatcher.cursor
+            if cursor is None or len(found) > TOOLS_MAX:
+                break
+        self._changed(Listing(*read_listing(found)))
+
+    async def _stay(self, session: ClientSession) -> None:
+        """Until it ends or is closed: list again when asked, and now and then unasked."""
+        assert self._dispatcher is not None
+        ended = asyncio.create_task(self._dispatcher.ended.wait())
+        closing = asyncio.create_task(self._close.wait())
+        listening = asyncio.create_task(self._listen(session))
+        try:
+            while not (ended.done() or closing.done()):
+                asked = asyncio.create_task(self._relist.wait())
+                try:
+                    await asyncio.wait(
+                        [ended, closing, asked],
+                        timeout=RELIST_EVERY_S,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                finally:
+                    await _cancelled(asked)
+                if ended.done() or closing.done():
+                    break
+                self._relist.clear()
+                try:
+                    async with asyncio.timeout(self._settings.start_s):
+                        await self._list(session)
+                except (MCPError, TimeoutError) as error:
+                    # Its definitions are not known any more, so the connection is worth nothing.
+                    self._ended.because(f"it did not list its tools ({type(error).__name__})")
+                    break
+                await asyncio.wait(
+                    [ended, closing], timeout=RELIST_PAUSE_S, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            self._dispatcher.ended.set()
+            await _cancelled(ended, closing, listening)
+
+    async def _listen(self, session: ClientSession) -> None:
+        """On a modern connection changes are told on a stream of their own. Without it the clock has to do."""
+        if session.protocol_version not in MODERN_PROTOCOL_VERSIONS:
+            return
+        capabilities = session.server_capabilities
+        if capabilities is None or capabilities.tools is None or not capabilities.tools.list_changed:
+            return
+        with contextlib.suppress(Exception):
+            async with listen(session, tools_list_changed=True) as events:
+                async for _ in events:
+                    self._relist.set()
+
+    async def _on_message(self, message: IncomingMessage) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            self._relist.set()
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _first(error: BaseException) -> BaseException:
+    found = error
+    while isinstance(found, BaseExceptionGroup):
+        found = cast("BaseExceptionGroup[BaseException]", found).exceptions[0]
+    return found

@@ -1,0 +1,124 @@
+"""MCP over streamable HTTP: the SDK's transport on a client of ours that bounds answers and knows what was never sent.
+
+Nothing of the caller's is in a request: only the configured headers and the protocol's own. The environment's proxies
+and `.netrc` are not used. Redirects leave the origin never (the SDK's rule).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import Any, cast
+
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+
+from comptroller_tools.upstream.settings import HttpEndpoint
+
+__all__ = ["Refusals", "http_streams"]
+
+CONNECT_S = 10.0
+READ_S = 660.0
+"""Longer than any call may take: its own deadline ends it."""
+REFUSED = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
+"""Statuses with which a server says that it did not take a request."""
+_NOT_SENT = -32_098
+_LOST = -32_099
+
+
+class Refusals:
+    """Tells what was never taken from what an upstream merely says was not: it cannot know the mark."""
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(16)
+        self.session_lost = False
+
+    def answer(self, request: httpx2.Request, why: str, *, taken: bool = False) -> httpx2.Response:
+        """An error answer in the upstream's place."""
+        error = {"code": _LOST if taken else _NOT_SENT, "message": why, "data": None if taken else self._mark}
+        body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
+        headers = {"content-type": "application/json"}
+        return httpx2.Response(503, headers=headers, content=body.encode(), request=request)
+
+    def not_taken(self, data: Any) -> bool:
+        """Whether an error's data is our mark: the request had no effect."""
+        return isinstance(data, str) and secrets.compare_digest(data.encode(), self._mark.encode())
+
+
+@contextlib.asynccontextmanager
+async def http_streams(
+    endpoint: HttpEndpoint, message_bytes_max: int, refusals: Refusals
+) -> AsyncGenerator[tuple[Any, Any]]:
+    """The SDK's streams over a bounded client. Nothing is sent yet."""
+    limits = httpx2.Limits(max_connections=64, max_keepalive_connections=16)
+    transport = _Bounded(
+        httpx2.AsyncHTTPTransport(limits=limits, trust_env=False), message_bytes_max, refusals
+    )
+    timeout = httpx2.Timeout(CONNECT_S, read=READ_S)
+    headers = {**endpoint.headers, "accept-encoding": "identity"}
+    client = httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
+    async with (
+        client,
+        streamable_http_client(
+            endpoint.url, http_client=client, max_sse_event_size=message_bytes_max
+        ) as streams,
+    ):
+        yield streams
+
+
+class _Bounded(httpx2.AsyncBaseTransport):
+    def __init__(self, inner: httpx2.AsyncHTTPTransport, most: int, refusals: Refusals) -> None:
+        self._inner = inner
+        self._most = most
+        self._refusals = refusals
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method != "POST":
+            return self._bounded(await self._inner.handle_async_request(request))
+        try:
+            response = await self._inner.handle_async_request(request)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
+            return self._refusals.answer(request, "it could not be reached; nothing was sent")
+        except httpx2.TransportError as error:
+            return self._refusals.answer(
+                request, f"the connection was lost ({type(error).__name__})", taken=True
+            )
+        if response.status_code in REFUSED:
+            await response.aclose()
+            if response.status_code == 404 and "mcp-session-id" in request.headers:
+                self._refusals.session_lost = True
+            return self._refusals.answer(request, f"it refused the request (HTTP {response.status_code})")
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            await response.aclose()
+            return self._refusals.answer(request, "it compressed an answer unasked", taken=True)
+        return self._bounded(response)
+
+    def _bounded(self, response: httpx2.Response) -> httpx2.Response:
+        # An event stream may be long; the SDK bounds each event of it.
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            response.stream = _Counted(cast("httpx2.AsyncByteStream", response.stream), self._most)
+        return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class _Counted(httpx2.AsyncByteStream):
+    """A body that ends with an error once it is longer than `most`."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream, most: int) -> None:
+        self._inner = inner
+        self._left = most
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            self._left -= len(chunk)
+            if self._left < 0:
+                # A kind that the SDK answers the one request with, instead of ending them all.
+                raise httpx2.StreamError("the answer is larger than is taken")
+            yield chunk
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()

@@ -1,0 +1,247 @@
+"""MCP over the standard streams of a child process: the transport half, for the SDK's client session.
+
+The SDK's own keeps a line in memory however long it grows, and its child can outlive us. Here a line has a limit while
+it is read, messages come at a bounded rate, and the child is started through `guard`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+
+import anyio
+import mcp_types as types
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.shared.message import SessionMessage
+
+from comptroller_tools.upstream import guard
+from comptroller_tools.upstream.settings import StdioCommand
+
+__all__ = ["BASICS", "CannotStart", "Ended", "child_environment", "stdio_streams"]
+
+BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")
+"""The variables a child gets of ours; everything else is named in the config."""
+CHUNK_BYTES = 65_536
+MESSAGES_PER_S_MAX = 500
+"""Beyond it the child is read more slowly, until it blocks on its own pipe."""
+STOP_GRACE_S = 2.0
+"""After its input is closed a child may end by itself for so long."""
+KILL_GRACE_S = 3.0
+ERR_LINES_MAX = 20
+ERR_LINE_BYTES_MAX = 300
+
+Incoming = SessionMessage | Exception
+
+
+class CannotStart(Exception):
+    """The child could not be started; nothing was sent to anybody. The text names the command."""
+
+
+class Ended:
+    """Why a stream ended, and what the child last said on its standard error (untrusted)."""
+
+    def __init__(self) -> None:
+        self.why: str | None = None
+        self.said: deque[str] = deque(maxlen=ERR_LINES_MAX)
+
+    def because(self, why: str) -> None:
+        self.why = self.why or why
+
+
+def child_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """The whole environment of a child: `BASICS` as they are here, and what the config names."""
+    return {name: os.environ[name] for name in BASICS if name in os.environ} | dict(own)
+
+
+@contextlib.asynccontextmanager
+async def stdio_streams(
+    command: StdioCommand, message_bytes_max: int, ended: Ended
+) -> AsyncGenerator[tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]]:
+    """The streams of a started child. It is ended on leaving, whatever it does. Raises `CannotStart`."""
+    process, lifeline = await _started(command)
+    to_session, from_child = anyio.create_memory_object_stream[Incoming](0)
+    to_child, from_session = anyio.create_memory_object_stream[SessionMessage](0)
+    tasks = [
+        asyncio.create_task(_read(process, to_session, message_bytes_max, ended), name="upstream-out"),
+        asyncio.create_task(_write(process, from_session, to_session, ended), name="upstream-in"),
+        asyncio.create_task(_listen_to_errors(process, ended), name="upstream-err"),
+    ]
+    try:
+        yield from_child, to_child
+    finally:
+        try:
+            await _stop(process, lifeline)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for stream in (to_session, from_child, to_child, from_session):
+                stream.close()
+
+
+async def _started(command: StdioCommand) -> tuple[asyncio.subprocess.Process, int]:
+    environment = child_environment(command.env)
+    program = shutil.which(command.command, path=environment.get("PATH"))
+    if program is None:
+        raise CannotStart(f"the command `{command.command}` is not there or cannot be executed")
+    theirs, ours = os.pipe()
+    try:
+        if command.cwd is not None:
+            _make_private(command.cwd)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-I", "-S", guard.__file__, str(theirs), program, *command.args,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            cwd=command.cwd,
+            pass_fds=(theirs,),
+            start_new_session=True,
+        )  # fmt: skip
+    except (OSError, ValueError) as error:
+        os.close(ours)
+        raise CannotStart(
+            f"`{command.command}` could not be started ({type(error).__name__}: {getattr(error, 'strerror', '')})"
+        ) from None
+    except BaseException:
+        os.close(ours)
+        raise
+    finally:
+        os.close(theirs)
+    return process, ours
+
+
+def _make_private(folder: Path) -> None:
+    """The folder and those above it that are not there yet, for nobody else to read."""
+    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+
+
+async def _read(
+    process: asyncio.subprocess.Process,
+    to_session: MemoryObjectSendStream[Incoming],
+    most: int,
+    ended: Ended,
+) -> None:
+    """Lines to messages. Ends at the first line that is too long: there is no way to tell whose answer it was."""
+    assert process.stdout is not None
+    pace = _Pace()
+    held = bytearray()
+    try:
+        async with to_session:
+            while chunk := await process.stdout.read(CHUNK_BYTES):
+                *lines, rest = chunk.split(b"\n")
+                for line in lines:
+                    held += line
+                    if len(held) > most:
+                        break
+                    await to_session.send(_message(bytes(held)))
+                    held.clear()
+                    await pace.keep()
+                held += rest
+                if len(held) > most:
+                    ended.because(f"it sent a message of more than {most} bytes")
+                    return
+            ended.because("it closed its output")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
+        ended.because("the connection was closed")
+
+
+def _message(line: bytes) -> Incoming:
+    try:
+        return SessionMessage(types.jsonrpc_message_adapter.validate_json(line, by_name=False))
+    except ValueError:
+        return ValueError("a line that is no JSON-RPC message")  # never its text: it may hold anything
+
+
+class _Pace:
+    """No more than `MESSAGES_PER_S_MAX` messages in any second."""
+
+    def __init__(self) -> None:
+        self._since = 0.0
+        self._count = 0
+
+    async def keep(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._since >= 1:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count >= MESSAGES_PER_S_MAX:
+            await asyncio.sleep(1 - (now - self._since))
+
+
+async def _write(
+    process: asyncio.subprocess.Process,
+    from_session: MemoryObjectReceiveStream[SessionMessage],
+    to_session: MemoryObjectSendStream[Incoming],
+    ended: Ended,
+) -> None:
+    assert process.stdin is not None
+    try:
+        async with from_session:
+            async for message in from_session:
+                text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
+                process.stdin.write(text.encode() + b"\n")
+                await process.stdin.drain()
+    except (anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
+        ended.because("it closed its input")
+        to_session.close()  # what waits for an answer learns that there will be none
+
+
+async def _listen_to_errors(process: asyncio.subprocess.Process, ended: Ended) -> None:
+    """Its last lines are kept for the operator; the rest is read and dropped, so that the child never blocks."""
+    assert process.stderr is not None
+    held = b""
+    while chunk := await process.stderr.read(CHUNK_BYTES):
+        *lines, held = (held + chunk).split(b"\n")
+        held = held[:ERR_LINE_BYTES_MAX]
+        for line in lines[-ERR_LINES_MAX:]:
+            if line.strip():
+                ended.said.append(line[:ERR_LINE_BYTES_MAX].decode("utf-8", "replace"))
+
+
+async def _stop(process: asyncio.subprocess.Process, lifeline: int) -> None:
+    """Close its input, wait a little, then let go of the lifeline, at which the guard ends it and all it started.
+
+    Shielded: a cancelled caller leaves no process behind.
+    """
+
+    async def stop() -> None:
+        try:
+            assert process.stdin is not None
+            process.stdin.close()
+            if await _gone(process, STOP_GRACE_S):
+                return
+        finally:
+            os.close(lifeline)
+        if not await _gone(process, KILL_GRACE_S):
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()  # the guard itself hangs; the kernel ends the child with it
+            await _gone(process, KILL_GRACE_S)
+
+    stopping = asyncio.ensure_future(stop())
+    try:
+        await asyncio.shield(stopping)
+    except asyncio.CancelledError:
+        await asyncio.wait([stopping])
+        raise
+    finally:
+        # Closes the pipes; a descendant that left the group may still hold their other ends.
+        process._transport.close()  # type: ignore[attr-defined]
+        await asyncio.sleep(0)
+
+
+async def _gone(process: asyncio.subprocess.Process, within_s: float) -> bool:
+    """Whether the process ends in time. Not `wait()`: that waits for the pipes too, which others may hold."""
+    until = asyncio.get_running_loop().time() + within_s
+    while process.returncode is None:
+        if asyncio.get_running_loop().time() >= until:
+            return False
+        await asyncio.sleep(0.01)
+    return True

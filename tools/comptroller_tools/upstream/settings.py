@@ -1,0 +1,50 @@
+"""What is known of an upstream before it is reached: how to start or find it, and what it may take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ErrorsMean", "HttpEndpoint", "StdioCommand", "UpstreamSettings"]
+
+
+class ErrorsMean(StrEnum):
+    """What it says of a side effect that its tool answered with an error (`isError`)."""
+
+    IN_DOUBT = "in_doubt"
+    NOT_DONE = "not_done"
+
+
+@dataclass(frozen=True, slots=True)
+class StdioCommand:
+    """A command that speaks MCP on its standard streams. `env` is all it gets beside `BASICS` of `over_stdio`."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    cwd: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpEndpoint:
+    """A streamable HTTP endpoint, and the headers (credentials included) that every request to it carries."""
+
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """`identity` is what was written (references, never secrets); it is part of what people approve.
+
+    `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
+    """
+
+    transport: StdioCommand | HttpEndpoint
+    identity: Mapping[str, Any]
+    start_s: float = 20.0
+    message_bytes_max: int = 8 * 1024 * 1024
+    errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT

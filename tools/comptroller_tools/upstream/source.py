@@ -1,0 +1,231 @@
+"""An MCP server of somebody else as a source: what it offers is pinned, what it says is untrusted.
+
+What `UpstreamSource.call` knows about the effect:
+
+    NONE     not connected, too busy here, quarantined, or turned away before its tool ran
+    DONE     the tool answered; with `error` set when the answer is not what it declared
+    UNKNOWN  anything else once the request was handed over: silence, a lost connection, an answer nobody can read,
+             a question back, and an error of the tool unless the config says what errors of this upstream mean
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from comptroller_audit.ambient import Clock, SystemClock
+from comptroller_tools.errors import SourceInvalid
+from comptroller_tools.source import Action, EffectHappened, Outcome, ToolDefinition
+from comptroller_tools.upstream.definitions import PINNED_KEYS, Unusable, Written, names_problems, offered
+from comptroller_tools.upstream.settings import UpstreamSettings
+
+if TYPE_CHECKING:
+    from comptroller_tools.upstream.link import Link, Listing
+
+__all__ = ["QUARANTINED", "UpstreamSource"]
+
+QUARANTINED = "quarantined"
+"""The key in `Outcome.meta` of a call that was not sent because its definition is not the pinned one."""
+IN_FLIGHT_MAX = 64
+"""Calls to one upstream at once; nothing queues."""
+PROGRESS_MAX = 200
+"""Notes of progress that one call may relay."""
+BACKOFF_FIRST_S = 0.5
+BACKOFF_MAX_S = 60.0
+CANCEL_GRACE_S = 0.5
+
+_log = structlog.stdlib.get_logger()
+
+
+class UpstreamSource:
+    """One upstream. `pins` are the definitions a person accepted; nothing else of it is ever offered."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: UpstreamSettings,
+        pins: Mapping[str, Written],
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        """Raises `SourceInvalid` for a pinned definition that cannot be offered. Starts nothing."""
+        self._name = name
+        self._settings = settings
+        self._pins = dict(pins)
+        self._clock: Clock = clock or SystemClock()
+        self._definitions = _definitions(name, self._pins)
+        self._listing: Listing | None = None
+        self._link: Link | None = None
+        self._calls: set[asyncio.Task[Outcome]] = set()
+        self._failures = 0
+        self._not_before = 0.0
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """How it is started or reached, as written: another command or endpoint is another source."""
+        return self._settings.identity
+
+    def definitions(self) -> Mapping[str, ToolDefinition]:
+        return self._definitions
+
+    def quarantine(self, tool: str) -> str | None:
+        """Why a pinned tool is not used now, in words of ours alone; None while nothing speaks against it."""
+        if self._listing is None:
+            return None
+        pinned, now = self._pins.get(tool), self._listing.tools.get(tool)
+        if pinned is None:
+            return "nobody has accepted it"
+        if now is None:
+            return "its server lists it no longer, or not in a way that can be read"
+        if now.digest == pinned.digest:
+            return None
+        parts = [key for key in PINNED_KEYS if now.definition.get(key) != pinned.definition.get(key)]
+        return f"its server now defines it otherwise ({', '.join(parts) or 'its spelling'})"
+
+    def start(self) -> None:
+        """Connect without waiting, so that the first call finds it ready."""
+        if self._link is None and not self._closed:
+            self._connect()
+
+    async def listing(self) -> Listing:
+        """What the upstream lists now. Raises `Unreachable`."""
+        await (await self._up()).ready()
+        assert self._listing is not None
+        return self._listing
+
+    async def call(self, action: Action, deadline: float) -> Outcome:
+        """Run `action.tool` until `deadline` (monotonic seconds). Raises nothing but `CancelledError`."""
+        if action.tool not in self._pins:
+            return _nothing(f"source `{self._name}` has no pinned tool `{action.tool}`")
+        if self._closed:
+            return _nothing(f"source `{self._name}` is closed")
+        if deadline - self._clock.monotonic() <= 0:
+            return _nothing("the deadline had passed before anything was sent")
+        if len(self._calls) >= IN_FLIGHT_MAX:
+            error = f"{IN_FLIGHT_MAX} calls to `{self._name}` are running; nothing was sent"
+            return Outcome(EffectHappened.NONE, error=error, meta={"overloaded": True})
+        sent = [False]
+        task = asyncio.get_running_loop().create_task(self._call(action, sent))
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        try:
+            await asyncio.wait([task], timeout=max(0.0, deadline - self._clock.monotonic()))
+            if not task.done():
+                task.cancel()  # the upstream is told, where it still listens
+                await asyncio.wait([task], timeout=CANCEL_GRACE_S)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if task.done() and not task.cancelled():
+            return task.result()
+        if not sent[0]:
+            return _nothing("it was not connected by the deadline; nothing was sent", temporary=True)
+        error = "the upstream had not answered by the deadline; it may still be at it"
+        return Outcome(EffectHappened.UNKNOWN, error=error, meta={"timeout": True})
+
+    async def close(self) -> None:
+        """End what is running, then the connection; a child gets a moment to end by itself."""
+        self._closed = True
+        for task in set(self._calls):
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(set(self._calls), timeout=CANCEL_GRACE_S)
+        if self._link is not None:
+            await self._link.close()
+            self._link = None
+
+    # -- inside ---------------------------------------------------------------------------------------------------
+
+    async def _call(self, action: Action, sent: list[bool]) -> Outcome:
+        from comptroller_tools.upstream.calling import call_tool
+        from comptroller_tools.upstream.link import Unreachable
+
+        try:
+            link = await self._up()
+        except Unreachable as error:
+            return _nothing(str(error), temporary=True)
+        if (why := self.quarantine(action.tool)) is not None:
+            return Outcome(
+                EffectHappened.NONE, error=f"`{action.tool}` is quarantined: {why}", meta={QUARANTINED: why}
+            )
+        structured = "outputSchema" in self._pins[action.tool].definition
+        sent[0] = True
+        outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
+        if outcome.error is None or outcome.told_model is not None:
+            self._failures = 0
+        return outcome
+
+    async def _up(self) -> Link:
+        """A connection that can be used. Raises `Unreachable`; after failures, at once and for a growing while."""
+        from comptroller_tools.upstream.link import Unreachable
+
+        link = self._link
+        if link is not None and link.settled and not link.alive:
+            await self._drop(link)
+            link = self._link
+        if link is None:
+            if self._clock.monotonic() < self._not_before:
+                raise Unreachable(f"`{self._name}` failed and is left alone for a moment")
+            link = self._connect()
+        try:
+            await link.ready()
+        except Unreachable:
+            await self._drop(link)
+            raise
+        return link
+
+    def _connect(self) -> Link:
+        from comptroller_tools.upstream.link import Link
+
+        self._link = Link(self._name, self._settings, self._listed)
+        return self._link
+
+    async def _drop(self, link: Link) -> None:
+        """Give up a connection that ended; the next may be tried after a pause that grows with every failure."""
+        if self._link is not link:
+            return
+        self._link = None
+        self._failures += 1
+        pause_s = (
+            min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** (self._failures - 1)) if self._failures > 1 else 0.0
+        )
+        self._not_before = self._clock.monotonic() + pause_s
+        _log.warning("an upstream ended", source=self._name, why=link.why_ended, pause_s=pause_s)
+        await link.close()
+
+    def _listed(self, listing: Listing) -> None:
+        before, self._listing = self._listing, listing
+        for tool in self._pins:
+            why = self.quarantine(tool)
+            if why is not None and (before is None or before.tools.get(tool) != listing.tools.get(tool)):
+                _log.warning("an upstream tool is quarantined", source=self._name, tool=tool, why=why)
+
+
+def _definitions(source: str, pins: Mapping[str, Written]) -> dict[str, ToolDefinition]:
+    found: dict[str, ToolDefinition] = {}
+    problems: list[str] = []
+    for name, pin in pins.items():
+        try:
+            definition = offered(pin)
+        except Unusable as unusable:
+            problems.append(f"its pinned tool `{name[:80]}` cannot be offered: {unusable}")
+            continue
+        problems += names_problems(definition)
+        found[name] = definition
+    if problems:
+        raise SourceInvalid(
+            "\n".join(f"{problem}; run `comptroller classify {source}`" for problem in problems)
+        )
+    return found
+
+
+def _nothing(error: str, *, temporary: bool = False) -> Outcome:
+    return Outcome(EffectHappened.NONE, error=error, meta={"temporary": True} if temporary else {})
