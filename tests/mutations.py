@@ -30,6 +30,7 @@ _AUDIT = "audit/comptroller_audit"
 _BUDGETS = "budgets/comptroller_budgets"
 _POLICY = "policy/comptroller_policy"
 _SERVER = "server/comptroller_server"
+_UPSTREAM = "tools/comptroller_tools/upstream"
 _S = "tests/scenarios"
 
 MUTATIONS = (
@@ -1049,8 +1050,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/config/loading.py",
-        "        secrets=(*secrets, *key_secrets),\n",
-        "        secrets=secrets,\n",
+        "        secrets=(*secrets, *key_secrets, *upstream_secrets),\n",
+        "        secrets=(*secrets, *upstream_secrets),\n",
         f"{_S}/test_judges.py::test_the_key_is_in_no_answer_and_no_record",
     ),
     Mutation(
@@ -1447,5 +1448,66 @@ MUTATIONS = (
         "    if tool.effect is not Effect.READ:\n",
         "    if False:\n",
         f"{_S}/test_kept_reads.py::test_cache_s_stands_only_where_it_can_mean_something",
+    ),
+    # -- servers of somebody else ---------------------------------------------------------------------------------
+    Mutation(
+        f"{_UPSTREAM}/source.py",
+        "        if now.digest == pinned.digest:\n",
+        "        if True:\n",
+        "tests/tools/test_upstream_source.py::test_a_definition_that_changed_is_not_called",
+    ),
+    Mutation(
+        f"{_SERVER}/call/intake.py",
+        "and tool.quarantine() is None",
+        "and True",
+        f"{_S}/test_upstreams.py::test_a_changed_definition_is_neither_listed_nor_called_and_the_refusal_is_recorded",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/link.py",
+        "            self._relist.set()\n\n\nasync def",
+        "            pass\n\n\nasync def",
+        f"{_S}/test_upstreams.py::test_a_tool_that_changes_between_listing_and_call_is_set_aside",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/definitions.py",
+        '        schema["additionalProperties"] = False\n',
+        "        pass\n",
+        f"{_S}/test_upstreams.py::test_arguments_that_no_policy_could_see_are_refused",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/over_stdio.py",
+        "                if len(held) > most:\n                    ended",
+        "                if False:\n                    ended",
+        "tests/tools/test_upstream_source.py::test_a_message_that_is_too_long_ends_the_connection_before_it_is_in_memory",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/over_stdio.py",
+        "{name: os.environ[name] for name in BASICS if name in os.environ}",
+        "dict(os.environ)",
+        "tests/tools/test_upstream_source.py::test_the_process_gets_only_the_basics_and_what_is_named",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/guard.py",
+        "        if any(fd == lifeline for fd, _ in watched.poll()) or _asked:\n",
+        "        watched.poll()\n        if _asked:\n",
+        "tests/server/test_upstream_processes.py::test_no_upstream_outlives_its_server",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/pins.py",
+        "if written.name != name or written.digest != ",
+        "if False and written.digest != ",
+        "tests/server/test_upstream_config.py::test_a_lock_file_that_was_changed_by_hand_does_not_load",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/results.py",
+        "if errors is ErrorsMean.NOT_DONE else",
+        "if True else",
+        "tests/tools/test_upstream_source.py::test_an_error_of_the_tool_means_what_the_config_says",
+    ),
+    Mutation(
+        f"{_SERVER}/call/upstream_words.py",
+        "    text = _ODD.sub(_escaped, _spell(value))\n",
+        "    text = _spell(value)\n",
+        f"{_S}/test_upstreams.py::test_text_that_imitates_our_notices_stays_inside_its_line",
     ),
 )

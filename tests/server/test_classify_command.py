@@ -118,7 +118,7 @@ def test_a_change_is_shown_with_both_texts_and_stays_out_until_it_is_accepted(
 
 def test_what_cannot_be_offered_is_said_and_never_accepted(tmp_path: Path, upstream: Upstream) -> None:
     remote = {"type": "object", "properties": {"a": {"$ref": "https://evil.example/schema"}}}
-    hidden = {"type": "object", "properties": {"pa\u200bth": {}}}
+    hidden: dict[str, Any] = {"type": "object", "properties": {"pa\u200bth": {}}}
     upstream.lists(LOOK, definition("far", inputSchema=remote), definition("unseen", inputSchema=hidden))
     document = shown(tmp_path, "--yes")
     assert standing(document) == {"far": "unusable", "look": "new", "unseen": "unusable"}
