@@ -358,6 +358,30 @@ def _an_order_rests_on_what_its_task_read(e: Evidence) -> None:
             )
 
 
+def _nothing_kept_is_given_after_a_change(e: Evidence) -> None:
+    """Exact in the order of the log: from the read that went to the bank on, nothing was begun, ended or in doubt."""
+    running: set[str] = set()
+    at_read: dict[str, int] = {}
+    changes = 0
+    for entry in e.log:
+        packet = cast("dict[str, Any]", entry.packet or {})
+        if entry.type is RecordType.ACTION:
+            running.add(str(packet["call"]))
+            changes += 1
+        elif entry.type in (RecordType.AUDIT, RecordType.RECOVERED):
+            changes += 1
+            if packet["state"] != "in_doubt":
+                running.discard(str(packet["call"]))
+        elif entry.type is RecordType.READ:
+            call, kept = str(packet["call"]), packet.get("cached")
+            at_read[call] = changes
+            if kept is None:
+                continue
+            must(not running, "nothing kept is given while a change runs", call=call, running=running)
+            since = changes - at_read[str(kept["call"])]
+            must(since == 0, "nothing kept is given after a change", call=call, kept=kept, changes=since)
+
+
 def _nothing_is_committed_in_a_task_that_is_over(e: Evidence) -> None:
     """Exact in the order of the log."""
     over: set[str] = set()

@@ -111,6 +111,7 @@ def rounds(stage: Stage, seeds: range) -> Counter[str]:
     for seed in seeds:
         world = play(stage, seed)
         seen.update(f"answer {heard.code}" for heard in world.heard)
+        seen["kept reads"] += sum("comptroller/cached" in heard.answer.meta for heard in world.heard)
         seen.update(f"death {why}" for why in world.deaths)
         seen.update(f"manner {manner}" for manner in world.bank.manners.values())
         seen.update(f"effect {line.tool}" for line in world.bank.ledger)

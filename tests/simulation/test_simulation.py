@@ -28,6 +28,7 @@ AT_ONCE = 2
 """Processes that share the rounds."""
 ROOT = Path(__file__).parents[2]
 _WANTED = {
+    "kept reads",
     *(f"manner {manner}" for manner in Manner),
     *(f"effect {tool}" for tool in ("pay", "unpay", "wire", "note", "order")),
     *(
@@ -103,7 +104,9 @@ def test_every_law_holds_in_seeded_rounds(stage: Stage) -> None:
         return
     seen = _played(0, QUICK_ROUNDS)
     _say(QUICK_ROUNDS, seen)
-    assert set(seen) >= _WANTED, "the rounds no longer reach everything they are there for"
+    assert {what for what, times in seen.items() if times} >= _WANTED, (
+        "the rounds no longer reach everything they are there for"
+    )
 
 
 @pytest.mark.long
