@@ -1510,4 +1510,47 @@ MUTATIONS = (
         "    text = _spell(value)\n",
         f"{_S}/test_upstreams.py::test_text_that_imitates_our_notices_stays_inside_its_line",
     ),
+    # -- many values at once --------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "            part_of=case.call,\n",
+        "",
+        f"{_S}/test_many.py::test_each_value_is_a_read_of_its_own_with_refs_and_a_record",
+    ),
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "at_once = 1 if self._bundle.reads(tool.name).history else",
+        "at_once =",
+        f"{_S}/test_many.py::test_a_rule_over_history_counts_the_items_of_one_batch",
+    ),
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "is_over = is_over or _code(answer) in _ENDS_IT",
+        "is_over = False",
+        f"{_S}/test_many.py::test_a_halt_stops_every_item_and_the_rest_is_not_tried",
+    ),
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "if self._roads.finds_secret([given]):",
+        "if False:",
+        f"{_S}/test_many.py::test_a_secret_in_a_list_goes_nowhere_and_is_kept_nowhere",
+    ),
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "        case.usage.charged += ",
+        "        _ = ",
+        f"{_S}/test_many.py::test_the_text_of_a_batch_is_metered_once",
+    ),
+    Mutation(
+        f"{_SERVER}/call/intake.py",
+        "self._bundle.visible(\n            case.subject, many.name\n        ):",
+        "many.name:",
+        f"{_S}/test_many.py::test_who_may_not_read_one_may_not_read_many_nor_see_that_it_can_be_done",
+    ),
+    Mutation(
+        f"{_SERVER}/config/checks.py",
+        "    if name.casefold() in {other.casefold() for other in written.names}:\n",
+        "    if False:\n",
+        f"{_S}/test_many.py::test_a_batch_form_that_could_not_work_does_not_load",
+    ),
 )

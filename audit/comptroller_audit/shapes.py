@@ -27,6 +27,7 @@ __all__ = [
     "PACKETS",
     "ActionPacket",
     "AuditPacket",
+    "BatchPacket",
     "CallClosed",
     "ConfirmationAsked",
     "Free",
@@ -216,6 +217,7 @@ class _Proposed(_Open):
     ] = {}
     compensates: Annotated[str | None, Field(description="the call that this one reverses")] = None
     ordered_by: Annotated[str | None, Field(description="who wants a good call reversed")] = None
+    part_of: Annotated[str | None, Field(description="the batch that this call is an item of")] = None
 
 
 class _OfTool(_Open):
@@ -299,6 +301,18 @@ class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
 
     approvals: list[GivenApproval] = []
     cached: CachedView | None = None
+
+
+class BatchPacket(_Proposed):
+    """A read was called with several values: `calls` are those of the read `of`, `done` how many were answered.
+
+    `asked` are all values; a call for each was made in their order, until one met what would refuse every other.
+    """
+
+    of: str
+    calls: list[str]
+    asked: Annotated[int, Field(ge=1)]
+    done: Annotated[int, Field(ge=0)]
 
 
 class RefusedPacket(_Proposed):
@@ -393,6 +407,7 @@ PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.ACTION: ActionPacket,
         RecordType.AUDIT: AuditPacket,
         RecordType.READ: ReadPacket,
+        RecordType.BATCH: BatchPacket,
         RecordType.REPLAYED: ReplayedPacket,
         RecordType.CONFIRMATION_ASKED: ConfirmationAsked,
         RecordType.CALL_CLOSED: CallClosed,

@@ -120,6 +120,7 @@ class RecordType(StrEnum):
     ACTION = "action"
     AUDIT = "audit"
     READ = "read"
+    BATCH = "batch"
     REPLAYED = "replayed"
     APPROVAL_DECIDED = "approval_decided"
     CONFIRMATION_ASKED = "confirmation_asked"

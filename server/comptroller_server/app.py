@@ -27,6 +27,7 @@ from comptroller_server.call.intake import Intake, IntakeTerms
 from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
+from comptroller_server.call.many import Batches
 from comptroller_server.call.metering import metering_of
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.quotas import Quotas
@@ -144,7 +145,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     kept_reads = KeptReads(store, i.catalogue, clock, entries_max, bytes_max)
     pipeline = Pipeline(
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
-        Loops(clock, limits.identical_calls_max), compensation,
+        Batches(store, i.policy, commits, evidence, release), Loops(clock, limits.identical_calls_max), compensation,
     )  # fmt: skip
     checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(

@@ -19,6 +19,7 @@ from comptroller_server.call.intake import Intake
 from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
+from comptroller_server.call.many import Batches
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
 from comptroller_server.call.repeats import Repeats
@@ -55,6 +56,7 @@ class Pipeline:
         checking: Checking,
         confirmations: Confirmations,
         built_ins: BuiltIns,
+        batches: Batches,
         loops: Loops,
         compensation: Reversals,
     ) -> None:
@@ -70,6 +72,7 @@ class Pipeline:
         self._checking = checking
         self._confirmations = confirmations
         self._built_ins = built_ins
+        self._batches = batches
         self._loops = loops
         self._compensation = compensation
         compensation.act = self._act
@@ -113,6 +116,8 @@ class Pipeline:
         if self._repeats.is_resume(case) and (answer := await self._repeats.resume(case)) is not None:
             return answer
         if (answer := await self._built_ins.answer(case)) is not None:
+            return answer
+        if (answer := await self._batches.answer(case, self.call)) is not None:
             return answer
         await self._intake.validate(case)  # 4 validate
         case.took.mark(Step.VALIDATE)

@@ -17,6 +17,7 @@ from comptroller_policy.expressions import (
     paths_in,
 )
 from comptroller_policy.model import ToolFacts
+from comptroller_tools.batches import Batch, batch_findings
 from comptroller_tools.citing import (
     ANY_CITATION,
     CitationTerms,
@@ -67,6 +68,7 @@ class Tool:
     redactions: Redactions = field(default_factory=Redactions)
     needs_citation: bool = False
     compensation: Compensation | None = None
+    batch: Batch | None = None
     effect: Effect = field(init=False)
     is_read: bool = field(init=False)
     is_free_read: bool = field(init=False)
@@ -137,8 +139,14 @@ class Catalogue:
                 compensation = Compensation.of(rule, self._tools[rule.tool])
                 self._tools[tool.name] = replace(tool, compensation=compensation)
 
+        self._batched = {tool.batch.name: tool for tool in self if tool.batch is not None}
+
     def find(self, name: str) -> Tool | None:
         return self._tools.get(name)
+
+    def batched(self, name: str) -> Tool | None:
+        """The read whose batch form has this name."""
+        return self._batched.get(name)
 
     def __iter__(self) -> Iterator[Tool]:
         return iter(self._tools.values())
@@ -199,6 +207,13 @@ class Catalogue:
         shown_output = for_clients(output)
         if self._patterns or redactions.hides:
             shown_output = redacted(shown_output, self._patterns, redactions.output)
+        if not side_effect:
+            shown_output = with_refs(shown_output)
+        rule = config.batch
+        if found := [
+            Finding(at, text) for at, text in batch_findings(rule, definition.input_schema, f"{where}.batch")
+        ]:
+            raise CatalogueInvalid(found)
         return Tool(
             name=config.name,
             config=config,
@@ -214,10 +229,11 @@ class Catalogue:
                 if side_effect
                 else shown_input
             ),
-            advertised_output=shown_output if side_effect else with_refs(shown_output),
+            advertised_output=shown_output,
             description=f"{described} {note}".strip() if note else described,
             redactions=redactions,
             needs_citation=cites,
+            batch=Batch.build(config.name, rule, described, shown_input, shown_output) if rule else None,
         )
 
     def _origin(self, config: ToolConfig, where: str) -> tuple[Source, ToolDefinition]:

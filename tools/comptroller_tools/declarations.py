@@ -12,6 +12,7 @@ from comptroller_tools.check_rules import CHECKS_MAX, CheckRule
 
 __all__ = [
     "AbsentMeans",
+    "BatchRule",
     "BreakerConfig",
     "CompensateRule",
     "RecordRule",
@@ -76,6 +77,14 @@ class RedactRule(_Declared):
     visible_to: tuple[Literal["model", "person"], ...] = ()
 
 
+class BatchRule(_Declared):
+    """A read can be called with a list, as `NAME_many`: `argument` (without it `<of>s`) takes up to `max` values of `of`."""
+
+    of: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    argument: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    max: int = Field(default=20, ge=2, le=100)
+
+
 class BreakerConfig(_Declared):
     """After `failures` in a row a source is left alone for `reset_s` seconds; then one call tries."""
 
@@ -118,5 +127,6 @@ class ToolConfig(ToolRules):
     redact: tuple[RedactRule, ...] = ()
     takes_tokens: tuple[FieldPath, ...] = ()
     outbound: bool | None = None
+    batch: BatchRule | None = None
     cache_s: float | None = Field(default=None, gt=0, le=3_600)
     limits: ToolLimits = Field(default_factory=ToolLimits)

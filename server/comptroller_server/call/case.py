@@ -113,6 +113,8 @@ class Case:
     book: TokenBook | None = None
     """The tokens of its task, where anything can become one; it notes what this case's answers give."""
     tool: Tool | None = None
+    many: Tool | None = None
+    """The read whose batch form was called, in place of a tool."""
     resumed: Resumed | None = None
     compensates: Compensates | None = None
     # 4 validate

@@ -12,7 +12,7 @@ from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Part, Refuse, Together, Unit
-from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Verification
+from comptroller_audit.vocabulary import CallState, Effect, Json, JsonObject, Refusal, Verification
 from comptroller_budgets.history import BumpHistory, HistoryUnmoved, history_id
 from comptroller_budgets.ledger import NoteVerifiedWrite, Spend, TakeHold
 from comptroller_budgets.lifecycle import NoteExhausted, is_exhausted
@@ -329,6 +329,10 @@ class Commits:
         unmoved = HeadUnmoved(case.basis.switch_seq, self._bundle)
         return Unit([unmoved, OpenCall(case.call, to, fields, record), *parts], self._on_refusal(case))
 
+    def many(self, case: Case, record: LogRecord) -> Unit:
+        """The one record of a batch, whose items were committed by themselves."""
+        return Unit([OpenCall(case.call, CallState.DONE, self._fields(case), record)])
+
     def enter(self, case: Case) -> Part:
         """The case's task entered without a step: the first thing of a task in which nothing was called yet."""
         return replace(self._enter(case, flight=0), counts_step=False)
@@ -362,14 +366,15 @@ class Commits:
 
     def _fields(self, case: Case) -> dict[str, Any]:
         tool = case.tool
+        named = case.many.batch.name if case.many and case.many.batch else case.built_in
         return {
             "owner": self._owner.id,
             "principal": case.principal_key,
             "actor": case.subject.actor.id,
             "task": case.task.id,
             "step": case.task.step,
-            "tool": tool.name if tool else case.built_in,
-            "effect": tool.effect.value if tool else "",
+            "tool": tool.name if tool else named,
+            "effect": tool.effect.value if tool else Effect.READ.value if case.many else "",
             "claims": ",".join(claim.id for claim in case.claims),
             "approval": "",
             "code": "",

@@ -94,6 +94,11 @@ class Evidence:
             packet["record"] = {"kind": case.record.kind, "key": key} if case.record else None
             if marked := self._release.marked(tool.name):
                 packet["redact"] = marked
+        if case.many is not None and case.many.batch is not None:
+            packet["tool"] = case.many.batch.name
+            packet["source"], packet["effect"] = case.many.source.name, case.many.effect.value
+        if case.proposal.part_of is not None:
+            packet["part_of"] = case.proposal.part_of
         if case.tokens_used:
             packet["tokens_used"] = list(case.tokens_used)
         if case.compensates is not None:

@@ -31,6 +31,7 @@ from comptroller_server.call.took import Took
 from comptroller_server.call.upstream_words import check_quarantine
 from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.tasks.taskbook import TaskBook, TaskView
+from comptroller_tools.batches import Batch
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
@@ -93,7 +94,10 @@ class Intake:
         self._ids = ids
         self._terms = terms
         self.metering = metering
-        self._advertised = [self._advertise(tool) for tool in catalogue]
+        self._advertised = [
+            (tool, [self._advertise(tool)] + ([self._advertise(tool.batch)] if tool.batch else []))
+            for tool in catalogue
+        ]
         metering.listing = self.listing
         self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
 
@@ -158,6 +162,11 @@ class Intake:
             return
         if name in BUILT_INS and self._sees_any(case.subject):
             return
+        if (many := self._catalogue.batched(name)) is not None and self._bundle.visible(
+            case.subject, many.name
+        ):
+            case.many = many
+            return
         tool = self._catalogue.find(name)
         if tool is None or not self._bundle.visible(case.subject, name):
             raise Refused(Refusal(Code.UNKNOWN_TOOL, "There is no such tool; list the tools again.", "never"))
@@ -194,9 +203,10 @@ class Intake:
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
         tools = [
-            shown
-            for shown, tool in zip(self._advertised, self._catalogue, strict=True)
-            if self._bundle.visible(subject, tool.name) and tool.quarantine() is None
+            tool
+            for known, forms in self._advertised
+            for tool in forms
+            if self._bundle.visible(subject, known.name) and known.quarantine() is None
         ]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
@@ -211,6 +221,8 @@ class Intake:
             return _RESUME_SCHEMA
         if (built_in := BUILT_INS.get(name)) is not None:
             return built_in.schema
+        if (many := self._catalogue.batched(name)) is not None and many.batch is not None:
+            return many.batch.advertised_input
         tool = self._catalogue.find(name)
         return tool.advertised_input if tool else None
 
@@ -235,7 +247,7 @@ class Intake:
     def _sees_any(self, subject: Subject) -> bool:
         return any(self._bundle.visible(subject, tool.name) for tool in self._catalogue)
 
-    def _advertise(self, tool: Tool) -> AdvertisedTool:
+    def _advertise(self, tool: Tool | Batch) -> AdvertisedTool:
         """A tool's description may come from anywhere; no secret and no credential stands in its schemas either."""
 
         def shown(schema: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -247,7 +259,7 @@ class Intake:
             self._release.text(tool.description, Audience.MODEL),
             shown(tool.advertised_input),
             shown(tool.advertised_output) if tool.advertised_output is not None else None,
-            tool.effect,
+            Effect.READ if isinstance(tool, Batch) else tool.effect,
         )
 
     def _principal_key(self, tenant: str, principal: str) -> str:

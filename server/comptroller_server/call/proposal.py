@@ -52,7 +52,7 @@ class Proposal:
     `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us. `can_ask` says that
     the client can show its person a form; `confirmation` is what came of one.
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
-    the command line alone.
+    the command line alone. `part_of` is the batch call that this one is an item of; no transport sets it.
     """
 
     subject: Subject
@@ -64,6 +64,7 @@ class Proposal:
     confirmation: Confirmation | None = None
     task_header: str | None = None
     by_token: bool = False
+    part_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,13 @@ from comptroller_server.installation import TENANT
 
 __all__ = ["CallRecord", "clients_word", "read_call", "section", "told_word"]
 
-_BUILT_IN = (RecordType.TASK_BEGUN, RecordType.TASK_STATUS, RecordType.TASK_ENDED, RecordType.HANDED_OFF)
+_BUILT_IN = (
+    RecordType.BATCH,
+    RecordType.TASK_BEGUN,
+    RecordType.TASK_STATUS,
+    RecordType.TASK_ENDED,
+    RecordType.HANDED_OFF,
+)
 _PROPOSALS = (RecordType.ACTION, RecordType.READ, RecordType.PENDING, RecordType.REFUSED, *_BUILT_IN)
 _ENDS = (
     RecordType.AUDIT,

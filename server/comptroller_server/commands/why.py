@@ -87,6 +87,8 @@ def _proposed(card: Card, record: CallRecord) -> None:
         card.line("what", f"on {target.get('kind')} {target.get('key')}")
     if packet.get("compensates"):
         card.line("what", f"to reverse call {packet['compensates']}")
+    if packet.get("part_of"):
+        card.line("what", f"an item of batch call {packet['part_of']}")
     if claim := section(packet, "why"):
         card.line(
             "claimed", cut(json.dumps(claim.get("reason"), ensure_ascii=False)) + " (the agent's words)"
@@ -116,6 +118,8 @@ def _considered(card: Card, record: CallRecord) -> None:
     decision = section(packet, "decision")
     if record.row["tool"] in BUILT_INS:
         card.line("decided", "no policy: it is a tool of Comptroller's own")
+    elif packet.get("of"):
+        card.line("decided", f"each call of {packet['of']} by itself")
     elif decision.get("errors") == ["not decided"] or not decision:
         card.line("decided", "policy was not asked: it was refused before")
     else:
@@ -221,6 +225,10 @@ def _outcome(packet: JsonObject) -> Iterable[str]:
         yield f"the task ended: {packet['outcome']}"
     elif packet.get("cause"):
         yield f"handed to a person ({packet['cause']}): {compact(packet.get('reason'))}"
+    elif packet.get("of"):
+        yield f"{packet.get('done')} of {packet.get('asked')} read, by calls {_joined(packet.get('calls'))}"
+    if cached := section(packet, "cached"):
+        yield f"the source was not asked: call {cached.get('call')} had read it {cached.get('age_s')} s before"
     if packet.get("output") is not None:
         yield f"answered {compact(packet['output'])}"
     verification = section(packet, "verification")

@@ -15,6 +15,7 @@ from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.safety import cache_findings, unknown_sources
 from comptroller_server.config.verification import verification_findings
 from comptroller_server.config.yaml_lines import Node
+from comptroller_tools.batches import batch_name
 from comptroller_tools.declarations import ToolConfig
 
 __all__ = ["BUILT_IN_TOOLS", "BUILT_IN_UNITS", "cross_findings"]
@@ -41,8 +42,8 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, (tool, node) in enumerate(zip(document.tools, _entries(right), strict=True)):
         facts = written.facts[node.file, node.at]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
-        caching = cache_findings(tool, document.retrieval)
-        found += [(("tools", at, *path), message) for path, message in caching]
+        reading = (*cache_findings(tool, document.retrieval), *_batch(tool, written))
+        found += [(("tools", at, *path), message) for path, message in reading]
     found += _windows(document, written)
     found += _models(document, written)
     for at, rule in enumerate(document.tasks.success):
@@ -148,6 +149,25 @@ def _one_tool(
             yield ("units", unit), "is counted by Comptroller itself; choose another name for this unit"
     if tool.source is not None and tool.source not in written.sources:
         yield ("source",), f"names no source; {_choose(written.sources)}"
+
+
+def _batch(tool: ToolConfig, written: _Written) -> Iterator[tuple[KeyPath, str]]:
+    """The batch form of a read has a name of its own."""
+    if tool.batch is None:
+        return
+    if tool.effect is not Effect.READ:
+        yield (
+            ("batch",),
+            "stands at a tool that is no read; only reads are called with many values, so remove it",
+        )
+    name = batch_name(tool.name)
+    if name.casefold() in {other.casefold() for other in written.names}:
+        yield ("batch",), f"is offered as `{name}`, which another tool is called; rename one"
+    if len(name) > TOOL_NAME_CHARS_MAX:
+        yield (
+            ("batch",),
+            f"is offered as `{name[:80]}`, {len(name)} characters; {TOOL_NAME_CHARS_MAX} are the most",
+        )
 
 
 def _must_read(
