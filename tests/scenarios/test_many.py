@@ -141,16 +141,16 @@ async def test_a_halt_stops_every_item_and_the_rest_is_not_tried(tmp_path: Path)
 
 async def test_a_rule_over_history_counts_the_items_of_one_batch(tmp_path: Path) -> None:
     rule = """
-        @id("enough") @reason("Three are enough.")
+        @id("enough") @reason("Six are enough.")
         forbid (principal, action == Comptroller::Action::"lookup_invoice", resource)
-        when { context.history.task.looks >= 3 };
+        when { context.history.task.looks >= 6 };
     """
     history = {"history": {"task.looks": {"count": ONE, "window": "task"}}}
     async with opened(tmp_path, batched(history), cedar=rule) as shop:
-        answer = await read(shop, *shop.paid()[:6])
-        assert codes(answer) == [None] * 3 + ["denied"] * 3
+        answer = await read(shop, *shop.paid()[:8])
+        assert codes(answer) == [None] * 6 + ["denied"] * 2
         row = history_id(Scope.TASK, shop.row(call_of(answer))["task"], ONE, Window.TASK, 0)
-        assert shop.rows(HISTORY, row)[row]["count"] == 3
+        assert shop.rows(HISTORY, row)[row]["count"] == 6
 
 
 async def test_items_that_fail_say_so_and_the_others_are_read(tmp_path: Path) -> None:
