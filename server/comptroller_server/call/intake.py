@@ -203,10 +203,10 @@ class Intake:
 
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
         tools = [
-            tool
-            for known, forms in self._advertised
-            for tool in forms
-            if self._bundle.visible(subject, known.name) and known.quarantine() is None
+            form
+            for tool, forms in self._advertised
+            for form in forms
+            if self._bundle.visible(subject, tool.name) and tool.quarantine() is None
         ]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))

@@ -29,6 +29,7 @@ from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.naming import META_TASK
 from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.call.roads import Roads
+from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_tools.batches import Batch
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import no_progress
@@ -48,6 +49,7 @@ _ENDS_IT: Final = frozenset(
         Code.STORE_UNAVAILABLE,
         Code.BUNDLE_CHANGED,
         Code.TASK_UNKNOWN,
+        Code.TOOL_QUARANTINED,
         Code.UNKNOWN_TOOL,
     }
 )
@@ -171,6 +173,8 @@ class Batches:
             META_RECEIPT: receipt_json(receipt),
             META_ITEMS: about,
         }
+        if case.many is not None and case.many.upstream is not None:
+            meta[META_UNTRUSTED] = case.many.upstream
         return Answer("\n".join(lines), {"items": items}, meta=meta)
 
 
