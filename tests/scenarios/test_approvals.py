@@ -214,10 +214,13 @@ async def test_an_approval_that_expired_runs_nothing_even_after_a_yes(tmp_path: 
     async with opened(tmp_path, brief) as shop:
         call = await approved(shop)
         shop.clock.pass_s(61)
-        assert code_of(await shop.resume(call)) == "approval_expired"
+        first = await shop.resume(call)
+        assert code_of(first) == "approval_expired"
         assert shop.state(call) == "expired"
         shop.clock.jump_s(-3_600)
-        assert code_of(await shop.resume(call)) == "approval_expired"
+        again = await shop.resume(call)
+        assert code_of(again) == "approval_expired"
+        assert (first.text, details_of(first)["retry"]) == (again.text, details_of(again)["retry"])
         assert shop.moved() == []
 
 

@@ -138,7 +138,9 @@ class Repeats:
             ),
         }
         code, text = ended.get(state, (Code.CALL_UNKNOWN, _NO_SUCH_CALL))
-        raise Refused(Refusal(code, text, "never", call))
+        # Whoever noticed the time, this attempt or an earlier one, the answer is the same.
+        retry_hint = "same_call" if code is Code.APPROVAL_EXPIRED else "never"
+        raise Refused(Refusal(code, text, retry_hint, call))
 
     # -- replays --------------------------------------------------------------------------------------------------
 

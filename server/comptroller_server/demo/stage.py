@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,7 @@ from comptroller_tools.desk.faults import Fault, clear_faults, set_faults
 from comptroller_tools.desk.ledger import EffectKind, effects
 from comptroller_tools.desk.records import generate
 
-__all__ = ["Invoice", "Stage"]
+__all__ = ["Command", "Invoice", "Stage"]
 
 _DROP_IN = """\
 # What the demo adds to the desk's configuration. One person, one machine: the approver's credential file belongs to
@@ -42,6 +43,26 @@ class Invoice:
     refundable_cents: int
 
 
+class Command:
+    """A `comptroller` command at work in a process of its own, while the demo goes on."""
+
+    def __init__(self, line: str, process: subprocess.Popen[bytes], said: Path) -> None:
+        self._line = line
+        self._process = process
+        self._said = said
+
+    def wait(self) -> str:
+        """What it printed, once it has ended. Raises `RuntimeError` when it did not end with 0."""
+        code = self._process.wait(PROCESS_WAIT_S)
+        printed, errors = (self._said.with_suffix(kind) for kind in (".out", ".err"))
+        if code != 0:
+            raise RuntimeError(f"comptroller {self._line} ended with {code}: {errors.read_text()[-2000:]}")
+        return printed.read_text()
+
+    async def printed(self) -> str:
+        return await anyio.to_thread.run_sync(self.wait)
+
+
 class Stage:
     """One run of the demo in `folder`. Everything it starts, it ends.
 
@@ -58,6 +79,7 @@ class Stage:
         self.setup = MAIN
         self.judge_url = ""
         self._seed = seed
+        self._numbers = itertools.count(1)
         self._server: tuple[Setup, Server] | None = None
 
     # -- setting up -----------------------------------------------------------------------------------------------
@@ -75,7 +97,8 @@ class Stage:
                     (self.folder / "policies" / policy.name).write_text(policy.read_text())
         (self.folder / "comptroller.d" / "demo.yaml").write_text(_DROP_IN)
         generate(self.desk, self._seed)
-        self.cli("approver", "add", "olga", "--role", "approver", "--credential-out", str(self.credential))
+        words = ("approver", "add", "olga", "--role", "approver", "--credential-out", str(self.credential))
+        self.begin(*words).wait()
 
     async def use(self, setup: Setup) -> None:
         """Make `setup` the configuration in force for what is started from now on; a server of another one ends."""
@@ -105,6 +128,10 @@ class Stage:
             yield server
         finally:
             await server.end()
+
+    def let_go(self) -> None:
+        """Forget the server that was kept: somebody has killed it."""
+        self._server = None
 
     async def close(self) -> None:
         """End the server that was kept."""
@@ -167,29 +194,26 @@ class Stage:
 
     def number(self) -> int:
         """For the names of files, different in one run."""
-        return self.random.randrange(1 << 30)
+        return next(self._numbers)
 
-    def cli(self, *words: str, check: bool = True) -> str:
-        """Run one `comptroller` command as its own process; what it printed."""
-        done = subprocess.run(  # noqa: S603 -- our own program
-            [sys.executable, "-m", "comptroller_server.cli", *self.options, *words],
-            check=False,  # below, with what it said
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=PROCESS_WAIT_S,
-            cwd=self.folder,
-            stdin=subprocess.DEVNULL,
-        )
-        if check and done.returncode != 0:
-            raise RuntimeError(
-                f"comptroller {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}"
+    def begin(self, *words: str) -> Command:
+        """Start one `comptroller` command as its own process, under the configuration in force now."""
+        said = self.folder / f"command-{self.number()}"
+        line = [sys.executable, "-m", "comptroller_server.cli", *self.options, *words]
+        with said.with_suffix(".out").open("wb") as out, said.with_suffix(".err").open("wb") as errors:
+            process = subprocess.Popen(  # noqa: S603 -- our own program
+                line,
+                env=self.environment,
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=errors,
             )
-        return done.stdout
+        return Command(" ".join(words), process, said)
 
-    async def command(self, *words: str, check: bool = True) -> str:
-        """`cli`, while the agents and servers of the demo go on."""
-        return await anyio.to_thread.run_sync(lambda: self.cli(*words, check=check))
+    async def command(self, *words: str) -> str:
+        """What one command printed. Raises `RuntimeError` with its errors when it did not end with 0."""
+        return await self.begin(*words).printed()
 
     async def json(self, *words: str) -> Any:
         return json.loads(await self.command(*words, "--json"))

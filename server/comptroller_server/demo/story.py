@@ -93,10 +93,10 @@ class Story:
         if len(lines) > lines_max:
             self.say(f"    … {len(lines) - lines_max} more lines", dim=True)
 
-    async def command(self, *words: str, show: str | None = None, lines_max: int = QUOTED_LINES_MAX) -> str:
-        """Run one command in a process of its own and quote it. `show` is how the line reads, without long paths."""
+    async def command(self, *words: str) -> str:
+        """Run one command in a process of its own, and quote it."""
         printed = await self.stage.command(*words)
-        self.quote(show or " ".join(words), printed, lines_max)
+        self.quote(" ".join(words), printed)
         return printed
 
     # -- what many chapters do ------------------------------------------------------------------------------------

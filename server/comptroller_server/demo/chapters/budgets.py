@@ -28,19 +28,22 @@ async def play(story: Story) -> None:
         spent = await _until(story, agent, "budget_exhausted", [one.invoice for one in others[:CALLS_MAX]])
         story.tell("spent", "lookup_invoice, another one", spent)
         story.must(spent.code == "budget_exhausted", "the refusal says which budget, and what is left")
-        await story.command("budgets", "--task", begun.task, lines_max=8)
+        limits = stage.begin("budgets", "--task", begun.task)
+
+        story.quote(f"budgets --task {begun.task}", await limits.printed(), 8)
 
         story.scene("So it hands the rest to a person, with the whole context and the exact step.")
         handed = await story.read(
             agent, "hand_off", "hand_off", reason="The budget is used up, and the refund is not found."
         )
         story.must(handed.structured.get("outcome") == "handed_off", "the hand-off is on record")
-        await story.command("handoffs", "show", begun.task, lines_max=14)
+        package = stage.begin("handoffs", "show", begun.task)
         after = await story.refund(agent, "after", first, 5, [])
         story.must(
             after.code == "task_handed_off", "what was handed over is not done behind the person's back"
         )
         story.must(stage.refunds_made(after.call) == 0, "and nothing was")
+        story.quote(f"handoffs show {begun.task}", await package.printed(), 14)
 
 
 async def _until(story: Story, agent: Agent, code: str, invoices: list[str]) -> Reply:

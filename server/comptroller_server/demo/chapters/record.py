@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -22,22 +23,28 @@ _BUCKETS = {
 
 async def play(story: Story) -> None:
     stage = story.stage
-    story.scene("Who authorised this, what did it read, what did it change, and can we shut it off?")
+    await stage.close()
     call = story.calls.get("refunds.pending") or next(iter(story.calls.values()), "")
-    if call:
-        await story.command("why", call)
+    why = stage.begin("why", call) if call else None
+    tail = stage.begin("audit", "tail", "-n", str(ENTRIES_MAX), "--json")
+    verified = stage.begin("audit", "verify")
+
+    if why is not None:
+        story.scene("Who authorised this, what did it read, what did it change, and can we shut it off?")
+        story.quote(f"why {call}", await why.printed())
 
     story.scene("The four failure buckets of this run, counted from the record.")
-    tail = await stage.json("audit", "tail", "-n", str(ENTRIES_MAX))
-    counted = Counter(str(refusal_in(entry).get("class", "")) for entry in tail["entries"])
+    entries = json.loads(await tail.printed())["entries"]
+    counted = Counter(str(refusal_in(entry).get("class", "")) for entry in entries)
     for bucket, meaning in _BUCKETS.items():
         story.say(f"  {bucket.value:17} {counted[bucket.value]:4}   {meaning}")
     others = sum(counted[one.value] for one in RefusalClass if one not in _BUCKETS)
     story.say(f"  {'others':17} {others:4}   budget, upstream, in_doubt, internal, and nobody's fault")
 
     story.scene("The record, checked by a verifier that shares no code with its writer.")
-    verified = await story.command("audit", "verify")
-    story.must("the log is whole" in verified, "the log verifies")
+    printed = await verified.printed()
+    story.quote("audit verify", printed)
+    story.must("the log is whole" in printed, "the log verifies")
     story.must(not faults_in_sums(stage.desk), "the desk's books balance")
 
 

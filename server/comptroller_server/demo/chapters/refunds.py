@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import anyio
+
 from comptroller_server.demo.servers import Agent, over_stdio
 from comptroller_server.demo.setups import MAIN
 from comptroller_server.demo.stage import Invoice
@@ -19,7 +21,8 @@ async def play(story: Story) -> None:
     limit = limit_usd(story)
     first, second, third = stage.invoices(int(limit * 200))[:3]
     small = stage.random.randrange(300, 1500) / 100
-    async with over_stdio(stage, "triage-bot") as agent:
+    async with over_stdio(stage, "triage-bot") as agent, anyio.create_task_group() as tasks:
+        tasks.start_soon(stage.served, MAIN)  # for the second part; starting takes a second
         story.scene("The agent reads the ticket and its invoice, over stdio.")
         await story.read(agent, "ticket", "get_ticket", ticket_id=first.ticket)
         read = await story.read(agent, "read", "lookup_invoice", invoice_id=first.invoice)

@@ -27,7 +27,8 @@ async def play(story: Story) -> None:
     )
     house = House(story, await stage.served(FULL))
     for codes, scene in provoking.SCENES:
-        if not story.refusals.keys() >= set(codes):
+        if missing := set(codes) - story.refusals.keys():
+            house.missing = missing
             await scene(house)
     story.scene(
         "A second server starts on the same store with other rules (`tight/comptroller.yaml`), for somebody in a hurry. Its "

@@ -30,7 +30,7 @@ async def play(story: Story) -> None:
         )
         story.must(not refund.is_error and not closed.is_error, "the refund and the closing were read back")
         story.must(finished.structured.get("outcome") == "succeeded", "success was looked up, not believed")
-        await story.command("tasks", "show", begun.task, lines_max=16)
+        shown = stage.begin("tasks", "show", begun.task)
     async with server.agent("hasty-bot") as agent:
         story.scene("Another agent does nothing, and says that all is well.")
         await agent.call("task_begin", request="Settle the overcharge.", unit=f"ticket:{left.ticket}")
@@ -39,3 +39,4 @@ async def play(story: Story) -> None:
             (false.code, false.failure_class) == ("success_not_found", "silent_wrong"),
             "a false claim is `silent_wrong`, and the task is closed as failed",
         )
+    story.quote(f"tasks show {begun.task}  (the first of the two)", await shown.printed(), 16)
