@@ -47,6 +47,7 @@ EXPECTED = {
     "timeout": ("upstream", "after"),
     "tool_failed": ("upstream", "other_arguments"),
     "source_down": ("upstream", "after"),
+    "tool_quarantined": ("upstream", "person"),
     "in_doubt": ("in_doubt", "person"),
     "overloaded": ("internal", "after"),
     "store_unavailable": ("internal", "after"),

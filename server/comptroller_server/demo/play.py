@@ -28,6 +28,7 @@ from comptroller_server.demo.chapters import (
     reversals,
     switches,
     tasks,
+    upstream,
 )
 from comptroller_server.demo.judge import local_judge
 from comptroller_server.demo.stage import Stage
@@ -50,6 +51,7 @@ CHAPTERS = (
     Chapter("kills", "The server is killed, twice", kills.play),
     Chapter("budgets", "A loop is broken, a budget runs out, and a person gets the rest", budgets.play),
     Chapter("switch", "A kill switch", switches.play),
+    Chapter("upstream", "Somebody else's MCP server, which changes its mind", upstream.play),
     Chapter("canary", "Which refunds go without a person, and what ends that", canary.play),
     Chapter("tasks", "A task that succeeds, and one that only says so", tasks.play),
     Chapter("citations", "What an agent says must rest on what it read", citations.play),

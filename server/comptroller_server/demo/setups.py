@@ -6,6 +6,7 @@ Each is written to a folder of its own (`comptroller demo --keep`), so that it c
 from __future__ import annotations
 
 import copy
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ from ruamel.yaml import YAML
 
 from comptroller_audit.vocabulary import Code
 
-__all__ = ["CANARY", "FULL", "MAIN", "TIGHT", "Setup"]
+__all__ = ["CANARY", "FULL", "MAIN", "NEIGHBOUR", "TIGHT", "Setup"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +47,8 @@ class Setup:
             _yaml().dump(tree, file)
 
     def _tree(self, folder: Path, judge: str) -> dict[str, Any]:
-        changes = _read(self.changes.replace("JUDGE_URL", judge))
+        written = self.changes.replace("JUDGE_URL", judge).replace("PYTHON", sys.executable)
+        changes = _read(written.replace("NEIGHBOUR_SERVER", str(Path(__file__).with_name("neighbour.py"))))
         if self.base is not None and self.base.changes:
             below = self.base._tree(folder, judge)
         else:
@@ -195,6 +197,16 @@ tools:
   - {name: issue_refund, cites: []}
 """,
     FULL,
+)
+
+NEIGHBOUR = Setup(
+    "neighbour",
+    "The desk with an MCP server of somebody else as a second source.",
+    """\
+identity: {local: {clients: {parcel-bot: {}}}}
+sources:
+  neighbour: {mcp: {command: "PYTHON", args: ["-I", "-S", "NEIGHBOUR_SERVER"]}}
+""",
 )
 
 _HOUSE_RULES = '''\

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from comptroller_audit.vocabulary import Code, RefusalClass
-from comptroller_server.demo.chapters import hurrying, provoking
+from comptroller_server.demo.chapters import hurrying, provoking, upstream
 from comptroller_server.demo.chapters.provoking import WHY, House
 from comptroller_server.demo.chapters.record import refusal_in
 from comptroller_server.demo.faulty import TROUBLE
@@ -25,6 +25,8 @@ async def play(story: Story) -> None:
     story.scene(
         f"{len(story.refusals)} of {len(Code)} codes have been seen so far. Scripted agents, one a code, bring about the others."
     )
+    if Code.TOOL_QUARANTINED not in story.refusals:
+        await upstream.play(story)
     house = House(story, await stage.served(FULL))
     for codes, scene in provoking.SCENES:
         if missing := set(codes) - story.refusals.keys():
