@@ -7,10 +7,10 @@ stand for. Base64 (RFC 4648 §4 and §5) is decoded run by run.
 
 from __future__ import annotations
 
-import base64
 import re
 import unicodedata
 from binascii import Error as BinasciiError
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -188,10 +188,10 @@ def base64_runs(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _decode_base64(run: str) -> str | None:
-    compact = "".join(run.split()).rstrip("=").replace("-", "+").replace("_", "/")
+    compact = ("".join(run.split()) if "\n" in run else run).rstrip("=").replace("-", "+").replace("_", "/")
     if len(compact) % 4 == 1:
         return None
     try:
-        return folded(base64.b64decode(compact + "=" * (-len(compact) % 4)).decode())
+        return folded(a2b_base64(compact + "=" * (-len(compact) % 4)).decode())
     except (BinasciiError, UnicodeDecodeError):
         return None

@@ -37,6 +37,7 @@ class Parts:
         self.columns: list[list[int]] = []
         self._value = value
         self.fields = fields
+        self._has_fields = bool(fields)
         self.audience = audience
         self._segments: list[str] = []
         self._cues: list[int] = []
@@ -101,19 +102,19 @@ class Parts:
         rule: FieldRule | None,
         columns: dict[str, list[int]] | None,
     ) -> None:
-        names, segments, cues, fields = self.names, self._segments, self._cues, self.fields
+        names, segments, cues, has_fields = self.names, self._segments, self._cues, self._has_fields
         for key, item in value.items():
             if key not in names:
                 names[key] = len(segments)
                 segments.append(key)
                 cues.append(0)
-            if (item is None or item is True or item is False) and not fields:
+            if (item is None or item is True or item is False) and not has_fields:
                 continue  # nothing to search, and no rule that would withhold it
             cue = _cue(key)
             column = None if columns is None else columns.setdefault(key, [])
-            if fields:
+            if has_fields:
                 below = (*path, key)
-                self._take(item, cue, below, fields.rule(below) or rule, column)
+                self._take(item, cue, below, self.fields.rule(below) or rule, column)
             elif type(item) is str and rule is None:  # most members, without another call
                 if column is not None:
                     column.append(len(segments))

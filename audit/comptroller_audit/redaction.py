@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Container, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from operator import itemgetter
 from typing import Final, cast
 
@@ -109,7 +110,7 @@ class Release:
     def text(self, text: str, audience: Audience, book: TokenBook | None = None) -> str:
         return cast("str", self.release(text, audience, book).value)
 
-    @property
+    @cached_property
     def keeps_all(self) -> bool:
         """Whether records hold just what models see: nothing but secrets and credentials is looked for."""
         same = self._everything.kinds == self._credentials.kinds

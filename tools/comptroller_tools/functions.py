@@ -148,7 +148,6 @@ class FunctionSource:
         task = asyncio.create_task(_enter_async(tool, values))
         # The set keeps a task that ignores cancellation alive, and its slot taken, until it ends.
         self._running.add(task)
-        task.add_done_callback(self._running.discard)
         try:
             if not await _ended(task, remaining):
                 task.cancel()
@@ -156,6 +155,11 @@ class FunctionSource:
         except asyncio.CancelledError:
             task.cancel()
             raise
+        finally:
+            if task.done():
+                self._running.discard(task)
+            else:
+                task.add_done_callback(self._running.discard)
         if not task.done() or task.cancelled():
             return _out_of_time(task)
         return task.result()

@@ -252,8 +252,9 @@ def _unfit(value: Any, levels_max: int) -> str | None:
                 continue
             if isinstance(item, dict):
                 members = cast("dict[Any, Any]", item)  # type: ignore[redundant-cast]  # pyright does not infer it
-                if not all(type(name) is str or isinstance(name, str) for name in members):
-                    return "has a member name that is no text"
+                for name in members:
+                    if type(name) is not str and not isinstance(name, str):
+                        return "has a member name that is no text"
                 below.extend(members.values())
             elif isinstance(item, list | tuple):
                 below.extend(cast("Sequence[Json]", item))

@@ -107,6 +107,8 @@ class Case:
     took: Took
     principal_key: str
     task: TaskView
+    subject: Subject = field(init=False)
+    tenant: str = field(init=False)
     usage: CallUsage = field(default_factory=CallUsage)
     window_ms: int = 0
     """The moment that says which hour, day and month count this call; never before the newest record."""
@@ -198,14 +200,12 @@ class Case:
     state: CallState = CallState.PROPOSED
     receipt: Receipt | None = None
     trace: Trace = field(default_factory=Trace)
+    likeness: tuple[Proposal, bytes] | None = None
+    """What tells an identical call, and the proposal it was worked out from."""
 
-    @property
-    def subject(self) -> Subject:
-        return self.proposal.subject
-
-    @property
-    def tenant(self) -> str:
-        return self.subject.tenant
+    def __post_init__(self) -> None:
+        self.subject = self.proposal.subject
+        self.tenant = self.subject.tenant
 
     @property
     def stopped_by(self) -> tuple[str, str]:

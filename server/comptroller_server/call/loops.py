@@ -17,6 +17,7 @@ from comptroller_audit.errors import CanonicalError
 from comptroller_audit.vocabulary import Code, Json, Refusal, RefusalClass
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.intake import META_KEY
+from comptroller_server.call.proposal import Proposal
 
 __all__ = ["Loops"]
 
@@ -61,7 +62,7 @@ class Loops:
         if _has_key(case):
             return
         looper = self._loopers.get(_who(case))
-        same = looper.calls.get(_digest(case)) if looper is not None else None
+        same = looper.calls.get(_digest(case)) if looper is not None and looper.calls else None
         if looper is None or same is None or same.times < self._most:
             return
         if self._clock.monotonic() - looper.touched > FORGET_S:
@@ -113,7 +114,14 @@ def _has_key(case: Case) -> bool:
 
 
 def _digest(case: Case) -> bytes:
-    arguments: dict[str, Json] = dict(case.proposal.arguments)
+    """What this call is known by. A resumed call takes up another proposal in between, and is another call then."""
+    if case.likeness is None or case.likeness[0] is not case.proposal:
+        case.likeness = (case.proposal, _digest_of(case.proposal))
+    return case.likeness[1]
+
+
+def _digest_of(proposal: Proposal) -> bytes:
+    arguments: dict[str, Json] = dict(proposal.arguments)
     why = arguments.pop("why", None)
     if isinstance(why, dict):  # other words make no other call, other evidence does
         arguments["citations"] = why.get("citations")
@@ -121,7 +129,7 @@ def _digest(case: Case) -> bytes:
         spelled = canonical_bytes(arguments)
     except CanonicalError:
         spelled = repr(arguments).encode(errors="replace")
-    return sha256(case.proposal.tool.encode(errors="replace") + b"\0" + spelled).digest()
+    return sha256(proposal.tool.encode(errors="replace") + b"\0" + spelled).digest()
 
 
 def _output(case: Case) -> bytes:
