@@ -14,6 +14,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
@@ -76,9 +77,29 @@ class Relation:
         self.table = table_of(model)
         self.name = self.table.name
         self.columns = tuple(c.name for c in self.table.columns if c.name not in ("tenant", "id"))
+        self.indexed = tuple(
+            name for name in self.columns if any(name in index.columns for index in self.table.indexes)
+        )
+        """Columns that an index has: the database touches it whenever one of them is set, to whatever value."""
 
     def __repr__(self) -> str:
         return f"Relation({self.name})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Compiled statements. They depend on the dialect alone, so every database of a kind shares them."""
+
+    named: dict[Any, str] = field(default_factory=dict[Any, str])
+    texts: dict[ClauseElement, tuple[str, Mapping[str, Any]]] = field(
+        default_factory=dict[ClauseElement, tuple[str, Mapping[str, Any]]]
+    )
+    many: dict[tuple[str, int], tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = field(
+        default_factory=dict[tuple[str, int], tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]]
+    )
+
+
+_STATEMENTS = {"sqlite": _Statements(), "postgresql": _Statements()}
 
 
 class Database:
@@ -98,9 +119,8 @@ class Database:
                 f"store.url names {self.url.get_backend_name()}; use sqlite:///… or postgresql+psycopg://…"
             )
         self.engine = _engine(self.url, self.is_sqlite)
-        self.compiled: dict[Any, str] = {}
-        self._texts: dict[ClauseElement, tuple[str, Mapping[str, Any]]] = {}
-        self._many: dict[tuple[str, int], tuple[str, Callable[[Mapping[str, Any]], Sequence[Any]]]] = {}
+        statements = _STATEMENTS[self.url.get_backend_name()]
+        self.compiled, self._texts, self._many = statements.named, statements.texts, statements.many
         self._lock_fd: int | None = None
         self._fold_at = WAL_BYTES_MAX
 
@@ -138,6 +158,12 @@ class Database:
         """The driver's text of a Core statement; parameters are passed as a mapping."""
         return str(statement.compile(dialect=self.engine.dialect))
 
+    def kept(self, key: str, build: Callable[[], ClauseElement]) -> str:
+        """The text of the statement that `build` makes, which is made once for `key`."""
+        if key not in self.compiled:
+            self.compiled[key] = self.sql(build())
+        return self.compiled[key]
+
     def select_ids(self, relation: Relation) -> str:
         """`SELECT id, … WHERE tenant = :tenant AND id IN :ids`; bind ids with `bind_ids`."""
         key = ("ids", relation.name)
@@ -169,12 +195,13 @@ class Database:
             return list(ids)
         return json.dumps(ids)
 
-    def upsert(self, relation: Relation) -> str:
-        """Insert or replace one row of a relation; for `write_rows`."""
-        key = ("upsert", relation.name)
+    def upsert(self, relation: Relation, *, indexed: bool = True) -> str:
+        """Insert or replace one row of a relation; for `write_rows`. Without `indexed`, a row there keeps those columns."""
+        key = ("upsert", relation.name, indexed)
         if key not in self.compiled:
             insert = (sqlite if self.is_sqlite else postgresql).insert(relation.table)
-            replaced = {name: insert.excluded[name] for name in relation.columns}
+            kept = () if indexed else relation.indexed
+            replaced = {name: insert.excluded[name] for name in relation.columns if name not in kept}
             self.compiled[key] = self.sql(
                 insert.on_conflict_do_update(index_elements=["tenant", "id"], set_=replaced)
             )
@@ -183,7 +210,9 @@ class Database:
     def insert_unless_there(self, table: Table, key: str) -> str:
         """`INSERT … ON CONFLICT DO NOTHING`: two processes may meet at a first row."""
         insert = (sqlite if self.is_sqlite else postgresql).insert(table)
-        return self.sql(insert.on_conflict_do_nothing(index_elements=[key]))
+        return self.kept(
+            f"new {table.name} {key}", lambda: insert.on_conflict_do_nothing(index_elements=[key])
+        )
 
     def text_of(self, statement: ClauseElement) -> tuple[str, Mapping[str, Any]]:
         """The driver's text of a statement and the constants in it; kept for statements that come again."""
@@ -213,9 +242,8 @@ class Database:
             return
         at = 0
         while (left := len(rows) - at) > 0:
-            count = min(
-                ROWS_MAX, 1 << (left.bit_length() - 1)
-            )  # few sizes, so the driver knows the statements
+            # Few sizes, so that the driver knows the statements.
+            count = left if left < 4 else min(ROWS_MAX, 1 << (left.bit_length() - 1))
             statement, values_of = self._text_of_many(text, count)
             cursor.execute(statement, [v for row in rows[at : at + count] for v in values_of(row)])
             at += count

@@ -183,9 +183,17 @@ class BatchRunner:
     ) -> list[Composed]:
         """All rows of a table at once, then the log entries and the head row."""
         tenant, head = state.tenant, state.head
+        database = self._database
         for relation, rows in dirty.items():
-            named = [{"tenant": tenant, "id": row_id, **row} for row_id, row in rows]
-            self._database.write_rows(cursor, self._database.upsert(relation), named)
+            # Of most rows written again nothing moves in an index, and an index that is not named is not touched.
+            still, moved = list[dict[str, Any]](), list[dict[str, Any]]()
+            for row_id, row in rows:
+                named = {"tenant": tenant, "id": row_id, **row}
+                (still if state.keeps_its_place(relation, row_id, row) else moved).append(named)
+            if moved:
+                database.write_rows(cursor, database.upsert(relation), moved)
+            if still:
+                database.write_rows(cursor, database.upsert(relation, indexed=False), still)
         for record in state.records:
             for first, last in record.erases:
                 cursor.execute(self._sql.erase, {"tenant": tenant, "first": first, "last": last})
@@ -272,28 +280,30 @@ class _LogStatements:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        head = table_of(LogHead)
-        entry = table_of(LogEntry)
-        moved = update(head).where(head.c.tenant == bindparam("b_tenant"))
+        head, entry, payload = table_of(LogHead), table_of(LogEntry), table_of(LogPayload)
+        columns = ("size", "frontier", "record_ms", "switch_seq", "bundle")
         self.new_head = database.insert_unless_there(head, "tenant")
-        self.move_head = database.sql(
-            moved.values(
-                {
-                    name: bindparam(f"b_{name}")
-                    for name in ("size", "frontier", "record_ms", "switch_seq", "bundle")
-                }
-            )
+        self.move_head = database.kept(
+            "log: move head",
+            lambda: (
+                update(head)
+                .where(head.c.tenant == bindparam("b_tenant"))
+                .values({name: bindparam(f"b_{name}") for name in columns})
+            ),
         )
-        payload = table_of(LogPayload)
-        self.erase = database.sql(
-            delete(payload).where(
+        self.erase = database.kept(
+            "log: erase",
+            lambda: delete(payload).where(
                 payload.c.tenant == bindparam("tenant"),
                 payload.c.idx >= bindparam("first"),
                 payload.c.idx <= bindparam("last"),
-            )
+            ),
         )
-        self.leaf_at = database.sql(
-            select(entry.c.leaf).where(entry.c.tenant == bindparam("tenant"), entry.c.idx == bindparam("idx"))
+        self.leaf_at = database.kept(
+            "log: leaf",
+            lambda: select(entry.c.leaf).where(
+                entry.c.tenant == bindparam("tenant"), entry.c.idx == bindparam("idx")
+            ),
         )
 
     def append(

@@ -8,7 +8,7 @@ the refusal is appended in the same transaction.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Protocol, TypeAlias
@@ -76,6 +76,7 @@ class State:
         self.head = head
         self._load = load
         self._rows: dict[Key, Row | None] = {}
+        self._places: dict[Key, tuple[Any, ...]] = {}
         self._dirty: dict[Key, None] = {}
         self._undo: list[tuple[Key, Row | None, bool]] = []
         self.records: list[LogRecord] = []
@@ -93,16 +94,25 @@ class State:
             if (relation, row_id) not in self._rows:
                 wanted.setdefault(relation, []).append(row_id)
         for relation, ids in wanted.items():
-            found = self._load(relation, ids)
-            for row_id in ids:
-                self._rows[relation, row_id] = found.get(row_id)
+            self._note(relation, ids, self._load(relation, ids))
 
     def get(self, relation: Relation, row_id: str) -> Row | None:
         """The row, or None. One that no part named costs a select of its own."""
         key = (relation, row_id)
         if key not in self._rows:
-            self._rows[key] = self._load(relation, [row_id]).get(row_id)
+            self._note(relation, [row_id], self._load(relation, [row_id]))
         return self._rows[key]
+
+    def _note(self, relation: Relation, ids: Sequence[str], found: Mapping[str, Row]) -> None:
+        for row_id in ids:
+            row = self._rows[relation, row_id] = found.get(row_id)
+            if row is not None and relation.indexed:
+                self._places[relation, row_id] = tuple([row[name] for name in relation.indexed])
+
+    def keeps_its_place(self, relation: Relation, row_id: str, row: Row) -> bool:
+        """Whether the database holds the row already, with the same values in every column that an index has."""
+        place = self._places.get((relation, row_id))
+        return place is not None and place == tuple([row[name] for name in relation.indexed])
 
     def put(self, relation: Relation, row_id: str, row: Row) -> None:
         """Insert or replace a row. `row` holds every column but `tenant` and `id`."""
