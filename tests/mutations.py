@@ -34,6 +34,37 @@ _UPSTREAM = "tools/comptroller_tools/upstream"
 _S = "tests/scenarios"
 
 MUTATIONS = (
+    # -- the report ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_AUDIT}/report_calls.py",
+        "allowed = False if action is None else action.allowed",
+        "allowed = True if action is None else action.allowed",
+        f"{_S}/test_report.py::test_a_side_effect_that_the_record_cannot_explain_breaks_containment",
+    ),
+    Mutation(
+        f"{_AUDIT}/report_calls.py",
+        'return decision.get("verdict") == "allow" and not decision.get("errors")',
+        "return True",
+        "tests/audit/test_report.py::test_a_decision_that_denied_asked_or_erred_proves_nothing",
+    ),
+    Mutation(
+        f"{_AUDIT}/report_calls.py",
+        "_allows(packet) if entry.packet is not None else None",
+        "_allows(packet) if entry.packet is not None else True",
+        f"{_S}/test_report.py::test_a_decision_that_retention_erased_is_not_passed_off_as_proof",
+    ),
+    Mutation(
+        f"{_AUDIT}/report.py",
+        "succeeded = ends[TaskEnd.SUCCEEDED]",
+        "succeeded = ends.total()",
+        f"{_S}/test_report.py::test_cost_per_success_divides_everything_by_the_successes_alone",
+    ),
+    Mutation(
+        f"{_SERVER}/reporting/gates.py",
+        "        if self.found is None:\n            return False\n",
+        "        if self.found is None:\n            return True\n",
+        f"{_S}/test_report.py::test_an_empty_store_passes_no_gate",
+    ),
     # -- how long calls took ---------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/took.py",

@@ -28,6 +28,7 @@ _COMMANDS = {
     "handoffs": ("handoffs:handoffs", "Work that agents gave to people: look at it, and close it."),
     "budgets": ("budgets:budgets", "Every limit: used, held, left, and when it resets."),
     "why": ("why:why", "Everything about one call, on one screen."),
+    "report": ("report:report", "Success, cost, containment and latency of all calls; a gate, a page."),
     "policy": ("policy:policy", "Show the policies, and explain a decision."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),
     "resume": ("switches:resume", "Lift what `halt` set."),
