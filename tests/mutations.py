@@ -450,6 +450,86 @@ MUTATIONS = (
         "if False:",
         f"{_S}/test_budgets.py::test_active_time_is_flight_and_short_gaps_and_stands_still_for_a_person",
     ),
+    # -- edits ----------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        "if not self.vote.yes or not self._is_author(row):",
+        "if True:",
+        f"{_S}/test_edits.py::test_an_edited_call_runs_as_edited_once_somebody_else_agreed",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'if not (vote.get("author") and wanted.get(role, 1) > 1):',
+        "if True:",
+        f"{_S}/test_edits.py::test_an_authors_yes_does_not_count_for_a_second_person_who_is_asked_later",
+    ),
+    Mutation(
+        f"{_POLICY}/edits.py",
+        'if row["expires_ms"] <= state.now_ms:',
+        "if False:",
+        f"{_S}/test_edits.py::test_an_edit_revives_nothing_that_has_expired",
+    ),
+    Mutation(
+        f"{_POLICY}/edits.py",
+        "if asked_digest(row) != self.seen:",
+        "if False:",
+        f"{_S}/test_edits.py::test_who_looked_at_something_else_edits_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/call/commits.py",
+        "            self._terms.request(case, approval, roles),\n            SwapClaims",
+        '            self._terms.request(case, approval, roles, case.resumed.approval["votes"]),\n            SwapClaims',
+        f"{_S}/test_edits.py::test_an_edit_takes_back_every_yes_that_was_given_before",
+    ),
+    Mutation(
+        f"{_AUDIT}/calls.py",
+        "if (stop := TakeClaims(self.call, self.taken).apply(state)) is not None:",
+        "if (stop := None) is not None:",
+        f"{_S}/test_edits.py::test_an_edit_does_not_make_two_calls_of_one_action",
+    ),
+    Mutation(
+        f"{_SERVER}/people/editing.py",
+        "        self._intake.refit(case)\n",
+        "",
+        f"{_S}/test_edits.py::"
+        "test_what_a_proposal_could_not_ask_for_an_edit_cannot_either_and_the_call_waits_as_it_was",
+    ),
+    Mutation(
+        f"{_SERVER}/people/editing.py",
+        "        self._decisions.before(case)\n",
+        "",
+        f"{_S}/test_edits.py::test_an_edit_is_decided_with_the_record_as_it_is_looked_up_now",
+    ),
+    Mutation(
+        f"{_SERVER}/call/intake.py",
+        "        self.citations.still_enough(case)\n",
+        "",
+        f"{_S}/test_edits.py::test_an_edit_to_another_record_needs_the_citations_of_that_record",
+    ),
+    Mutation(
+        f"{_SERVER}/call/stored.py",
+        "authors == authors_of(approval)",
+        "True",
+        f"{_S}/test_edits.py::test_whoever_can_write_the_table_alone_gets_no_edited_call_through",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/editing.py",
+        "if not voter.counts:",
+        "if False:",
+        "tests/server/test_edit_command.py::test_a_credential_file_of_the_servers_own_user_edits_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/requests.py",
+        "if request.digest.startswith(wanted):",
+        "if True:",
+        "tests/server/test_edit_command.py::test_a_script_names_what_it_agrees_to_or_says_that_it_does_not_look",
+    ),
+    Mutation(
+        f"{_POLICY}/rollout_changes.py",
+        '"edited": row["edited"] + 1, "unedited": 0',
+        '"edited": row["edited"] + 1',
+        f"{_S}/test_edits.py::test_approvals_that_changed_nothing_are_counted_until_one_is_edited_or_denied",
+    ),
     # -- rollout -------------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/people/canary.py",
@@ -537,7 +617,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_POLICY}/rollout_changes.py",
-        '{"denied": row["denied"] + 1, "clean": 0}',
+        '{"denied": row["denied"] + 1, "clean": 0, "unedited": 0}',
         '{"denied": row["denied"] + 1}',
         f"{_S}/test_rollout.py::test_only_verified_calls_count_as_clean_and_a_no_begins_anew",
     ),
@@ -790,13 +870,13 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/call/repeats.py",
-        'if packet["call"] != call or not _proved(approval, logged):',
+        'if packet["call"] != call or not proved(approval, logged):',
         "if False:",
         f"{_S}/test_enemy_world.py::test_an_approval_written_into_the_table_opens_no_gate",
     ),
     Mutation(
-        f"{_SERVER}/call/repeats.py",
-        '        and digests.get(e.packet["approval"]) == newest\n',
+        f"{_SERVER}/call/stored.py",
+        '        and digests.get(e.packet["approval"]) == asked\n',
         "",
         f"{_S}/test_enemy_world.py::test_the_votes_for_an_earlier_state_of_the_record_open_no_gate",
     ),

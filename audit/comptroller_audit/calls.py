@@ -40,6 +40,7 @@ __all__ = [
     "NoteOnCall",
     "OpenCall",
     "ReleaseClaims",
+    "SwapClaims",
     "TakeClaims",
     "is_side_effect",
     "log_indexes",
@@ -297,6 +298,35 @@ class ReleaseClaims:
             held = state.get(CLAIMS, claim)
             if held is not None and held["call"] == self.call:
                 state.put(CLAIMS, claim, {**held, "call": ""})
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class SwapClaims:
+    """Part: an edited call is known by `kept`, the keys it was proposed with, and by `taken`, those of what will run.
+
+    Keys of an edit before this one are given up. Another call that holds one of `taken` stands in the way.
+    """
+
+    call: str
+    kept: tuple[str, ...]
+    taken: tuple[Claim, ...]
+
+    def keys(self) -> Iterable[Key]:
+        return [(CALLS, self.call), *((CLAIMS, claim.id) for claim in self.taken)]
+
+    def apply(self, state: State) -> Stop | None:
+        if (stop := TakeClaims(self.call, self.taken).apply(state)) is not None:
+            return stop
+        row = state.get(CALLS, self.call)
+        if row is None:
+            return Lost(self.call, None)
+        now = tuple(dict.fromkeys((*self.kept, *(claim.id for claim in self.taken))))
+        for claim in row["claims"].split(","):
+            held = state.get(CLAIMS, claim) if claim and claim not in now else None
+            if held is not None and held["call"] == self.call:
+                state.put(CLAIMS, claim, {**held, "call": ""})
+        state.put(CALLS, self.call, {**row, "claims": ",".join(now)})
         return None
 
 

@@ -113,10 +113,27 @@ class RefusalView(_Open):
 
 
 class DigestsView(_Open):
-    """Plain SHA-256 of the action as requested, and as approved."""
+    """Plain SHA-256 of the action as requested, as people edited it, and as approved."""
 
     requested: Hex64
     approved: Hex64 | None
+    edited: Hex64 | None = None
+
+
+class EditView(_Open):
+    """One person's edit; `changed` says in words what it changed, as far as it can be told."""
+
+    editor: str
+    reason: str
+    at_ms: int
+    changed: list[str] = []
+
+
+class EditedView(_Open):
+    """What the agent proposed, and who changed it since; the arguments that run stand in the packet itself."""
+
+    arguments: Any
+    by: list[EditView]
 
 
 class HoldView(_Open):
@@ -256,6 +273,7 @@ class ActionPacket(_Proposed, _OfTool, _Considered):
 
     approvals: list[GivenApproval]
     approval_digests: DigestsView | None
+    edited: EditedView | None = None
     holds: list[HoldView]
     deadline_s: float
     effect_key: str
@@ -337,6 +355,7 @@ class PendingPacket(_Proposed, _OfTool, _Considered):
     roles: dict[str, int]
     approval_digests: DigestsView | None
     shown: Free
+    edited: EditedView | None = None
     confirmation: Annotated[
         GivenApproval | None, Field(description="the requester's word, where a gate asked for it")
     ] = None

@@ -3,9 +3,9 @@
     pending → approved → consumed
     pending | approved → denied | expired | void
 
-The row holds two digests: what was requested, and what was approved and runs. Both are keyed. Requester and approver
-must be different people, except on a local store, where the local person may approve their own agent's calls with a
-credential the agent does not hold (recorded `self_approved`).
+The row holds two digests: what was requested, and what was approved and runs; they differ after an edit (edits.py).
+All are keyed. Requester, editors and approver must be different people, except on a local store, where the local
+person may approve their own agent's calls with a credential the agent does not hold (recorded `self_approved`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from comptroller_audit.errors import TransitionError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, Json, JsonObject, RecordType, Refusal
-from comptroller_policy.rollout_changes import count_vote
+from comptroller_policy.rollout_changes import count_unedited, count_vote
 
 __all__ = [
     "APPROVALS",
@@ -40,7 +40,10 @@ __all__ = [
     "VoteOnApproval",
     "WaitingRow",
     "approval_digest",
+    "asked_digest",
+    "authors_of",
     "given",
+    "no_longer_waiting",
 ]
 
 
@@ -65,7 +68,10 @@ class Assurance(StrEnum):
 
 
 class ApprovalRow(SQLModel, table=True):
-    """`roles` is JSON `{role: count}` asked for, `votes` JSON `[{approver, role, assurance, at_ms}]`."""
+    """`roles` is JSON `{role: count}` asked for, `votes` JSON `[{approver, role, assurance, at_ms}]`.
+
+    After an edit `edited_digest` is of the action as people changed it, and `authors` (JSON) names them.
+    """
 
     __tablename__ = "approvals"  # pyright: ignore[reportAssignmentType]
     tenant: str = Field(primary_key=True)
@@ -82,6 +88,8 @@ class ApprovalRow(SQLModel, table=True):
     tool: str
     created_ms: int = Field(sa_type=BigInteger)
     expires_ms: int = Field(sa_type=BigInteger)
+    edited_digest: str = ""
+    authors: str = Field(default="[]", sa_type=Text)
 
 
 class WaitingRow(SQLModel, table=True):
@@ -120,13 +128,29 @@ class Vote:
     self_approved: bool = False
 
 
+def asked_digest(row: Row) -> str:
+    """Keyed, of the action that people are asked about: what runs once they agree."""
+    return str(row["edited_digest"] or row["requested_digest"])
+
+
+def authors_of(row: Row) -> frozenset[str]:
+    """Who edited the action that people are asked about."""
+    return frozenset(json.loads(row["authors"]))
+
+
 def given(row: Row | Mapping[str, str]) -> dict[str, int]:
-    """Role to the number of distinct people whose vote counts."""
+    """Role to the number of distinct people whose vote counts.
+
+    Where two or more of a role must agree, the yes of somebody who edited the action is none of them: editor and
+    requester are one person.
+    """
+    wanted: dict[str, int] = json.loads(row.get("roles") or "{}")
     people: dict[str, set[str]] = {}
     for vote in json.loads(row["votes"]):
         if vote["assurance"] == Assurance.CREDENTIAL:
             for role in vote["roles"]:
-                people.setdefault(role, set()).add(vote["approver"])
+                if not (vote.get("author") and wanted.get(role, 1) > 1):
+                    people.setdefault(role, set()).add(vote["approver"])
     return {role: len(names) for role, names in people.items()}
 
 
@@ -143,7 +167,10 @@ def votes_in_packet(row: Row) -> list[Json]:
 
 @dataclass(frozen=True, slots=True)
 class RequestApproval:
-    """Part: ask for people, unless this principal already has too many requests waiting."""
+    """Part: ask for people, unless this principal already has too many requests waiting.
+
+    `edited_digest` and `authors` (JSON) are of an action that people have changed since it was requested.
+    """
 
     approval: str
     call: str
@@ -156,6 +183,8 @@ class RequestApproval:
     lives_ms: int
     pending_max: int
     carried_votes: str = "[]"
+    edited_digest: str = ""
+    authors: str = "[]"
 
     def keys(self) -> Iterable[Key]:
         return [(APPROVALS, self.approval), (WAITING, self.principal)]
@@ -189,6 +218,8 @@ class RequestApproval:
                 "tool": self.tool,
                 "created_ms": state.now_ms,
                 "expires_ms": state.now_ms + self.lives_ms,
+                "edited_digest": self.edited_digest,
+                "authors": self.authors,
             },
         )
         return None
@@ -196,7 +227,7 @@ class RequestApproval:
 
 @dataclass(frozen=True, slots=True)
 class VoteOnApproval:
-    """Part: add a vote. A no denies at once; enough counted yeses approve exactly what was requested."""
+    """Part: add a vote. A no denies at once; enough counted yeses approve exactly the action of `call_digest`."""
 
     approval: str
     vote: Vote
@@ -214,7 +245,7 @@ class VoteOnApproval:
             return Refusal(
                 Code.KEY_CONFLICT, f"Approval {self.approval} is {now}; only a pending one can be decided."
             )
-        if row["requested_digest"] != self.call_digest:
+        if asked_digest(row) != self.call_digest:
             return Refusal(
                 Code.RECORD_CHANGED,
                 f"Approval {self.approval} asks for another action than the one you saw. Look again before you decide.",
@@ -223,6 +254,8 @@ class VoteOnApproval:
             return Refusal(
                 Code.APPROVAL_EXPIRED, f"Approval {self.approval} has expired. The agent must ask again."
             )
+        if (refusal := self._own_edit(row)) is not None:
+            return refusal
         vote: JsonObject = {
             "approver": self.vote.approver,
             "roles": list(self.vote.roles),
@@ -232,6 +265,8 @@ class VoteOnApproval:
             "self_approved": self.vote.self_approved,
             "at_ms": state.now_ms,
         }
+        if self._is_author(row):
+            vote["author"] = True
         votes = json.loads(row["votes"])
         if self.vote.yes:
             votes = [v for v in votes if _voter(v) != _voter(vote)] + [vote]
@@ -242,10 +277,10 @@ class VoteOnApproval:
             row["state"] = ApprovalState.DENIED.value
         elif all(have.get(role, 0) >= count for role, count in wanted.items()):
             row["state"] = ApprovalState.APPROVED.value
-            row["approved_digest"] = row["requested_digest"]
+            row["approved_digest"] = asked_digest(row)
         state.put(APPROVALS, self.approval, row)
         if row["state"] == ApprovalState.DENIED:
-            _no_longer_waiting(state, row["principal"])
+            no_longer_waiting(state, row["principal"])
         record = LogRecord(
             RecordType.APPROVAL_DECIDED,
             {"v": 1, "approval": self.approval, "call": row["call"], "vote": vote, "state": row["state"]},
@@ -256,6 +291,27 @@ class VoteOnApproval:
         if counted:
             count_vote(state, row["tool"], self.vote.yes)
         return NoteOnCall(row["call"], record, always=counted).apply(state)
+
+    def _is_author(self, row: Row) -> bool:
+        return self.vote.assurance is Assurance.CREDENTIAL and self.vote.approver in authors_of(row)
+
+    def _own_edit(self, row: Row) -> Refusal | None:
+        """Why somebody who edited the action cannot agree to it, if so: what they wrote needs another person's eyes.
+
+        On a local store, where the one person is requester and approver anyway, their yes counts for a single one.
+        """
+        if not self.vote.yes or not self._is_author(row):
+            return None
+        wanted: dict[str, int] = json.loads(row["roles"])
+        if self.vote.self_approved and any(wanted.get(role) == 1 for role in self.vote.roles):
+            return None
+        why = "two or more must agree" if self.vote.self_approved else "an author never approves"
+        return Refusal(
+            Code.DENIED,
+            f"{self.vote.approver} edited this call, so somebody else must agree to it ({why}).",
+            "person",
+            row["call"],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +334,9 @@ class ConsumeApproval:
         if row["approved_digest"] != self.approved_digest or given(row) != dict(self.roles):
             return Moved("approval")
         state.put(APPROVALS, self.approval, {**row, "state": ApprovalState.CONSUMED.value})
-        _no_longer_waiting(state, row["principal"])
+        no_longer_waiting(state, row["principal"])
+        if not row["edited_digest"]:
+            count_unedited(state, row["tool"])
         return None
 
 
@@ -299,10 +357,11 @@ class CloseApproval:
         if row is None or row["state"] not in _OPEN:
             return Moved("approval")
         state.put(APPROVALS, self.approval, {**row, "state": self.to.value})
-        _no_longer_waiting(state, row["principal"])
+        no_longer_waiting(state, row["principal"])
         return None
 
 
-def _no_longer_waiting(state: State, principal: str) -> None:
+def no_longer_waiting(state: State, principal: str) -> None:
+    """One approval of this principal less waits for a person."""
     waiting = state.get(WAITING, principal) or {"pending": 1}
     state.put(WAITING, principal, {"pending": max(0, waiting["pending"] - 1)})

@@ -60,7 +60,8 @@ class RolloutRow(SQLModel, table=True):
     """One tool: the word in force, and the evidence since it was given. `id` is the tool's name.
 
     `base` is the config's percent when the word was given. `clean` counts verified calls in a row without a
-    contradiction: a `silent_wrong`, a call in doubt or a person's no begins it again. `proof` is a keyed digest of the
+    contradiction: a `silent_wrong`, a call in doubt or a person's no begins it again. `unedited` counts approvals in a
+    row that were used as the agent had proposed; an edit or a no begins it again. `proof` is a keyed digest of the
     word: whoever can write the table but has no keys can take a promotion away, and give none.
     """
 
@@ -82,6 +83,8 @@ class RolloutRow(SQLModel, table=True):
     agreed: int
     denied: int
     clean: int
+    unedited: int
+    edited: int
 
 
 ROLLOUTS = Relation(RolloutRow)

@@ -21,12 +21,24 @@ __all__ = [
     "Ended",
     "NotPromoted",
     "Promote",
+    "count_edit",
+    "count_unedited",
     "count_vote",
     "missing_for",
     "next_step",
 ]
 
-_EVIDENCE = ("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied", "clean")
+_EVIDENCE = (
+    "calls",
+    "verified",
+    "silent_wrong",
+    "in_doubt",
+    "agreed",
+    "denied",
+    "clean",
+    "unedited",
+    "edited",
+)
 _NO_EVIDENCE = dict.fromkeys(_EVIDENCE, 0)
 _NO_WORD: Row = {
     "word": Word.CONFIGURED.value,
@@ -98,8 +110,22 @@ class CountOutcome:
 def count_vote(state: State, tool: str, yes: bool) -> None:
     """Count a person's yes or no to one call of `tool`, in the commit that records the vote."""
     row = _row(state, tool)
-    counted = {"agreed": row["agreed"] + 1} if yes else {"denied": row["denied"] + 1, "clean": 0}
+    counted = {"agreed": row["agreed"] + 1}
+    if not yes:
+        counted = {"denied": row["denied"] + 1, "clean": 0, "unedited": 0}
     state.put(ROLLOUTS, tool, {**row, **counted})
+
+
+def count_unedited(state: State, tool: str) -> None:
+    """Count a call that people agreed to as it was proposed, in the commit that uses their yes."""
+    row = _row(state, tool)
+    state.put(ROLLOUTS, tool, {**row, "unedited": row["unedited"] + 1})
+
+
+def count_edit(state: State, tool: str) -> None:
+    """Count a proposal that a person had to change, in the commit that changes it."""
+    row = _row(state, tool)
+    state.put(ROLLOUTS, tool, {**row, "edited": row["edited"] + 1, "unedited": 0})
 
 
 # ------------------------------------------------------------------------------------------- by a person
@@ -124,9 +150,12 @@ def next_step(now: int, steps: Sequence[int]) -> int | None:
 
 
 def missing_for(
-    row: Row | None, now: int, to: int | None, steps: Sequence[int], needed: int
+    row: Row | None, now: int, to: int | None, steps: Sequence[int], needed: int, unedited: int = 0
 ) -> tuple[str, ...]:
-    """What keeps a tool at `now` percent from `to` (the next step by default); empty when nothing does."""
+    """What keeps a tool at `now` percent from `to` (the next step by default); empty when nothing does.
+
+    `needed` is of clean verified calls, `unedited` of calls that people approved and changed nothing of.
+    """
     step = next_step(now, steps)
     if not steps:
         return (_FINAL,)
@@ -141,6 +170,11 @@ def missing_for(
     if (short := needed - row["clean"]) > 0:
         missing.append(
             f"{short} more of {needed} clean verified calls in a row ({row['clean']} now){_broken(row)}"
+        )
+    if (short := unedited - row["unedited"]) > 0:
+        missing.append(
+            f"{short} more of {unedited} approvals in a row that changed nothing ({row['unedited']} now; "
+            f"{row['edited']} edited since the last change)"
         )
     return tuple(missing)
 
@@ -165,8 +199,8 @@ def _broken(row: Row) -> str:
 class Promote:
     """Part: raise a tool to `to` percent (the next step by default) if the evidence is there, and record it.
 
-    `steps` are those open to the tool, `needed` is how many clean verified calls each takes, and `key` the tenant's
-    claim key, which proves the promotion.
+    `steps` are those open to the tool; `needed` is how many clean verified calls each takes and `unedited` how many
+    approvals that changed nothing; `key` is the tenant's claim key, which proves the promotion.
     """
 
     tool: str
@@ -177,6 +211,7 @@ class Promote:
     reason: str
     by: str
     key: bytes = field(repr=False)
+    unedited: int = 0
 
     def keys(self) -> Iterable[Key]:
         return [(ROLLOUTS, self.tool)]
@@ -184,7 +219,7 @@ class Promote:
     def apply(self, state: State) -> Stop | None:
         row = state.get(ROLLOUTS, self.tool)
         now = effective(level_in(row, self.tool, self.key), self.configured)
-        missing = missing_for(row, now, self.to, self.steps, self.needed)
+        missing = missing_for(row, now, self.to, self.steps, self.needed, self.unedited)
         if missing:
             return NotPromoted(self.tool, missing)
         to = self.to or next_step(now, self.steps) or PERCENT_MAX

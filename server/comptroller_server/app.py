@@ -16,10 +16,11 @@ from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.call.asking import ApprovalTerms
 from comptroller_server.call.books import Books
 from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.citations import Citations
-from comptroller_server.call.commits import ApprovalTerms, Commits
+from comptroller_server.call.commits import Commits
 from comptroller_server.call.decisions import Decisions
 from comptroller_server.call.dispatch import Counts, Dispatcher
 from comptroller_server.call.evidence import Evidence
@@ -42,6 +43,7 @@ from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Confirmations
+from comptroller_server.people.editing import Editing
 from comptroller_server.pipeline import Pipeline
 from comptroller_server.tasks.builtins import BuiltIns
 from comptroller_server.tasks.finish import Finishing
@@ -81,6 +83,7 @@ class Service:
     retention: Retention
     task_rounds: TaskRounds
     compensation: Reversals
+    editing: Editing
     recovered: list[Recovered]
 
 
@@ -100,21 +103,11 @@ def build(installation: Installation, owner: Owner) -> Service:
     )
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     citing = citation_terms(config.retrieval, config.safety)
+    citations = Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing)
     intake = Intake(
-        i.catalogue,
-        i.policy,
-        store,
-        ring,
-        taskbook,
-        Books(store, ring, release),
-        quotas,
-        Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing),
-        release,
-        clock,
-        ids,
-        IntakeTerms(limits.replay_window_s * 1000),
-        metering,
-    )
+        i.catalogue, i.policy, store, ring, taskbook, Books(store, ring, release), quotas, citations, release, clock, ids,
+        IntakeTerms(limits.replay_window_s * 1000), metering,
+    )  # fmt: skip
     needs = needs_of(config.tools, config.judges)
     breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})
     look_ups = LookUps(
@@ -147,10 +140,14 @@ def build(installation: Installation, owner: Owner) -> Service:
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Batches(store, i.policy, commits, evidence, release), Loops(clock, limits.identical_calls_max), compensation,
     )  # fmt: skip
+    editing = Editing(
+        store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,
+        clock, ids,
+    )  # fmt: skip
     checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
-        compensation, [],
+        compensation, editing, [],
     )  # fmt: skip
 
 

@@ -80,16 +80,25 @@ def test_the_config_alone_opens_its_canary_and_everything_in_auto() -> None:
     assert configured_percent(RolloutMode.AUTO, 5) == PERCENT_MAX
 
 
-@given(percents, st.integers(1, 50), st.integers(0, 60), st.none() | percents)
+@given(
+    percents,
+    st.integers(1, 50),
+    st.integers(0, 60),
+    st.none() | percents,
+    st.integers(0, 3),
+    st.integers(0, 5),
+)
 def test_a_promotion_takes_enough_clean_calls_and_one_step_at_a_time(
-    now: int, needed: int, clean: int, to: int | None
+    now: int, needed: int, clean: int, to: int | None, unedited: int, agreed: int
 ) -> None:
-    row = dict.fromkeys(("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied"), 0)
-    missing = missing_for({**row, "clean": clean}, now, to, STEPS, needed)
+    counted = ("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied", "edited")
+    row = {**dict.fromkeys(counted, 0), "clean": clean, "unedited": agreed}
+    missing = missing_for(row, now, to, STEPS, needed, unedited)
     step = next_step(now, STEPS)
-    goes = step is not None and clean >= needed and (to is None or now < to <= step)
+    enough = clean >= needed and agreed >= unedited
+    goes = step is not None and enough and (to is None or now < to <= step)
     assert (missing == ()) is goes
-    assert missing_for({**row, "clean": clean}, now, to, (), needed)
+    assert missing_for(row, now, to, (), needed, unedited)
 
 
 def test_the_gate_is_written_in_cedar_and_the_draw_opens_it() -> None:

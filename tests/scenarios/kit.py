@@ -30,13 +30,14 @@ from comptroller_audit.query import Logged, calls_in_state, entries, newest_call
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordType, Subject
-from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
+from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval, asked_digest
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
 from comptroller_server.app import Service, running
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.config.loading import load_config
 from comptroller_server.installation import TENANT, Ambient, Installation
+from comptroller_server.people.editing import Editor
 from comptroller_tools import functions
 from comptroller_tools.desk import __file__ as desk_package
 from comptroller_tools.desk.database import close_all, ensure
@@ -177,12 +178,13 @@ class Shop:
         by: str = "ann",
         roles: Sequence[str] = ("approver",),
         assurance: Assurance = Assurance.CREDENTIAL,
+        self_approved: bool = False,
     ) -> Committed | Stopped:
         """One person's decision, as the approver's command commits it."""
         row = self.row(call)
         approval = self.rows(APPROVALS, row["approval"])[row["approval"]]
-        vote = Vote(by, tuple(roles), assurance, yes)
-        parts: list[Any] = [VoteOnApproval(row["approval"], vote, approval["requested_digest"])]
+        vote = Vote(by, tuple(roles), assurance, yes, self_approved=self_approved)
+        parts: list[Any] = [VoteOnApproval(row["approval"], vote, asked_digest(approval))]
         if not yes:
             packet: JsonObject = {"v": 1, "call": call, "state": "denied", "why": "a person said no"}
             closed = LogRecord(RecordType.CALL_CLOSED, packet, call, task=row["task"])
@@ -191,6 +193,12 @@ class Shop:
                 call, row["approval"], row["task"], CallState.DENIED, row["epoch"], closed, budgets
             )
         return await self.store.commit(TENANT, Unit(parts))
+
+    async def edit(self, call: str, *, by: str = "bea", reason: str = "", **named: Any) -> str:
+        """One person's edit, as their command makes it; the approval asked for now, or `Refused`."""
+        approval = self.rows(APPROVALS, self.row(call)["approval"])[self.row(call)["approval"]]
+        editor = Editor(by, reason, asked_digest(approval))
+        return await self.service.editing.edit(TENANT, call, lambda before, _: {**before, **named}, editor)
 
     async def halt(self, scope: SwitchScope, name: str = "") -> None:
         """Set a switch and wait until this process obeys it."""

@@ -143,8 +143,8 @@ async def test_a_process_without_terminal_and_credential_gets_no_gated_call_thro
         forged.write_text("ann.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
         forged.chmod(0o600)
         attempts = [
-            ["approvals", "approve", approval],
-            ["approvals", "approve", approval, "--credential-file", str(forged)],
+            ["approvals", "approve", approval, "--yes"],
+            ["approvals", "approve", approval, "--yes", "--credential-file", str(forged)],
             ["approver", "add", "mallory", "--role", "approver"],
             [
                 "calls",

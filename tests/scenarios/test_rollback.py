@@ -91,7 +91,7 @@ async def test_the_person_who_orders_it_opens_the_gates_of_their_roles(tmp_path:
         assert code_of(pending) == "approval_pending"
         assert "Should it go wrong, `cancel_refund` reverses it" in pending.text
         assert "takes it back, on the same approval" in await at.run("approvals", "show", call_of(pending))
-        await at.run("approvals", "approve", call_of(pending), *credential(at))
+        await at.run("approvals", "approve", call_of(pending), "--yes", *credential(at))
         done = await at.shop.resume(call_of(pending))
         assert code_of(done) is None, done.text
         call = call_of(done)

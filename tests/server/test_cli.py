@@ -371,7 +371,7 @@ async def test_an_approval_without_a_credential_is_recorded_and_opens_nothing(tm
     async with at_work(tmp_path, None) as desk:
         call = await desk.shop.pending(desk.shop.paid()[0])
         for words in ((), ("--credential-file", str(desk.credential))):
-            told = await desk.json("approvals", "approve", call, *words, code=1)
+            told = await desk.json("approvals", "approve", call, "--yes", *words, code=1)
             assert told["ok"] is False
             assert told["state"] == "pending"
             assert "same_uid" in told["problem"]
@@ -386,7 +386,16 @@ async def test_an_approved_call_runs_once_and_the_vote_says_it_was_ones_own(tmp_
     async with at_work(tmp_path) as desk:
         invoice = desk.shop.paid()[0]
         call = await desk.shop.pending(invoice)
-        words = ("approvals", "approve", call, "--credential-file", str(desk.credential), "--reason", "fair")
+        words = (
+            "approvals",
+            "approve",
+            call,
+            "--yes",
+            "--credential-file",
+            str(desk.credential),
+            "--reason",
+            "fair",
+        )
         assert "Approved by olga" in await desk.run(*words)
         assert code_of(await desk.shop.resume(call)) is None
         assert len(desk.shop.moved(invoice)) == 1
@@ -431,7 +440,7 @@ async def test_an_expired_request_is_said_to_be_expired_and_cannot_be_approved(t
         raw.close()
         assert "expired" in await desk.run("approvals", "show", approval)
         told = await desk.json(
-            "approvals", "approve", approval, "--credential-file", str(desk.credential), code=1
+            "approvals", "approve", approval, "--yes", "--credential-file", str(desk.credential), code=1
         )
         assert told["state"] == "expired"
         assert (await desk.json("approvals", "list"))["approvals"] == []
@@ -444,7 +453,7 @@ async def test_a_role_that_is_not_asked_for_gives_no_vote(tmp_path: Path) -> Non
         cook = tmp_path / "cook.credential"
         vouched = ("--credential-file", str(desk.credential))
         await desk.run("approver", "add", "kim", "--role", "cook", "--credential-out", str(cook), *vouched)
-        told = await desk.json("approvals", "approve", call, "--credential-file", str(cook), code=1)
+        told = await desk.json("approvals", "approve", call, "--yes", "--credential-file", str(cook), code=1)
         assert "cook" in told["problem"]
         assert told["votes"] == []
 
@@ -457,13 +466,13 @@ async def test_a_credential_nobody_has_is_refused(tmp_path: Path) -> None:
         for text in ("olga.AAAA", "nobody.AAAA", "", "olga"):
             made_up.write_text(text)
             made_up.chmod(0o600)
-            await desk.run("approvals", "approve", call, "--credential-file", str(made_up), code=2)
+            await desk.run("approvals", "approve", call, "--yes", "--credential-file", str(made_up), code=2)
         made_up.write_text(desk.credential.read_text())
         made_up.chmod(0o644)
-        await desk.run("approvals", "approve", call, "--credential-file", str(made_up), code=2)
+        await desk.run("approvals", "approve", call, "--yes", "--credential-file", str(made_up), code=2)
         link = tmp_path / "link"
         link.symlink_to(desk.credential)
-        await desk.run("approvals", "approve", call, "--credential-file", str(link), code=2)
+        await desk.run("approvals", "approve", call, "--yes", "--credential-file", str(link), code=2)
         assert (await desk.json("approvals", "show", call))["votes"] == []
 
 
@@ -477,7 +486,7 @@ async def test_a_row_that_asks_for_another_action_than_is_shown_cannot_be_decide
             raw.execute(f"UPDATE approvals SET requested_digest = {taken} WHERE id = ?", (two, one))  # noqa: S608
         raw.close()
         result = await desk.run(
-            "approvals", "approve", one, "--credential-file", str(desk.credential), code=2
+            "approvals", "approve", one, "--yes", "--credential-file", str(desk.credential), code=2
         )
         assert result == ""
 

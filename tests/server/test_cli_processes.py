@@ -127,7 +127,14 @@ async def test_a_call_approved_by_another_process_is_resumed_over_stdio_and_ever
         pending = await client.call_tool("issue_refund", refund(invoice, 30))
         assert code_of(pending) == "approval_pending"
         call = str((pending.meta or {})["comptroller/call"])
-        words = ("approvals", "approve", call, "--credential-file", str(tmp_path / "olga.credential"))
+        words = (
+            "approvals",
+            "approve",
+            call,
+            "--yes",
+            "--credential-file",
+            str(tmp_path / "olga.credential"),
+        )
         assert (await place.json(*words))["ok"] is True
         done = await client.call_tool("resume_call", {"call": call})
         assert code_of(done) is None, place.log()
@@ -279,7 +286,7 @@ async def test_a_credential_typed_on_the_terminal_approves_and_is_not_shown(tmp_
         ours, theirs = os.openpty()
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            *Place(tmp_path).words("approvals", "approve", call, "--json"),
+            *Place(tmp_path).words("approvals", "approve", call, "--yes", "--json"),
             env=Place(tmp_path).environment,
             stdin=theirs,
             stdout=asyncio.subprocess.PIPE,

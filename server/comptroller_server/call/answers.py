@@ -80,11 +80,11 @@ def asking_answer(case: Case, ask: Ask, receipt: Receipt) -> Answer:
 
 
 def pending_refusal(
-    call: str, roles: dict[str, int], reasons: tuple[str, ...], policies: tuple[str, ...]
+    call: str, roles: dict[str, int], reasons: tuple[str, ...], policies: tuple[str, ...], edit: str = ""
 ) -> Refusal:
-    """The answer when a person must agree first."""
+    """The answer when a person must agree first; `edit` says what another person changed of it already."""
     people = " and ".join(f"{count} with role {role}" for role, count in sorted(roles.items()))
-    because = " ".join((*reasons, "Nothing has been done yet."))
+    because = " ".join((*reasons, *([edit] if edit else []), "Nothing has been done yet."))
     return Refusal(
         Code.APPROVAL_PENDING,
         f"A person must agree first ({people}). {because} When it is approved, call "
@@ -124,7 +124,9 @@ def answer_text(case: Case) -> str:
         text += f"\n({case.withheld} values were withheld or are shown as tokens.)"
     if case.cached is not None:
         text += f"\n(This was read {case.cached.age_s:.0f} seconds ago and is kept for a while.)"
-    if case.resumed is not None:
+    if case.edit_told:
+        text += f"\n({case.edit_told} Then it was approved, and it ran once, with the changed arguments.)"
+    elif case.resumed is not None:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
     case.answer_text = text
     return text
@@ -141,8 +143,13 @@ def built_in_answer(case: Case, told: JsonObject, text: str, receipt: Receipt) -
     return Answer("\n".join([*lines, _spell(told)]), told, meta=meta)
 
 
-def replay_answer(call: str, output: Json, receipt: Receipt | None, upstream: str | None) -> Answer:
-    """The recorded answer of a call that was made before; `upstream` says whose words it is made of."""
+def replay_answer(
+    call: str, output: Json, receipt: Receipt | None, upstream: str | None, edit: str = ""
+) -> Answer:
+    """The recorded answer of a call that was made before.
+
+    `upstream` says whose words it is made of, `edit` what people had changed of the call.
+    """
     meta: JsonObject = {META_CALL: call, "comptroller/replayed": True}
     if upstream is not None:
         meta[META_UNTRUSTED] = upstream
@@ -150,6 +157,7 @@ def replay_answer(call: str, output: Json, receipt: Receipt | None, upstream: st
         meta[META_RECEIPT] = receipt_json(receipt)
     text = (
         f"{fenced(output, upstream)}\n"
-        f"(This was done before, by call {call}; it was not done again. This is the recorded result.)"
+        f"(This was done before, by call {call}; it was not done again. This is the recorded result."
+        f"{f' {edit}' if edit else ''})"
     )
     return Answer(text, output if isinstance(output, dict) else None, meta=meta)

@@ -16,6 +16,7 @@ from comptroller_budgets.limits import Charge, Scope
 from comptroller_budgets.metering import CallUsage
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
+from comptroller_server.call.edits import Edited
 from comptroller_server.call.proposal import Proposal
 from comptroller_server.call.took import Took
 from comptroller_server.call.traces import Trace
@@ -154,6 +155,11 @@ class Case:
     gates: tuple[Gate, ...] = ()
     bound: JsonObject = field(default_factory=dict[str, Json])
     requested_digest: str = ""
+    """Keyed, of `bound`: of the action as it would run now, whoever wrote it."""
+    edited: Edited | None = None
+    """What the agent had proposed, where people changed that since."""
+    edit_told: str = ""
+    """What they changed, as the model may read it."""
     changed: tuple[str, ...] = ()
     word: JsonObject | None = None
     """What the client says that its person said; `digest` says of exactly what action."""

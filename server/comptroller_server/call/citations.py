@@ -91,6 +91,11 @@ class Citations:
         if refusal is not None:
             await self._stop(case, refusal)
 
+    def still_enough(self, case: Case) -> None:
+        """For an edited proposal: its citations were judged when it was made, and must stand for what it acts on now."""
+        if (refusal := self._missing(case, case.tool_in_hand)) is not None:
+            raise Refused(refusal)
+
     async def _judged(self, case: Case, tool: Tool) -> Refusal | None:
         wanted = [str(ref) for ref in cast("list[Json]", (case.why or {}).get("citations") or [])]
         found, now_ms = await self._rows(case, wanted) if wanted else ({}, 0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from comptroller_audit.calls import ClaimsFree, MoveCall, NoteOnCall, OpenCall, TakeClaims
+from comptroller_audit.calls import ClaimsFree, MoveCall, NoteOnCall, OpenCall, SwapClaims, TakeClaims
 from comptroller_audit.compensations import cover_id
 from comptroller_audit.database import Row
 from comptroller_audit.owners import Owner
@@ -22,11 +22,12 @@ from comptroller_policy.approvals import (
     ApprovalState,
     CloseApproval,
     ConsumeApproval,
-    RequestApproval,
     given,
     votes_in_packet,
 )
+from comptroller_policy.edits import SupersedeApproval
 from comptroller_policy.switches import HeadUnmoved
+from comptroller_server.call.asking import ApprovalTerms
 from comptroller_server.call.case import Case, Compensates
 from comptroller_server.call.citations import uncited
 from comptroller_server.call.endings import (
@@ -45,15 +46,7 @@ from comptroller_server.undo.reversal_parts import BeginReversal, EndReversal, O
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.refs import GiveRefs
 
-__all__ = ["ApprovalTerms", "Commits"]
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalTerms:
-    """How long an approval lives and how many one principal may have waiting."""
-
-    lives_ms: int
-    pending_max: int
+__all__ = ["Commits"]
 
 
 class Commits:
@@ -104,18 +97,7 @@ class Commits:
     def ask(self, case: Case, approval: str, roles: dict[str, int], shown: dict[str, Json]) -> Unit:
         """Step 8: store the whole proposal, take its claims, ask for people, stop the task's clock."""
         record = self._evidence.pending(case, approval, roles, shown)
-        request = RequestApproval(
-            approval,
-            case.call,
-            case.requested_digest,
-            roles,
-            case.principal_key,
-            case.subject.actor.id,
-            case.task.id,
-            case.tool_in_hand.name,
-            self._terms.lives_ms,
-            self._terms.pending_max,
-        )
+        request = self._terms.request(case, approval, roles)
         fields = self._fields(case) | {"approval": approval}
         parts: list[Part] = [
             HeadUnmoved(case.basis.switch_seq, self._bundle),
@@ -140,18 +122,8 @@ class Commits:
             HeadUnmoved(case.basis.switch_seq, self._bundle),
             *self._metering.begins(case),
             CloseApproval(case.resumed.row["approval"], ApprovalState.VOID),
-            RequestApproval(
-                approval,
-                case.call,
-                case.requested_digest,
-                roles,
-                case.principal_key,
-                case.subject.actor.id,
-                case.task.id,
-                case.tool_in_hand.name,
-                self._terms.lives_ms,
-                self._terms.pending_max,
-                "[]" if case.changed else case.resumed.approval["votes"],
+            self._terms.request(
+                case, approval, roles, "[]" if case.changed else case.resumed.approval["votes"]
             ),
             MoveCall(
                 case.call,
@@ -163,6 +135,38 @@ class Commits:
             ),
         ]
         return Unit(parts, self._on_refusal(case))
+
+    def edit(
+        self,
+        case: Case,
+        approval: str,
+        roles: dict[str, int],
+        shown: dict[str, Json],
+        kept: tuple[str, ...],
+        seen: str,
+    ) -> Unit:
+        """A person changed what waits: another approval row, without a vote; the call is known by both sets of keys.
+
+        `kept` are the keys it was proposed with, `seen` is the keyed digest of what the person looked at.
+        """
+        assert case.resumed is not None
+        record = self._evidence.pending(case, approval, roles, shown)
+        row = case.resumed.row
+        parts: list[Part] = [
+            HeadUnmoved(case.basis.switch_seq, self._bundle),
+            SupersedeApproval(row["approval"], seen),
+            self._terms.request(case, approval, roles),
+            SwapClaims(case.call, kept, case.claims),
+            MoveCall(
+                case.call,
+                CallState.PENDING,
+                CallState.PENDING,
+                row["epoch"],
+                record,
+                {"approval": approval},
+            ),
+        ]
+        return Unit(parts)
 
     def close_pending(
         self, call: str, approval: str, task: str, to: CallState, epoch: int | None, record: LogRecord

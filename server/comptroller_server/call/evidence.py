@@ -135,6 +135,7 @@ class Evidence:
             "approval": approval,
             "roles": dict(roles),
             "approval_digests": self._digests(case),
+            **self._edited(case),
             "confirmation": case.confirmed,
             "bound": self._clean(case.bound),
             "shown": self._clean(shown),
@@ -163,7 +164,8 @@ class Evidence:
             **self.proposal(case),
             **self.considered(case),
             "approvals": approvals + _confirmations(case),
-            "approval_digests": self._digests(case),
+            "approval_digests": self._digests(case, runs=True),
+            **self._edited(case),
             "counted": list(counted),
             "holds": holds_in_packet(case.charges),
             "deadline_s": round(tool.config.limits.timeout_s, 3),
@@ -262,12 +264,18 @@ class Evidence:
             output=case.output_bytes if kind in (RecordType.AUDIT, RecordType.READ) else None,
         )
 
-    def _digests(self, case: Case) -> Json:
-        """Plain digests stand only in here, in what is sealed; tables hold keyed ones."""
+    def _digests(self, case: Case, *, runs: bool = False) -> Json:
+        """Plain digests stand only in here, in what is sealed; tables hold keyed ones. `runs` says it was approved."""
         if not case.bound:
             return None
         plain = approval_digest(case.bound).hex()
-        return {"requested": plain, "approved": plain if case.resumed is not None else None}
+        approved = plain if runs and case.resumed is not None else None
+        if case.edited is None:
+            return {"requested": plain, "approved": approved}
+        return {"requested": case.edited.digest, "approved": approved, "edited": plain}
+
+    def _edited(self, case: Case) -> JsonObject:
+        return {"edited": self._clean(case.edited.in_packet())} if case.edited is not None else {}
 
     def refusal(self, refusal: Refusal) -> JsonObject:
         return {

@@ -201,6 +201,13 @@ class Intake:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
         case.guard = self._guard(case, tool)
 
+    def refit(self, case: Case) -> None:
+        """4 for a stored proposal whose arguments a person has changed: they pass what a proposal's own have passed."""
+        self._refuse_secrets(case.tool_in_hand, [case.arguments])
+        self.fit(case)
+        case.claims = self._claims(case, case.tool_in_hand)
+        self.citations.still_enough(case)
+
     def listing(self, subject: Subject) -> Sequence[AdvertisedTool]:
         tools = [
             form

@@ -133,9 +133,11 @@ class Outcomes:
                 "source": {"name": target.source.name, **target.source.identity},
                 "arguments": dict(tool.compensation.arguments),
             }
-        case.requested_digest = keyed_digest(
-            self._ring.claim_key(case.tenant), "approval", approval_digest(case.bound)
-        )
+        case.requested_digest = self.keyed(case.tenant, approval_digest(case.bound).hex())
+
+    def keyed(self, tenant: str, plain: str) -> str:
+        """The digest of an action as tables hold it, from the plain one (hex)."""
+        return keyed_digest(self._ring.claim_key(tenant), "approval", bytes.fromhex(plain))
 
     # -- 9 commit -------------------------------------------------------------------------------------------------
 

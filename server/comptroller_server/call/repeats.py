@@ -18,17 +18,19 @@ from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Stopped
 from comptroller_audit.vocabulary import CallState, Code, Effect, Json, JsonObject, RecordType, Refusal
-from comptroller_policy.approvals import APPROVALS, ApprovalState, approval_digest, given
+from comptroller_policy.approvals import APPROVALS, ApprovalState, approval_digest, asked_digest, given
 from comptroller_policy.engine import Bundle
 from comptroller_server.call.answers import pending_refusal, replay_answer
 from comptroller_server.call.case import Case, Refused, Resumed
 from comptroller_server.call.commits import Commits
+from comptroller_server.call.edits import Edited, asked_in, told_edit
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.intake import RESUME
 from comptroller_server.call.naming import call_row
 from comptroller_server.call.proposal import Answer
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.roads import Roads
+from comptroller_server.call.stored import newest, proved
 from comptroller_server.call.watch import Watch
 from comptroller_tools.catalogue import Catalogue
 
@@ -38,6 +40,7 @@ FOUND_CHARS_MAX = 600
 """How much of a looked-up record a repeat is shown in place of a lost answer."""
 
 _log = structlog.stdlib.get_logger()
+_CHANGED = "A person changed the arguments."
 _NO_SUCH_CALL = "There is no such call to resume in this task."
 
 _ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
@@ -147,7 +150,7 @@ class Repeats:
     async def _replay(self, case: Case, call: str, row: Row) -> Answer:
         """The recorded answer, released again for the present caller, with a record of its own."""
         logged = await self._logged(case.tenant, row)
-        packet = _newest(
+        packet = newest(
             logged,
             (
                 RecordType.AUDIT,
@@ -177,8 +180,9 @@ class Repeats:
         outcome = await self._store.commit(
             case.tenant, self._commits.note(call, self._evidence.replayed(case, call))
         )
-        tool = self._catalogue.find(str(row["tool"]))
-        return replay_answer(call, output, outcome.receipts[-1], tool.upstream if tool else None)
+        tool, action = self._catalogue.find(str(row["tool"])), newest(logged, (RecordType.ACTION,))
+        edit = self._edit(case, action) if action is not None and _belongs(case, row) else ""
+        return replay_answer(call, output, outcome.receipts[-1], tool.upstream if tool else None, edit)
 
     def _released(self, case: Case, name: str, packet: JsonObject) -> Json:
         """A recorded output for the present caller. What recovery looked up has the look-up's fields, and its rules."""
@@ -208,7 +212,9 @@ class Repeats:
             raise Refused(Refusal(Code.APPROVAL_EXPIRED, text, "same_call", call))
         if approval["state"] != ApprovalState.APPROVED:
             wanted = cast("dict[str, int]", json.loads(approval["roles"]))
-            raise Refused(pending_refusal(call, wanted, (), ()))
+            mine = _belongs(case, row) and row["task"] == case.task.id
+            edit = await self._edit_of(case, row) if mine and approval["edited_digest"] else ""
+            raise Refused(pending_refusal(call, wanted, (), (), edit))
         if not _belongs(case, row) or row["task"] != case.task.id:
             raise Refused(
                 Refusal(Code.IN_PROGRESS, f"Call {call} waits for its own task to resume it.", "never", call)
@@ -216,17 +222,32 @@ class Repeats:
         await self._become(case, call, row, approval)
         return None
 
+    async def _edit_of(self, case: Case, row: Row) -> str:
+        """What people changed of a call that still waits."""
+        packet = newest(await self._logged(case.tenant, row), (RecordType.PENDING,))
+        return self._edit(case, packet) if packet is not None else ""
+
+    def _edit(self, case: Case, packet: JsonObject) -> str:
+        """What people changed of a proposal, as this caller may read it; nothing when they changed nothing."""
+        edited = Edited.of(packet)
+        if edited is None:
+            return ""
+        told = told_edit(
+            self._release, str(packet["tool"]), edited.arguments, packet["arguments"], book=case.book
+        )
+        return f"A person changed the arguments: {'; '.join(told)}." if told else _CHANGED
+
     async def _become(self, case: Case, call: str, row: Row, approval: Row) -> None:
         """Make the case the stored proposal: its own arguments, `why` and claims; none of the repeat's."""
         logged = await self._logged(case.tenant, row)
-        packet = _newest(logged, (RecordType.PENDING,))
+        packet = newest(logged, (RecordType.PENDING,))
         tool = self._catalogue.find(row["tool"])
         if packet is None or tool is None:
             await self._close(case, call, row, CallState.VOID, "its tool or its stored proposal is gone")
             text = "The call can no longer run as it was approved. Propose it again."
             raise Refused(Refusal(Code.APPROVAL_VOID, text, "never", call))
-        if packet["call"] != call or not _proved(approval, logged):
-            _log.error("votes that are on no record", call=call, approval=row["approval"])
+        if packet["call"] != call or not proved(approval, logged):
+            _log.error("votes or an edit that are on no record", call=call, approval=row["approval"])
             await self._close(
                 case, call, row, CallState.VOID, "its approval holds votes that are on no record"
             )
@@ -240,6 +261,8 @@ class Repeats:
         case.citations = cast("list[JsonObject]", packet["citations"])
         case.claims = ()
         case.approvals = given(approval)
+        case.edited = Edited.of(packet)
+        case.edit_told = self._edit(case, packet)
         case.proposal = replace(case.proposal, tool=tool.name, arguments=case.arguments)
 
     async def recheck(self, case: Case) -> None:
@@ -251,8 +274,8 @@ class Repeats:
             return
         before = cast("JsonObject", case.resumed.packet["bound"])
         case.changed = ()
-        agreed = cast("JsonObject", case.resumed.packet["approval_digests"])["requested"]
-        keyed_agree = case.requested_digest == case.resumed.approval["requested_digest"]
+        agreed = asked_in(case.resumed.packet)
+        keyed_agree = case.requested_digest == asked_digest(case.resumed.approval)
         if keyed_agree and agreed == approval_digest(case.bound).hex():  # the row's and the sealed one
             return
         if {**before, "shown": None} != {**case.bound, "shown": None}:
@@ -291,35 +314,6 @@ class Repeats:
 def _belongs(case: Case, row: Row) -> bool:
     """Same principal and actor; foreign, finished and unknown answer alike."""
     return bool(row["principal"] == case.principal_key and row["actor"] == case.subject.actor.id)
-
-
-def _newest(logged: list[Logged], types: tuple[RecordType, ...]) -> JsonObject | None:
-    found: list[Json] = [e.packet for e in logged if e.type in types and e.packet is not None]
-    return cast("JsonObject | None", found[-1] if found else None)
-
-
-def _proved(approval: Row, logged: list[Logged]) -> bool:
-    """Whether each vote in an approval's row stands in a sealed record, given for this very action of this call.
-
-    Whoever can write the table but has no keys can write a vote there, and not into a record.
-    """
-    digests: dict[Json, Json] = {}
-    for entry in logged:
-        packet = entry.packet
-        if entry.type is RecordType.PENDING and packet is not None and packet["call"] == approval["call"]:
-            digests[packet["approval"]] = cast("JsonObject", packet["approval_digests"] or {}).get(
-                "requested"
-            )
-    newest = next(reversed(digests.values()), None)
-    votes = [
-        e.packet["vote"]
-        for e in logged
-        if e.type is RecordType.APPROVAL_DECIDED
-        and e.packet is not None
-        and e.packet["call"] == approval["call"]
-        and digests.get(e.packet["approval"]) == newest
-    ]
-    return newest is not None and all(vote in votes for vote in json.loads(approval["votes"]))
 
 
 def _what_changed(before: JsonObject, now: JsonObject) -> tuple[str, ...]:

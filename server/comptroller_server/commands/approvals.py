@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 from sqlalchemy import bindparam, select
 
-from comptroller_audit.canonical import canonical_bytes, keyed_digest
-from comptroller_audit.database import Row, table_of
+from comptroller_audit.database import table_of
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.store import Reader
 from comptroller_audit.unit import Committed, Stopped, Unit
-from comptroller_audit.vocabulary import CallState, Json, JsonObject, PrincipalKind, RecordType, Refusal
-from comptroller_policy.approvals import APPROVALS, ApprovalRow, ApprovalState, Vote, VoteOnApproval, given
+from comptroller_audit.vocabulary import CallState, JsonObject, PrincipalKind, RecordType, Refusal
+from comptroller_policy.approvals import ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
+from comptroller_server.commands.editing import edit
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
-from comptroller_server.commands.released import shown_call
-from comptroller_server.commands.showing import Card, at, compact, emit, plain, say, table
-from comptroller_server.errors import CommandError
+from comptroller_server.commands.requests import (
+    OPEN,
+    Request,
+    as_json,
+    lacks_role,
+    looked_at,
+    looking,
+    needs,
+    request_of,
+    show_card,
+    summary,
+    summary_of,
+)
+from comptroller_server.commands.showing import at, emit, say, table
 from comptroller_server.installation import TENANT, Installation
-from comptroller_tools.citing import age
 
 __all__ = ["approvals"]
 
@@ -36,34 +43,14 @@ _ALL = (
     .where(_TABLE.c.tenant == bindparam("tenant"))
     .order_by(_TABLE.c.created_ms, _TABLE.c.id)
 )
-_OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
-EXPIRED = "expired"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """An approval with the proposal it is for. `digest` is the plain SHA-256 of the exact action."""
-
-    approval: str
-    row: Row
-    record: CallRecord
-    packet: JsonObject
-    digest: str
-    now_ms: int
-
-    @property
-    def state(self) -> str:
-        return _state(self.row, self.now_ms)
-
-
-def _state(row: Row, now_ms: int) -> str:
-    """The approval's state as it counts: one whose time is over is expired, whatever its row still says."""
-    return EXPIRED if row["state"] in _OPEN and row["expires_ms"] <= now_ms else str(row["state"])
 
 
 @click.group()
 def approvals() -> None:
     """What waits for a person."""
+
+
+approvals.add_command(edit)
 
 
 @approvals.command("list")
@@ -78,9 +65,9 @@ def list_(ctx: click.Context, everything: bool) -> None:
         now = installation.ambient.clock.now_ms()
         rows = await installation.store.read(lambda reader: reader.query(_ALL, tenant=TENANT))
         names = [column.name for column in _TABLE.columns]
-        return [_summary(dict(zip(names, row, strict=True)), now) for row in rows]
+        return [summary(dict(zip(names, row, strict=True)), now) for row in rows]
 
-    found = [one for one in on_store(invocation, read) if everything or one["state"] in _OPEN]
+    found = [one for one in on_store(invocation, read) if everything or one["state"] in OPEN]
     if invocation.as_json:
         emit({"approvals": found})
     elif found:
@@ -89,7 +76,7 @@ def list_(ctx: click.Context, everything: bool) -> None:
                 o["approval"],
                 o["state"],
                 o["tool"],
-                _needs(o),
+                needs(o),
                 at(o["created_ms"]),
                 at(o["expires_ms"]),
                 o["call"],
@@ -101,21 +88,6 @@ def list_(ctx: click.Context, everything: bool) -> None:
         say("Nothing waits for a person.")
 
 
-def _summary(row: Row, now_ms: int) -> dict[str, Any]:
-    kept = ("call", "tool", "task", "actor", "created_ms", "expires_ms")
-    return {
-        "approval": row["id"],
-        "state": _state(row, now_ms),
-        **{name: row[name] for name in kept},
-        "roles": json.loads(row["roles"]),
-        "given": given(row),
-    }
-
-
-def _needs(one: dict[str, Any]) -> str:
-    return ", ".join(f"{one['given'].get(role, 0)} of {count} {role}" for role, count in one["roles"].items())
-
-
 @approvals.command()
 @click.argument("approval")
 @options()
@@ -125,28 +97,39 @@ def show(ctx: click.Context, approval: str) -> None:
     invocation = invocation_of(ctx)
 
     async def read(installation: Installation) -> Request:
-        return await _request(installation, approval)
+        return await request_of(installation, approval)
 
     request = on_store(invocation, read)
     if invocation.as_json:
-        emit(_as_json(request))
+        emit(as_json(request))
     else:
-        _show(request)
+        show_card(request)
 
 
 @approvals.command()
 @click.argument("approval")
 @click.option("--reason", default="", help="Why; it stands in the record.")
+@click.option("--digest", help="What you agree to: the digest on the card, or its first 16 digits.")
+@click.option("--yes", is_flag=True, help="Agree to whatever it asks for now, without looking.")
 @click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
 @options()
 @click.pass_context
-def approve(ctx: click.Context, approval: str, reason: str, credential_file: Path | None) -> None:
+def approve(
+    ctx: click.Context,
+    approval: str,
+    reason: str,
+    digest: str | None,
+    yes: bool,
+    credential_file: Path | None,
+) -> None:
     """Agree to exactly what APPROVAL (or a call waiting for one) shows. The agent then runs it with resume_call.
+
+    On a terminal it shows the card and asks. A script says what it agrees to with --digest, or --yes.
 
     It needs an approver's credential, from a file or asked on the terminal; without one the decision is recorded
     and satisfies no rule (exit code 1).
     """
-    _decide(invocation_of(ctx), approval, True, reason, credential_file)
+    _decide(invocation_of(ctx), approval, Ballot(True, reason, digest, unseen=yes), credential_file)
 
 
 @approvals.command()
@@ -157,25 +140,42 @@ def approve(ctx: click.Context, approval: str, reason: str, credential_file: Pat
 @click.pass_context
 def deny(ctx: click.Context, approval: str, reason: str, credential_file: Path | None) -> None:
     """Say no to APPROVAL (or a call waiting for one). The call ends; nothing of it happens."""
-    _decide(invocation_of(ctx), approval, False, reason, credential_file)
+    _decide(invocation_of(ctx), approval, Ballot(False, reason), credential_file)
 
 
 # -- deciding ---------------------------------------------------------------------------------------------------------
 
 
-def _decide(invocation: Invocation, wanted: str, yes: bool, reason: str, file: Path | None) -> None:
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """A yes or a no, why, and for a yes how it is known that its giver means exactly this."""
+
+    yes: bool
+    reason: str
+    digest: str | None = None
+    unseen: bool = False
+
+
+def _decide(invocation: Invocation, wanted: str, ballot: Ballot, file: Path | None) -> None:
+    yes = ballot.yes
+
     async def work(installation: Installation) -> tuple[Request, Voter, str | None]:
-        request = await _request(installation, wanted)
-        decidable = {ApprovalState.PENDING.value} if yes else _OPEN
+        request = await request_of(installation, wanted)
+        decidable = {ApprovalState.PENDING.value} if yes else OPEN
         if request.state not in decidable:
             return request, NOBODY, f"it is {request.state}; only a pending one can be decided"
-        if not invocation.as_json and file is None:
-            _show(request)
+        if looking(invocation) or (not invocation.as_json and file is None):
+            show_card(request)
+        if yes:
+            question = "Agree to exactly this?"
+            problem = looked_at(request, invocation, ballot.digest, question, yes=ballot.unseen)
+            if problem is not None:
+                return request, NOBODY, problem
         voter = await identify(installation, file)
-        problem = _lacks_role(request, voter) if yes else None
+        problem = lacks_role(request, voter) if yes else None
         if problem is None:
-            problem = await _vote(installation, request, voter, yes, reason)
-        return await _request(installation, request.approval), voter, problem
+            problem = await _vote(installation, request, voter, ballot)
+        return await request_of(installation, request.approval), voter, problem
 
     request, voter, problem = on_store(invocation, work)
     counted = problem is None and (voter.counts or not yes)
@@ -185,7 +185,7 @@ def _decide(invocation: Invocation, wanted: str, yes: bool, reason: str, file: P
             "read (assurance same_uid)"
         )
     if invocation.as_json:
-        emit({"ok": counted, "by": voter.name, "problem": problem, **_as_json(request)})
+        emit({"ok": counted, "by": voter.name, "problem": problem, **as_json(request)})
     elif counted:
         _tell(request, voter, yes)
     else:
@@ -204,27 +204,19 @@ def _tell(request: Request, voter: Voter, yes: bool) -> None:
         say(f"  call {request.record.call}  digest {request.digest}")
     else:
         say(
-            f"Recorded: {voter.name} agrees to {request.approval}. Still needed: {_needs(_summary_of(request))}."
+            f"Recorded: {voter.name} agrees to {request.approval}. Still needed: {needs(summary_of(request))}."
         )
 
 
-def _lacks_role(request: Request, voter: Voter) -> str | None:
-    wanted: dict[str, int] = json.loads(request.row["roles"])
-    if not voter.counts or set(wanted) & set(voter.roles):
-        return None
-    return f"{voter.name} may approve as {', '.join(voter.roles)}, and this asks for {', '.join(wanted)}"
-
-
-async def _vote(
-    installation: Installation, request: Request, voter: Voter, yes: bool, reason: str
-) -> str | None:
+async def _vote(installation: Installation, request: Request, voter: Voter, ballot: Ballot) -> str | None:
     """Commit the vote; a no ends the call in the same unit. Returns what kept it from counting."""
+    yes, reason = ballot.yes, ballot.reason
     own = (
         installation.identity.principal.kind is PrincipalKind.LOCAL
         and request.row["principal"] == installation.principal_key
     )
     vote = Vote(voter.name, voter.roles, voter.assurance, yes, reason, self_approved=yes and own)
-    unit = Unit([VoteOnApproval(request.approval, vote, request.row["requested_digest"])])
+    unit = Unit([VoteOnApproval(request.approval, vote, asked_digest(request.row))])
     if not yes:
         call, task = request.record.call, request.row["task"]
         why = f"denied by {voter.name}" + (f": {reason}" if reason else "")
@@ -238,110 +230,3 @@ async def _vote(
         return None
     assert isinstance(outcome, Stopped)
     return outcome.stop.text if isinstance(outcome.stop, Refusal) else "it has just changed; look at it again"
-
-
-# -- what is asked ----------------------------------------------------------------------------------------------------
-
-
-async def _request(installation: Installation, wanted: str) -> Request:
-    """The approval `wanted`, or the newest one of the call `wanted`. Raises `CommandError`."""
-
-    def read(reader: Reader) -> tuple[str, Row, CallRecord]:
-        row = reader.row(TENANT, APPROVALS, wanted)
-        if row is not None:
-            return wanted, row, shown_call(reader, installation, row["call"])
-        if wanted.startswith("apr-"):
-            raise CommandError(f"there is no approval {wanted!r}; see `comptroller approvals list --all`")
-        record = shown_call(reader, installation, wanted)
-        if record.approval is None:
-            raise CommandError(f"call {record.call} is {record.row['state']} and waits for nobody")
-        return record.row["approval"], record.approval, record
-
-    approval, row, record = await installation.store.read(read)
-    packets = [e.packet for e in record.logged if e.type is RecordType.PENDING and e.packet is not None]
-    packet = next((p for p in reversed(packets) if p.get("approval") == approval), None)
-    if packet is None:
-        raise CommandError(
-            f"the proposal behind {approval} was erased, so nobody can be shown what it is about"
-        )
-    plain_digest = str(section(packet, "approval_digests").get("requested") or "")
-    key = installation.ring.claim_key(TENANT)
-    if keyed_digest(key, "approval", bytes.fromhex(plain_digest)) != row["requested_digest"]:
-        raise CommandError(
-            f"the record of {approval} does not fit its row, so it cannot be decided; run `comptroller audit verify`"
-        )
-    return Request(approval, row, record, packet, plain_digest, installation.ambient.clock.now_ms())
-
-
-def _summary_of(request: Request) -> dict[str, Any]:
-    return _summary({**request.row, "id": request.approval}, request.now_ms)
-
-
-def _as_json(request: Request) -> dict[str, Any]:
-    packet = request.packet
-    proposed = (
-        "tool",
-        "effect",
-        "source",
-        "definition",
-        "record",
-        "arguments",
-        "principal",
-        "actor",
-        "task",
-        "step",
-    )
-    return {
-        **_summary_of(request),
-        **{name: packet.get(name) for name in proposed},
-        "call_state": request.record.row["state"],
-        "facts": section(packet, "shown").get("facts"),
-        "decision": packet.get("decision"),
-        "digest": request.digest,
-        "votes": json.loads(request.row["votes"]),
-        "agent_claims": {"why": packet.get("why"), "citations": packet.get("citations")},
-    }
-
-
-def _show(request: Request) -> None:
-    packet, summary = request.packet, _summary_of(request)
-    card = Card(f"{request.approval}  {request.state}")
-    card.line("tool", f"{packet.get('tool')} ({packet.get('effect')}), source {packet.get('source')}")
-    # Never cut: a person agrees to all of it.
-    card.line("arguments", canonical_bytes(packet.get("arguments")).decode())
-    record = section(packet, "record")
-    card.line("record", f"{record.get('kind')} {record.get('key')}" if record else "none declared")
-    for name, value in section(section(packet, "shown"), "facts").items():
-        card.line("as it is", f"{name} = {compact(value)}")
-    if undo := section(packet, "compensation"):
-        told = f"{undo.get('tool')} {compact(undo.get('arguments'))} takes it back, on the same approval"
-        card.line("if wrong", told)
-    decision = section(packet, "decision")
-    policies = cast("list[Json]", decision.get("policies") or [])
-    for policy, reason in zip(policies, cast("list[Json]", decision.get("reasons") or []), strict=False):
-        card.line("because", f"{reason} (rule {policy})")
-    card.line("needs", _needs(summary))
-    for vote in cast("list[dict[str, Any]]", json.loads(request.row["votes"])):
-        counts = "" if vote["assurance"] == "credential" else ", which counts for nothing"
-        card.line("so far", f"{vote['approver']} agreed at {at(vote['at_ms'])} ({vote['assurance']}{counts})")
-    if word := clients_word(packet):
-        card.line("confirmed", told_word(word))
-    principal = section(packet, "principal")
-    card.line(
-        "requester", f"{principal.get('subject')} ({principal.get('kind')}), through {packet.get('actor')}"
-    )
-    card.line("asked", f"{at(summary['created_ms'])}, expires {at(summary['expires_ms'])}")
-    card.line("call", f"{request.record.call} ({request.record.row['state']}), task {packet.get('task')}")
-    card.line("digest", f"sha256 {request.digest}")
-    _show_claims(packet)
-
-
-def _show_claims(packet: JsonObject) -> None:
-    """What the agent says, apart and labelled: it was written to convince."""
-    say("  The agent claims (its own words, checked by nobody):")
-    say(f"    {json.dumps(section(packet, 'why').get('reason'), ensure_ascii=False)}")
-    for cited in cast("list[JsonObject]", packet.get("citations") or []):
-        listed = ", from a list" if cited.get("listed") else ""
-        read = f", read {age(int(cast('int', cited['age_ms'])))} before" if "age_ms" in cited else ""
-        kind = plain(str(cited.get("kind")))
-        say(f"    citing {kind} {cited.get('key')} (ref {cited.get('ref')}{read}{listed})")

@@ -33,14 +33,25 @@ _NO_CREDENTIAL = (
     f"this needs the credential of an approver with the role {APPROVER}, which the agent cannot read "
     "(--credential-file)"
 )
-_EVIDENCE = ("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied", "clean")
+_EVIDENCE = (
+    "calls",
+    "verified",
+    "silent_wrong",
+    "in_doubt",
+    "agreed",
+    "denied",
+    "clean",
+    "unedited",
+    "edited",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """One tool's rollout: the percent in force and who says so, the evidence since, and what is missing to go on.
 
-    `clean` are verified calls in a row without a contradiction. `next` is None where there is no further step.
+    `clean` are verified calls in a row without a contradiction, `unedited` approvals in a row that changed nothing of
+    what the agent had proposed. `next` is None where there is no further step.
     """
 
     tool: str
@@ -55,6 +66,8 @@ class Standing:
     agreed: int
     denied: int
     clean: int
+    unedited: int
+    edited: int
     next: int | None
     missing: tuple[str, ...]
     reason: str
@@ -85,6 +98,7 @@ def status(ctx: click.Context, tool: str | None) -> None:
             {
                 "mode": config.mode.value,
                 "promote_after": config.promote_after,
+                "promote_unedited": config.promote_unedited,
                 "tools": [asdict(o) for o in found],
             }
         )
@@ -102,6 +116,7 @@ def status(ctx: click.Context, tool: str | None) -> None:
         "SILENT_WRONG",
         "IN DOUBT",
         "YES/NO",
+        "UNEDITED",
     )
     table(
         heads,
@@ -116,6 +131,9 @@ def status(ctx: click.Context, tool: str | None) -> None:
                 str(one.silent_wrong),
                 str(one.in_doubt),
                 f"{one.agreed}/{one.denied}",
+                f"{one.unedited} of {config.promote_unedited}"
+                if config.promote_unedited
+                else str(one.unedited),
             )
             for one in found
         ],
@@ -166,6 +184,7 @@ def promote(
                 reason,
                 voter.name,
                 installation.ring.claim_key(TENANT),
+                config.promote_unedited,
             )
             for one in tools
         ]
@@ -281,7 +300,7 @@ def _standing(installation: Installation, tool: ToolConfig, row: Row | None) -> 
         reversible=is_reversible(tool),
         **evidence,
         next=next_step(percent, steps),
-        missing=missing_for(row, percent, None, steps, config.promote_after),
+        missing=missing_for(row, percent, None, steps, config.promote_after, config.promote_unedited),
         reason=spoken["reason"] if spoken is not None else "",
         by=spoken["changed_by"] if spoken is not None else "",
         at_ms=spoken["at_ms"] if spoken is not None else None,
@@ -309,6 +328,7 @@ async def _not_promoted(
                 to,
                 steps_open_to(tool, config),
                 config.promote_after,
+                config.promote_unedited,
             ),
         )
         for tool in tools

@@ -11,6 +11,7 @@ import click
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, RecordType
 from comptroller_budgets.ledger import amount_text
 from comptroller_policy.rollout import BUCKETS
+from comptroller_server.call.changes import changes
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
@@ -156,6 +157,7 @@ def _approved(card: Card, record: CallRecord) -> None:
         card.line("approval", f"asked because {gate}")
     if word := clients_word(record.proposal):
         card.line("confirmed", told_word(word))
+    _edited(card, record.proposal)
     for vote in _votes(record):
         said = "agreed" if vote.get("yes") else "said no"
         own = ", self-approved" if vote.get("self_approved") else ""
@@ -171,6 +173,18 @@ def _approved(card: Card, record: CallRecord) -> None:
         )
     elif not _votes(record):
         card.line("approval", "nobody was asked" if not row["approval"] else "nobody decided")
+
+
+def _edited(card: Card, packet: JsonObject) -> None:
+    """What people changed of what the agent had proposed. Both were released before they came here."""
+    edited = section(packet, "edited")
+    for one in cast("list[JsonObject]", edited.get("by") or []):
+        reason = f": {json.dumps(one.get('reason'), ensure_ascii=False)}" if one.get("reason") else ""
+        card.line("edited", f"by {one.get('editor')} at {at(cast('int', one['at_ms']))}{reason}")
+    if edited:
+        card.line("edited", f"the agent had proposed {cut(compact(edited.get('arguments')))}")
+    for line in changes(edited.get("arguments"), packet.get("arguments")) if edited else ():
+        card.line("edited", line)
 
 
 def _cost(card: Card, record: CallRecord) -> None:

@@ -145,6 +145,7 @@ class RolloutConfig(_Section):
     mode: RolloutMode = RolloutMode.OFF
     canary_percent: int = Field(default=0, ge=0, le=100)
     promote_after: int = Field(default=20, ge=1, le=1_000_000)
+    promote_unedited: int = Field(default=0, ge=0, le=1_000_000)
 
     @property
     def percent(self) -> int:

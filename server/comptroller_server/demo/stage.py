@@ -228,5 +228,10 @@ class Stage:
         return await self.command(*words, "--credential-file", str(self.credential))
 
     async def decide(self, verb: str, call: str) -> str:
-        """Olga's yes (`approve`) or no (`deny`) to a call, with her credential, in a process of its own."""
-        return await self.command("approvals", verb, call, "--credential-file", str(self.credential))
+        """Olga's yes (`approve`) or no (`deny`) to a call, with her credential, in a process of its own.
+
+        She has looked at the card, and her yes is to what stands on it.
+        """
+        card = await self.command("approvals", "show", call)
+        seen = ("--digest", card.rpartition("sha256 ")[2][:64]) if verb == "approve" else ()
+        return await self.command("approvals", verb, call, *seen, "--credential-file", str(self.credential))

@@ -35,6 +35,7 @@ def upgrade() -> None:
     _retention()
     _model_usage()
     _compensations()
+    _edits()
 
 
 def _tasks() -> None:
@@ -55,7 +56,17 @@ def _tasks() -> None:
 
 
 def _rollouts() -> None:
-    counted = ("calls", "verified", "silent_wrong", "in_doubt", "agreed", "denied", "clean")
+    counted = (
+        "calls",
+        "verified",
+        "silent_wrong",
+        "in_doubt",
+        "agreed",
+        "denied",
+        "clean",
+        "unedited",
+        "edited",
+    )
     _keyed(
         "rollouts",
         word=_TEXT,
@@ -93,3 +104,8 @@ def _model_usage() -> None:
 def _compensations() -> None:
     _keyed("compensations", state=_TEXT, call=_TEXT, owner=_TEXT, guard=_TEXT, ordered=_BOOL)
     op.create_index("compensations_by_state", "compensations", ["tenant", "state"])
+
+
+def _edits() -> None:
+    _add("approvals", "edited_digest", _TEXT, "''")
+    _add("approvals", "authors", sa.Text(), "'[]'")
