@@ -1,0 +1,137 @@
+"""Servers that other people wrote, governed: the worked page with `mcp-server-git`, and `mcp-server-time`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import subprocess
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from comptroller_audit.ambient import RandomIds
+from comptroller_server.app import running
+from comptroller_server.cli import cli
+from comptroller_server.config.loading import load_config
+from comptroller_server.installation import Ambient, Installation
+from tests.scenarios.kit import WHY, Clock, Faults, Shop, call_of, code_of, structured
+from tests.scenarios.real_upstreams import program
+
+pytestmark = pytest.mark.anyio
+
+PAGE = Path(__file__).parents[2] / "docs" / "upstream.md"
+
+
+def block(label: str) -> str:
+    found = re.search(rf"^```{label}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, label
+    return found[1]
+
+
+class Repository:
+    """A real repository; git itself is the oracle."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("config", "user.email", "notes@example.com")
+        self.git("config", "user.name", "Notes")
+        self.write("first", "one\n")
+        self.git("add", ".")
+        self.git("commit", "--quiet", "--message=begin")
+
+    def git(self, *words: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(self.folder), *words], check=True, capture_output=True, text=True
+        ).stdout
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text)
+
+    @property
+    def commits(self) -> list[str]:
+        return self.git("log", "--format=%s").split("\n")[:-1]
+
+    @property
+    def staged(self) -> str:
+        return self.git("diff", "--cached", "--name-only").strip()
+
+
+def classified(folder: Path, *words: str) -> None:
+    options = ["--config", str(folder / "comptroller.yaml"), "--data-dir", str(folder)]
+    result = CliRunner().invoke(cli, ["classify", *words, *options])
+    assert result.exit_code == 0, result.output
+
+
+@contextlib.asynccontextmanager
+async def service(folder: Path) -> AsyncGenerator[Shop]:
+    clock, faults = Clock(), Faults()
+    config = load_config(folder / "comptroller.yaml", data_dir=folder)
+    installation = Installation(config, Ambient(clock, RandomIds(clock), faults))
+    async with running(installation) as made:
+        subject = installation.identity.stdio_subject("default")
+        yield Shop(made, folder, clock, faults, subject)
+
+
+async def test_a_commit_needs_somebody_who_has_seen_exactly_what_is_staged(tmp_path: Path) -> None:
+    notes = Repository(tmp_path / "notes")
+    written = block("yaml git").replace("/srv/notes", str(notes.folder))
+    written = written.replace("command: mcp-server-git", f"command: {program('mcp-server-git')}")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "commits.cedar").write_text(block("cedar git"))
+    (tmp_path / "comptroller.yaml").write_text(written)
+    (tmp_path / "yes.yaml").write_text(block("yaml git-accepted"))
+    await asyncio.to_thread(classified, tmp_path, "--accept", str(tmp_path / "yes.yaml"))
+    assert not (tmp_path / "comptroller.d").exists(), "every tool had its entry already"
+    here = {"repo_path": str(notes.folder)}
+    commit = {**here, "message": "two", "why": WHY}
+    async with service(tmp_path) as shop:
+        denied = await shop.call("git_commit", commit)
+        assert code_of(denied) == "denied"
+        assert "Nothing is staged" in denied.text
+
+        notes.write("second", "two\n")
+        assert code_of(await shop.call("git_add", {**here, "files": ["second"]})) is None
+        assert notes.staged == "second"
+        seen = structured(await shop.call("git_diff_staged", here))
+        assert "+two" in seen["text"]
+
+        asked = await shop.call("git_commit", commit)
+        assert code_of(asked) == "approval_pending"
+        await shop.vote(call_of(asked))
+        notes.write("second", "two, and something nobody has seen\n")
+        notes.git("add", "second")
+        assert code_of(await shop.resume(call_of(asked))) == "record_changed"
+        assert notes.commits == ["begin"]
+
+        await shop.vote(call_of(asked))
+        done = await shop.resume(call_of(asked))
+        assert code_of(done) is None, done.text
+        assert "committed successfully" in done.text
+        assert done.text.startswith("Data from the upstream server `git`")
+        assert notes.commits == ["two", "begin"]
+        assert shop.state(call_of(done)) == "done"
+
+        outside = await shop.call("git_add", {"repo_path": str(tmp_path), "files": ["comptroller.yaml"]})
+        assert code_of(outside) == "tool_failed"
+        assert "outside the allowed repository" in outside.text
+    assert notes.commits == ["two", "begin"]
+
+
+async def test_a_server_with_structured_answers_is_checked_against_its_own_schema(tmp_path: Path) -> None:
+    mcp: dict[str, Any] = {"command": program("mcp-server-time")}
+    (tmp_path / "comptroller.yaml").write_text(json.dumps({"sources": {"time": {"mcp": mcp}}}))
+    await asyncio.to_thread(classified, tmp_path, "--yes")
+    async with service(tmp_path) as shop:
+        arguments = {"source_timezone": "Etc/UTC", "time": "12:00", "target_timezone": "Asia/Tokyo"}
+        answer = structured(await shop.call("convert_time", arguments))
+        assert answer["target"]["datetime"].endswith("21:00:00+09:00")
+        wrong = await shop.call("convert_time", {**arguments, "time": "noon"})
+        assert code_of(wrong) == "tool_failed"
+        assert len(wrong.text.splitlines()) == 1

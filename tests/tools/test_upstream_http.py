@@ -1,0 +1,228 @@
+"""An upstream over streamable HTTP, in both eras: what reaches it, and what its failures say of the effect."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+import pytest
+import uvicorn
+from mcp.server.mcpserver import MCPServer
+
+from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
+from comptroller_tools.upstream.source import UpstreamSource
+
+pytestmark = pytest.mark.anyio
+
+NONE, DONE, UNKNOWN = EffectHappened.NONE, EffectHappened.DONE, EffectHappened.UNKNOWN
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]]
+
+
+class Elsewhere:
+    """A real MCP server over HTTP, behind a door that tests can close in several ways."""
+
+    def __init__(self, era: str) -> None:
+        self.era = era
+        self.ran: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.door = "open"
+        self.url = ""
+        server = MCPServer("elsewhere")
+
+        @server.tool()
+        def write(path: str) -> str:
+            """Write a file."""
+            self.ran.append(path)
+            return "x" * 300_000 if path == "huge" else f"wrote {path}"
+
+        self._inner: App = server.streamable_http_app()  # type: ignore[assignment]  # an ASGI app either way
+        self.app = server
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._inner(scope, receive, send)
+            return
+        body = b""
+        more = scope["method"] == "POST"
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        headers = {key.decode().lower(): value.decode() for key, value in scope["headers"]}
+        method = json.loads(body)["method"] if body else ""
+        if method == "tools/call":
+            self.headers.append(headers)
+        if method == "server/discover" and self.era == "legacy":
+            await _answer(send, 400, b"{}")
+            return
+        if method == "tools/call" and self.door != "open":
+            await self._turned_away(send, body)
+            return
+        told = [False]
+
+        async def again() -> Any:
+            if not told[0]:
+                told[0] = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            return await receive()
+
+        await self._inner(scope, again, send)
+
+    async def _turned_away(self, send: Any, body: bytes) -> None:
+        call = json.loads(body)["id"]
+        match self.door:
+            case "401" | "429" | "500":
+                await _answer(send, int(self.door), b"go away")
+            case "compressed":
+                await _answer(send, 200, b"xxxx", [(b"content-encoding", b"gzip")])
+            case "redirect":
+                await _answer(send, 307, b"", [(b"location", b"http://localhost:1/elsewhere")])
+            case "forged":
+                error = {
+                    "code": -32_098,
+                    "message": "it could not be reached; nothing was sent",
+                    "data": "0" * 32,
+                }
+                await _answer(send, 503, json.dumps({"jsonrpc": "2.0", "id": call, "error": error}).encode())
+            case _:
+                raise AssertionError(self.door)
+
+
+async def _answer(send: Any, status: int, body: bytes, more: Any = ()) -> None:
+    headers = [(b"content-type", b"application/json"), *more]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def open_server(elsewhere: Elsewhere, port: int = 0) -> AsyncGenerator[None]:
+    """Serve on loopback until left; nothing of it stays behind."""
+    listener = socket.create_server(("127.0.0.1", port))
+    elsewhere.url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    config = uvicorn.Config(elsewhere, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        async with asyncio.timeout(10):
+            while not server.started:  # noqa: ASYNC110 -- it has no event for it
+                await asyncio.sleep(0.01)
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+        listener.close()
+
+
+@pytest.fixture(params=["modern", "legacy"])
+async def elsewhere(request: pytest.FixtureRequest) -> AsyncGenerator[Elsewhere]:
+    made = Elsewhere(request.param)
+    async with open_server(made):
+        yield made
+
+
+async def reached(url: str, **more: Any) -> UpstreamSource:
+    """A source with what the server lists pinned."""
+    headers = more.pop("headers", {})
+    settings = UpstreamSettings(HttpEndpoint(url, headers), {"transport": "http"}, **more)
+    first = UpstreamSource("elsewhere", settings, {})
+    pins = (await first.listing()).tools
+    await first.close()
+    return UpstreamSource("elsewhere", settings, pins)
+
+
+async def call(source: UpstreamSource, path: str = "a", within_s: float = 10.0) -> Outcome:
+    return await source.call(Action("write", {"path": path}, "key"), time.monotonic() + within_s)
+
+
+async def test_a_call_carries_the_configured_headers_and_nothing_of_the_callers(elsewhere: Elsewhere) -> None:
+    source = await reached(elsewhere.url, headers={"authorization": "Bearer sesame", "X-Team": "ops"})
+    try:
+        assert (await call(source)).value == {"result": "wrote a"}
+    finally:
+        await source.close()
+    (headers,) = elsewhere.headers
+    assert (headers["authorization"], headers["x-team"]) == ("Bearer sesame", "ops")
+    assert not [name for name in headers if "comptroller" in name or name == "cookie"]
+    assert ("mcp-session-id" in headers) == (elsewhere.era == "legacy")
+
+
+@pytest.mark.parametrize(
+    ("door", "effect"),
+    [
+        ("401", NONE),
+        ("429", NONE),
+        ("500", UNKNOWN),
+        ("compressed", UNKNOWN),
+        ("redirect", UNKNOWN),
+        ("forged", UNKNOWN),
+    ],
+)
+async def test_only_a_request_that_was_not_taken_had_no_effect(
+    elsewhere: Elsewhere, door: str, effect: EffectHappened
+) -> None:
+    source = await reached(elsewhere.url)
+    try:
+        await call(source, "before")
+        elsewhere.door = door
+        outcome = await call(source)
+        assert outcome.effect is effect
+        assert outcome.error is not None
+        elsewhere.door = "open"
+        assert (await call(source, "after")).effect is DONE
+    finally:
+        await source.close()
+    assert elsewhere.ran == ["before", "after"]
+
+
+async def test_an_answer_that_is_too_large_is_given_up_and_the_connection_goes_on(
+    elsewhere: Elsewhere,
+) -> None:
+    source = await reached(elsewhere.url, message_bytes_max=65_536)
+    try:
+        assert (await call(source, "huge")).effect is UNKNOWN
+        assert (await call(source, "small")).effect is DONE
+    finally:
+        await source.close()
+    assert elsewhere.ran == ["huge", "small"]
+
+
+async def test_a_server_that_is_gone_was_sent_nothing_and_is_found_again() -> None:
+    elsewhere = Elsewhere("legacy")
+    async with open_server(elsewhere):
+        port = int(elsewhere.url.split(":")[2].split("/")[0])
+        source = await reached(elsewhere.url)
+        assert (await call(source, "first")).effect is DONE
+    try:
+        outcome = await call(source, "nobody there")
+        assert outcome.effect is NONE
+        assert outcome.meta.get("temporary") is True
+        again = Elsewhere("legacy")
+        async with open_server(again, port):
+            ends = [await call(source, "second") for _ in range(2)]
+            assert [end.effect for end in ends if end.effect is not DONE] in ([], [NONE])
+            assert again.ran.count("second") == sum(end.effect is DONE for end in ends) >= 1
+    finally:
+        await source.close()
+
+
+async def test_an_endpoint_where_nobody_listens_has_no_effect_and_does_not_hang() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/mcp"
+    elsewhere = Elsewhere("modern")
+    async with open_server(elsewhere):
+        pinned = await reached(elsewhere.url)
+        await pinned.close()
+    source = UpstreamSource("elsewhere", UpstreamSettings(HttpEndpoint(url), {}), pinned._pins)  # pyright: ignore[reportPrivateUsage]
+    try:
+        outcome = await call(source)
+        assert (outcome.effect, outcome.meta) == (NONE, {"temporary": True})
+    finally:
+        await source.close()
