@@ -1664,4 +1664,28 @@ MUTATIONS = (
         "    if False:\n",
         f"{_S}/test_many.py::test_a_batch_form_that_could_not_work_does_not_load",
     ),
+    Mutation(
+        f"{_UPSTREAM}/calling.py",
+        "        if link.not_taken(error):\n",
+        "        if error.error.code == -32_098:\n",
+        "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/over_http.py",
+        "            if self._left < 0:\n",
+        "            if False:\n",
+        "tests/tools/test_upstream_http.py::test_an_answer_that_is_too_large_is_given_up_and_the_connection_goes_on",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/over_http.py",
+        'if response.headers.get("content-encoding", "identity").lower() != "identity":',
+        "if False:",
+        "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/standing.py",
+        "        elif problems := _unusable(now):\n",
+        "        elif problems := ():\n",
+        "tests/server/test_classify_command.py::test_what_cannot_be_offered_is_said_and_never_accepted",
+    ),
 )

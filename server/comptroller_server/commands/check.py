@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import stat
@@ -27,6 +28,7 @@ from comptroller_server.config.model import Config
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.undo.reversal import irreversible
+from comptroller_server.upstreams.asking import ask, upstream_warnings
 
 __all__ = ["check"]
 
@@ -54,6 +56,7 @@ class Checked:
 def check(ctx: click.Context) -> None:
     """Check configuration, sources, policies, keys and store, and change nothing.
 
+    MCP servers are started or reached, and asked what they list; no tool is called.
     Exit code 1 with findings, each with its file and line; warnings alone leave it 0.
     """
     invocation = invocation_of(ctx)
@@ -77,6 +80,8 @@ def _check(checked: Checked, installation: Installation) -> None:
     with quiet_stdout():
         _try(checked, config, "sources", installation.check)
     checked.irreversible = irreversible(config.tools)
+    if config.upstreams:
+        checked.warnings += config.placed(upstream_warnings(asyncio.run(ask(config, config.upstreams))))
     keys = config.store.keys_file
     if keys.exists():
         _try(checked, config, "store.keys", lambda: installation.ring)

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from comptroller_policy.errors import Finding
 from comptroller_server.config.model import Config
-from comptroller_server.upstreams.standing import Seen, look_over
+from comptroller_server.upstreams.standing import Seen, Standing, look_over
 from comptroller_tools.upstream.cleaning import clean
 from comptroller_tools.upstream.source import UpstreamSource
 
-__all__ = ["Asked", "ask"]
+__all__ = ["Asked", "ask", "upstream_warnings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,28 @@ async def _ask(config: Config, name: str) -> Asked:
         await source.close()
     seen = look_over(name, listing.tools, config.pins.get(name, {}), config.tools)
     return Asked(name, tuple(seen), tuple(listing.wrong))
+
+
+def upstream_warnings(answers: Iterable[Asked]) -> list[Finding]:
+    """What an operator should know of each upstream: not reached, tools set aside with what changed, tools left out."""
+    found: list[Finding] = []
+    for one in answers:
+        where = f"sources.{one.source}.mcp"
+        look = f"see `comptroller classify {one.source}`"
+        if one.unreachable is not None:
+            found.append(Finding(where, f"cannot be asked: {one.unreachable}"))
+        for seen in one.seen:
+            name = clean(seen.name, 80)
+            if seen.standing is Standing.CHANGED:
+                changes = "; ".join(seen.notes)
+                found.append(
+                    Finding(where, f"`{name}` is set aside, its definition changed ({changes}); {look}")
+                )
+            elif seen.standing is Standing.GONE:
+                found.append(Finding(where, f"`{name}` is set aside, it is listed no longer; {look}"))
+            elif seen.standing is Standing.UNUSABLE and seen.effect is not None:
+                found.append(Finding(where, f"`{name}` is set aside: {'; '.join(seen.notes)}; {look}"))
+        new = [clean(seen.name, 80) for seen in one.seen if seen.standing is Standing.NEW]
+        if new:
+            found.append(Finding(where, f"lists tools that nobody accepted ({', '.join(new[:10])}); {look}"))
+    return found
