@@ -42,7 +42,7 @@ class Elsewhere:
             self.ran.append(path)
             return "x" * 300_000 if path == "huge" else f"wrote {path}"
 
-        self._inner: App = server.streamable_http_app()  # type: ignore[assignment]  # an ASGI app either way
+        self._inner: App = server.streamable_http_app()
         self.app = server
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
