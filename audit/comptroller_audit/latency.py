@@ -23,8 +23,11 @@ class Latency:
 
     def add(self, ms: float) -> None:
         """One more duration. A negative one counts as none at all."""
-        bucket = _bucket(max(0, round(ms * 1000)))
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        micros = round(ms * 1000) if ms > 0 else 0
+        if micros >= EXACT:  # the smallest number that is kept in the same bucket
+            shift = micros.bit_length() - _BITS
+            micros = micros >> shift << shift
+        self._counts[micros] = self._counts.get(micros, 0) + 1
         self.count += 1
         self.max_ms = max(self.max_ms, ms)
 
@@ -57,12 +60,6 @@ class Latency:
             shown[f"p{percent}_ms"] = None if found is None else round(found, 3)
         shown["max_ms"] = round(self.max_ms, 3) if self.count else None
         return shown
-
-
-def _bucket(micros: int) -> int:
-    """The smallest number of microseconds that is kept in the same bucket."""
-    shift = max(0, micros.bit_length() - _BITS)
-    return micros >> shift << shift
 
 
 def _middle(bucket: int) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
 from sqlalchemy import bindparam, select
 
 from comptroller_audit.calls import CallRow
@@ -67,14 +68,19 @@ def _logged(
     ring: KeyRing, tenant: str, index: int, found: tuple[Any, ...], sealed: tuple[Any, ...] | None
 ) -> Logged:
     envelope: JsonObject = json.loads(found[0])
-    packet: JsonObject | None = None
-    if sealed is not None:
-        key_id, wrapped, ciphertext = sealed
-        plain = ring.unseal(tenant, index, Sealed(key_id, bytes(wrapped), bytes(ciphertext)))
-        packet = json.loads(plain)["packet"]
+    packet = json.loads(_opened(ring, tenant, index, sealed))["packet"] if sealed is not None else None
+    return _entry(index, envelope, found[1], packet)
+
+
+def _opened(ring: KeyRing, tenant: str, index: int, sealed: tuple[Any, ...]) -> bytes:
+    key_id, wrapped, ciphertext = sealed
+    return ring.unseal(tenant, index, Sealed(key_id, bytes(wrapped), bytes(ciphertext)))
+
+
+def _entry(index: int, envelope: JsonObject, leaf: Any, packet: JsonObject | None) -> Logged:
     at_ms = envelope["t"]
     assert isinstance(at_ms, int)
-    return Logged(index, RecordType(str(envelope["type"])), at_ms, envelope, bytes(found[1]).hex(), packet)
+    return Logged(index, RecordType(str(envelope["type"])), at_ms, envelope, bytes(leaf).hex(), packet)
 
 
 def page(
@@ -82,11 +88,20 @@ def page(
 ) -> list[Logged]:
     """The entries from `first` on and before `end`, in one select. Only packets of `wanted` types are opened."""
     found: list[Logged] = []
-    for index, envelope, leaf, *sealed in reader.query(_PAGE, tenant=tenant, first=first, end=end):
-        kind = RecordType(json.loads(envelope)["type"])
-        there = sealed[0] is not None and kind in wanted
-        found.append(_logged(ring, tenant, int(index), (envelope, leaf), tuple(sealed) if there else None))
+    for index, text, leaf, *sealed in reader.query(_PAGE, tenant=tenant, first=first, end=end):
+        envelope, packet = _quickly(text), None
+        if sealed[0] is not None and envelope["type"] in wanted:
+            packet = _quickly(_opened(ring, tenant, int(index), tuple(sealed)))["packet"]
+        found.append(_entry(int(index), envelope, leaf, packet))
     return found
+
+
+def _quickly(text: str | bytes) -> Any:
+    """JSON for those who read very much of it. The quicker parser takes no half surrogate pair."""
+    try:
+        return from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _as_rows(found: Sequence[tuple[Any, ...]]) -> list[tuple[str, Row]]:

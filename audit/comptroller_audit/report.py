@@ -186,6 +186,8 @@ class Report:
             },
             "reversed": _sorted(self.calls.reversed),
             "recovered": _sorted(self.calls.recovered),
+            "resolved": _sorted(self.calls.resolved),
+            "kept_reads": self.calls.kept_reads,
             "exhausted": _sorted(self.calls.exhausted),
             "over_time": self._over_time(),
         }

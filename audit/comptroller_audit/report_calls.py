@@ -43,6 +43,7 @@ TOLD = frozenset(
         RecordType.CALL_CLOSED,
         RecordType.APPROVAL_DECIDED,
         RecordType.RECOVERED,
+        RecordType.RESOLVED,
         RecordType.LATE_OUTCOME,
         RecordType.COMPENSATION,
         RecordType.HANDED_OFF,
@@ -158,6 +159,10 @@ class Calls:
     handed_off: Counter[str] = field(default_factory=Counter[str])
     exhausted: Counter[str] = field(default_factory=Counter[str])
     """Refusals because a budget was used up, by the budget's name."""
+    kept_reads: int = 0
+    """Reads that were answered with what an earlier one had read."""
+    resolved: Counter[str] = field(default_factory=Counter[str])
+    """What people said of calls in doubt."""
     marks: deque[CallMark] = field(default_factory=lambda: deque[CallMark](maxlen=MARKS_MAX))
     by_bin: list[Counter[CallEnd]] = field(init=False)
     _actions: dict[str, _Authorised] = field(default_factory=dict[str, _Authorised])
@@ -176,6 +181,7 @@ class Calls:
             RecordType.CALL_CLOSED: self._closed,
             RecordType.APPROVAL_DECIDED: self._voted,
             RecordType.RECOVERED: self._recovered,
+            RecordType.RESOLVED: self._resolved,
             RecordType.LATE_OUTCOME: self._late,
             RecordType.COMPENSATION: self._reversal,
             RecordType.HANDED_OFF: self._handed,
@@ -256,6 +262,7 @@ class Calls:
         self._prove(_call(entry), _Authorised(allowed, ""))
         if packet:
             tool = str(packet.get("tool"))
+            self.kept_reads += bool(packet.get("cached"))
             self._timed(tool, packet)
             self._mark(entry, tool, CallEnd.READ, "")
 
@@ -296,6 +303,9 @@ class Calls:
             self._prove(call, known)
         elif known is None and self.action_of(call) is None:
             self._prove(call, None)
+
+    def _resolved(self, entry: Logged, packet: JsonObject) -> None:
+        self.resolved[str(packet.get("state"))] += 1
 
     def _late(self, entry: Logged, packet: JsonObject) -> None:
         if self.action_of(_call(entry)) is None:

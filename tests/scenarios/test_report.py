@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from comptroller_audit.retention import Erase
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import Json, JsonObject, RecordType
 from comptroller_policy.switches import SwitchScope
+from comptroller_server.commands import report as command
+from comptroller_server.commands.report import since_from
+from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT
 from comptroller_server.reporting import reading
 from comptroller_server.reporting.gates import judged, parsed
@@ -304,6 +308,48 @@ async def test_a_gate_that_is_breached_is_exit_code_one_and_is_named(tmp_path: P
     assert document["gate"]["ok"] is False
     assert [each["holds"] for each in document["gate"]["conditions"]] == [True, False]
     assert document["gate"]["conditions"][1]["found"] is None
+
+
+def test_a_span_is_read_as_it_is_written() -> None:
+    now = 1_795_003_200_000
+    back = {text: now - (since_from(text, now) or 0) for text in ("30m", "12h", "7d", "4w")}
+    assert back == {"30m": 1_800_000, "12h": 43_200_000, "7d": 604_800_000, "4w": 2_419_200_000}
+    assert since_from("all", now) is None
+    assert since_from("2026-11-18", now) == now - 43_200_000
+    assert since_from("2026-11-18T13:00+01:00", now) == now
+    assert since_from("9999w", now) == 0
+    for text in ("7", "d", "-7d", "7 d", "0d", "next week", ""):
+        with pytest.raises(CommandError, match="no span of time"):
+            since_from(text, now)
+
+
+def test_a_long_report_says_on_a_terminal_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "QUIET_S", -1.0)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with command.progress_shown(quiet=False) as progress:
+        assert progress is not None
+        for read in (1, 1, 200, 400):
+            progress(read, 400)
+    assert (
+        capsys.readouterr().err
+        == "\r1 of 400 records (0 %) \r200 of 400 records (50 %) \r400 of 400 records (100 %) \n"
+    )
+    with command.progress_shown(quiet=True) as progress:
+        assert progress is None
+
+
+async def test_reads_that_were_kept_are_told_apart(tmp_path: Path) -> None:
+    def keeping(config: dict[str, Any]) -> None:
+        tool_of(config, "lookup_invoice")["cache_s"] = 60
+
+    async with opened(tmp_path, keeping) as shop:
+        for _ in range(3):
+            await shop.call("lookup_invoice", invoice_id=shop.paid()[0])
+        document = told(shop)
+    assert (document["calls"], document["kept_reads"]) == ({"read": 3}, 2)
+    assert document["containment"]["proved"] == 3
 
 
 async def test_an_empty_store_passes_no_gate(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from comptroller_server.reporting.gates import Condition, Verdict, judged, parse
 from comptroller_server.reporting.reading import Progress, read_report
 from comptroller_server.reporting.words import containment_lines, share, waiting_rows
 
-__all__ = ["report"]
+__all__ = ["progress_shown", "report", "since_from"]
 
 QUIET_S = 1.0
 """A report that is read sooner shows no progress."""
@@ -60,7 +60,7 @@ def report(ctx: click.Context, since: str, gate: str | None, html: Path | None) 
 
     async def read(installation: Installation) -> Report:
         since_ms = since_from(since, installation.ambient.clock.now_ms())
-        with _progress(quiet=invocation.as_json) as progress:
+        with progress_shown(quiet=invocation.as_json) as progress:
             return read_report(installation, since_ms, progress)
 
     since_from(since, 0)  # what is wrong with it is told before the store is opened
@@ -100,7 +100,7 @@ def since_from(text: str, now_ms: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _progress(*, quiet: bool) -> Generator[Progress | None]:
+def progress_shown(*, quiet: bool) -> Generator[Progress | None]:
     """A line on standard error once it takes long; nothing where nobody watches."""
     if quiet or not sys.stderr.isatty():
         yield None
@@ -150,6 +150,7 @@ def _tell(found: Report) -> None:
         ("exhausted", calls.exhausted),
         ("reversed", calls.reversed),
         ("recovered", calls.recovered),
+        ("resolved", calls.resolved),
         ("handed off", calls.handed_off),
     ):
         if counted:

@@ -53,7 +53,7 @@ _CALLS = {
     CallEnd.READ: ("read", "ring", "quiet"),
     CallEnd.REFUSED: ("refused", "cross", "stop"),
     CallEnd.WAITING: ("waits, or is told to wait", "triangle", "person"),
-    CallEnd.REPLAYED: ("answered again from the record", "dot", "left"),
+    CallEnd.REPLAYED: ("answered again from the record", "ring", "left"),
     CallEnd.FAILED: ("failed, nothing happened", "dot", "bad"),
     CallEnd.WRONG: ("done, and not as it should be", "diamond", "wrong"),
     CallEnd.IN_DOUBT: ("in doubt", "triangle", "bad"),
@@ -304,7 +304,8 @@ def _timeline(report: Report) -> str:
         else f"<p>All {total} of them.</p>",
         _figure(picture, f'<ul class="legend">{"".join(samples)}</ul>'),
         _folded(
-            _table("Newest first", ("At", "Tool", "End", "Code", "Call"), lines, words=(1, 2, 3), codes=(4,))
+            _table("Newest first", ("At", "Tool", "End", "Code", "Call"), lines, words=(1, 2, 3), codes=(4,)),
+            on_paper=False,
         ),
     )
 
@@ -327,8 +328,10 @@ def _people(report: Report) -> str:
         *((f"handed to a person: {cause}", count) for cause, count in sorted(calls.handed_off.items())),
         *((f"reversals: {state}", count) for state, count in sorted(calls.reversed.items())),
         *((f"recovered as {state}", count) for state, count in sorted(calls.recovered.items())),
+        *((f"in doubt, and a person said {state}", count) for state, count in sorted(calls.resolved.items())),
         *((f"out of budget: {name}", count) for name, count in sorted(calls.exhausted.items())),
         ("answered again from the record", calls.ends[CallEnd.REPLAYED]),
+        ("reads answered with what was kept", calls.kept_reads),
     ]
     lines = [(what, str(count)) for what, count in counted]
     return _section(
@@ -353,8 +356,8 @@ def _caption(text: str) -> str:
     return f"<figcaption>{_text(text)}</figcaption>"
 
 
-def _folded(table: str) -> str:
-    return f"<details><summary>The numbers as a table</summary>{table}</details>"
+def _folded(table: str, *, on_paper: bool = True) -> str:
+    return f"<details{' class=printed' if on_paper else ''}><summary>The numbers as a table</summary>{table}</details>"
 
 
 def _legend(series: Iterable[Series]) -> str:
@@ -404,7 +407,7 @@ def _in_words(found: Sequence[tuple[str, Latency]]) -> str:
 
 
 def _listed(codes: Counter[str]) -> str:
-    return ", ".join(f"{code} {count}" for code, count in codes.most_common())
+    return ", ".join(f"{code}\N{NO-BREAK SPACE}{count}" for code, count in codes.most_common())
 
 
 def _long(oldest_ms: int | None, report: Report) -> str:

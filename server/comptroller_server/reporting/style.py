@@ -66,6 +66,7 @@ footer {{ margin-top: 3rem; padding-top: .75rem; border-top: 1px solid var(--rul
   section, figure, .tile, tr {{ break-inside: avoid; }}
   h2 {{ break-after: avoid; }}
   summary {{ display: none; }}
+  details.printed::details-content {{ content-visibility: visible; }}
   .scroll {{ overflow: visible; }}
 }}
 """
