@@ -530,6 +530,37 @@ MUTATIONS = (
         '"edited": row["edited"] + 1',
         f"{_S}/test_edits.py::test_approvals_that_changed_nothing_are_counted_until_one_is_edited_or_denied",
     ),
+    # -- the page of a call ---------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/face/decide_page.py",
+        "if call == path or is_our_id(call) is None:",
+        "if call == path:",
+        "tests/server/test_decide_page.py::test_what_is_no_id_of_a_call_has_no_page",
+    ),
+    Mutation(
+        f"{_SERVER}/face/http.py",
+        'if method not in ("GET", "HEAD"):\n        return _plain(405, "Use GET; nothing',
+        'if method == "":\n        return _plain(405, "Use GET; nothing',
+        "tests/server/test_decide_page.py::test_nothing_can_be_sent_to_the_page",
+    ),
+    Mutation(
+        f"{_SERVER}/people/confirmations.py",
+        "may = self._may_tell(case, state.call) if state.tells else self._may_ask(case)",
+        "may = True",
+        "tests/server/test_decide_page.py::test_a_client_that_only_opens_pages_is_told_too_where_there_is_one",
+    ),
+    Mutation(
+        f"{_SERVER}/people/confirmations.py",
+        "return self._may_ask(case) or (opens and case.subject.actor.id in self._interactive)",
+        "return self._may_ask(case) or opens",
+        "tests/server/test_decide_page.py::test_a_client_nobody_sits_at_is_sent_nowhere",
+    ),
+    Mutation(
+        f"{_SERVER}/config/web.py",
+        "or parsed.userinfo or",
+        "or",
+        "tests/server/test_decide_page.py::test_a_public_url_that_people_should_not_be_sent_to_does_not_load",
+    ),
     # -- rollout -------------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/people/canary.py",
@@ -1155,7 +1186,7 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_SERVER}/config/judges.py",
-        'if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):',
+        'if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):',
         "if False:",
         f"{_S}/test_judges.py::test_a_judge_that_could_not_be_asked_as_written_is_found_at_load",
     ),

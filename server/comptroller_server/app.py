@@ -44,6 +44,7 @@ from comptroller_server.installation import TENANT, ActivateBundle, Installation
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Confirmations
 from comptroller_server.people.editing import Editing
+from comptroller_server.people.pages import DecisionPages
 from comptroller_server.pipeline import Pipeline
 from comptroller_server.tasks.builtins import BuiltIns
 from comptroller_server.tasks.finish import Finishing
@@ -84,6 +85,7 @@ class Service:
     task_rounds: TaskRounds
     compensation: Reversals
     editing: Editing
+    pages: DecisionPages
     recovered: list[Recovered]
 
 
@@ -126,9 +128,10 @@ def build(installation: Installation, owner: Owner) -> Service:
     )
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
+    pages = DecisionPages(config.http.public_url)
     confirmations = Confirmations(
-        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name
-    )
+        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name, pages
+    )  # fmt: skip
     retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
     compensation = Reversals(
         store, ring, intake, look_ups, decisions, checking, i.catalogue, dispatcher, outcomes, commits, watch, clock, ids,
@@ -147,7 +150,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
-        compensation, editing, [],
+        compensation, editing, pages, [],
     )  # fmt: skip
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,12 +18,9 @@ from mcp_types import (
 )
 
 from comptroller_audit.vocabulary import Actor, Effect, Principal, Subject
-from comptroller_server import app
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Ask, Proposal, Reply
 from comptroller_server.face.protocol import build_server
-from comptroller_server.people.confirmations import Confirmations
-from tests.scenarios.kit import opened
-from tests.scenarios.test_confirmations import ERAS, approving, ask_of, proposed
+from tests.scenarios.test_confirmations import ERAS
 
 pytestmark = pytest.mark.anyio
 PAGE = "https://decide.example/calls/7"
@@ -114,16 +109,3 @@ async def test_a_client_without_elicitation_is_never_asked(era: str) -> None:
     governor = Asking(rounds=0)
     await act(governor, era, None)
     assert governor.seen[0].can_ask is False
-
-
-async def test_where_there_is_a_page_a_waiting_call_points_to_it_and_to_no_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paged = functools.partial(Confirmations, page=lambda call: f"https://decide.example/{call}")
-    monkeypatch.setattr(app, "Confirmations", paged)
-    async with opened(tmp_path, approving) as shop:
-        answer = await proposed(shop)
-        told = ask_of(answer)
-        assert told.page == f"https://decide.example/{answer.meta['comptroller/call']}"
-        assert "comptroller approvals" not in told.message
-        assert "https" not in answer.text

@@ -50,7 +50,7 @@ class Proposal:
     """One `tools/call` as received. `subject` comes from the transport, never from the message.
 
     `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us. `can_ask` says that
-    the client can show its person a form; `confirmation` is what came of one.
+    the client can show its person a form, `can_open` that it can have them open a page; `confirmation` is what came of one.
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
     the command line alone. `part_of` is the batch call that this one is an item of; no transport sets it.
     """
@@ -61,6 +61,7 @@ class Proposal:
     meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
     progress: Progress = no_progress
     can_ask: bool = False
+    can_open: bool = False
     confirmation: Confirmation | None = None
     task_header: str | None = None
     by_token: bool = False

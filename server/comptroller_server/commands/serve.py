@@ -18,7 +18,7 @@ from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import plain
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.face.http import build_app, loopback, serve_http, subject_of
+from comptroller_server.face.http import PATH, build_app, loopback, serve_http, subject_of
 from comptroller_server.face.protocol import GovernedServer, SubjectOf, build_server
 from comptroller_server.face.status import serve_status
 from comptroller_server.face.stdio import Wire, claim_stdio, serve_stdio
@@ -111,7 +111,12 @@ async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Eve
     app = build_app(server, identity)
     for name, file in identity.load_tokens().items():
         _tell(f"token of {name}: {file}")
-    await serve_http(app, *where, ready=lambda url: _tell(f"serving at {url}"), stop=stop)
+
+    def ready(url: str) -> None:
+        service.pages.served_at(url.removesuffix(PATH))
+        _tell(f"serving at {url}")
+
+    await serve_http(app, *where, ready=ready, stop=stop)
 
 
 def _server(service: Service, of: SubjectOf) -> GovernedServer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from comptroller_policy.declarations import Name
 from comptroller_policy.errors import Finding
 from comptroller_policy.expressions import check_template, paths_in
 from comptroller_server.config.paths import KeyPath
+from comptroller_server.config.web import is_loopback
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.declarations import ToolConfig
 
@@ -52,7 +52,7 @@ class JudgeConfig(BaseModel):
             parsed = httpx.URL(url)
         except httpx.InvalidURL:
             raise ValueError("it is no URL; write one like https://api.openai.com/v1") from None
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
             raise ValueError("it must begin with https://; plain http is for this machine (127.0.0.1) only")
         if not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
             raise ValueError("it must be a host and a path alone; a key belongs in `key`, as a reference")
@@ -67,15 +67,6 @@ class JudgeConfig(BaseModel):
             for path in paths_in(template)
             if path.startswith("facts.")
         )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def judge_findings(

@@ -105,6 +105,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         approvals=document.approvals,
         limits=document.limits,
         logging=document.logging,
+        http=document.http,
         environment=document.environment,
         secrets=(*secrets, *key_secrets, *upstream_secrets),
         tree=tree,

@@ -29,6 +29,7 @@ from comptroller_server.config.paths import parsed_path, shown_path
 from comptroller_server.config.safety import RetrievalConfig, SafetyConfig
 from comptroller_server.config.tasks import TasksConfig
 from comptroller_server.config.upstreams import McpConfig
+from comptroller_server.config.web import HttpConfig
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.declarations import BreakerConfig, ToolConfig
 from comptroller_tools.upstream.pins import Pins
@@ -217,6 +218,7 @@ class Document(_Section):
     approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
+    http: HttpConfig = Field(default_factory=HttpConfig)
     environment: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
 
 
@@ -263,6 +265,7 @@ class Config:
     approvals: ApprovalsConfig
     limits: LimitsConfig
     logging: LoggingConfig
+    http: HttpConfig
     environment: str
     secrets: tuple[str, ...] = field(repr=False)
     tree: Node = field(repr=False, compare=False)
@@ -307,6 +310,7 @@ class Config:
                 "approvals",
                 "limits",
                 "logging",
+                "http",
             )
         }
         material["sources"] = {name: _json(source) for name, source in self.sources.items()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from comptroller_policy.errors import Finding
 from comptroller_server.config.paths import KeyPath, finding_at
+from comptroller_server.config.web import is_loopback
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.upstream.settings import ErrorsMean, HttpEndpoint, StdioCommand, UpstreamSettings
 
@@ -65,7 +65,7 @@ class McpConfig(BaseModel):
             parsed = httpx.URL(url)
         except httpx.InvalidURL:
             raise ValueError("it is no URL; write one like https://mcp.example.com/mcp") from None
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
             raise ValueError("it must begin with https://; plain http is for this machine (127.0.0.1) only")
         if not parsed.host or parsed.userinfo or parsed.fragment:
             raise ValueError("it must be a host and a path; a credential belongs in `bearer`, as a reference")
@@ -105,15 +105,6 @@ class McpConfig(BaseModel):
             kind = "command" if self.url is None else "url"
             raise ValueError(f"`{foreign[0]}` means nothing with `{kind}`; remove it")
         return self
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def upstream_settings(

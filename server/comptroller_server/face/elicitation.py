@@ -33,6 +33,7 @@ __all__ = [
     "QUESTION",
     "Pushes",
     "can_ask",
+    "can_open",
     "confirmation_of",
     "input_required",
     "is_modern",
@@ -43,6 +44,8 @@ ELICITATION_WAIT_S = 50.0
 
 QUESTION = "comptroller.confirm"
 """The key of our question among a result's input requests; a tool's own questions would have other keys."""
+
+_OPENS = "The page says how, and what each state means. It cannot decide, and opening it decides nothing."
 
 _Context: TypeAlias = ServerRequestContext[Any, Any]
 _log = structlog.get_logger("comptroller.elicitation")
@@ -56,6 +59,14 @@ def can_ask(ctx: _Context) -> bool:
     """Whether this request's client can show its person a form, as it says itself, and our question can reach it."""
     declared = _declared(ctx)
     if declared is None or (declared.form is None and declared.url is not None):  # `{}` means forms
+        return False
+    return is_modern(ctx) or ctx.session.can_send_request
+
+
+def can_open(ctx: _Context) -> bool:
+    """Whether this request's client can have its person open a page, as it says itself, and we can ask it to."""
+    declared = _declared(ctx)
+    if declared is None or declared.url is None:
         return False
     return is_modern(ctx) or ctx.session.can_send_request
 
@@ -87,9 +98,8 @@ def input_required(ctx: _Context, ask: Ask) -> InputRequiredResult:
 
 
 def _form_or_page(ctx: _Context, ask: Ask) -> ElicitRequestFormParams | ElicitRequestURLParams:
-    declared = _declared(ctx)
-    if ask.page is not None and declared is not None and declared.url is not None:
-        return ElicitRequestURLParams(message=ask.message, url=ask.page)
+    if ask.page is not None and can_open(ctx):
+        return ElicitRequestURLParams(message=f"{ask.message}\n{_OPENS}", url=ask.page)
     return ElicitRequestFormParams(message=ask.message, requested_schema=ask.schema)
 
 

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
+from comptroller_server.face.decide_page import HEADERS, page_of
 from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
 from comptroller_server.face.http_sessions import SESSION_HEADER, StreamedSessions, opens_one
 from comptroller_server.face.identity import LocalIdentity
@@ -87,7 +88,7 @@ def build_app(
     limits: FrameLimits | None = None,
     drain_s: float = DRAIN_S,
 ) -> ASGIApp:
-    """The ASGI application: `/mcp` for clients with a token, `/healthz` for anyone on this machine.
+    """The ASGI application: `/mcp` for clients with a token, `/healthz` and `/decide/<call>` for anyone on this machine.
 
     Reads the token files, so it raises `IdentityError` as `LocalIdentity.load_tokens` does. It needs its
     lifespan run (`serve_http` does) and serves one lifespan only.
@@ -144,6 +145,8 @@ class _App:
             await refusal(send)
         elif scope["path"] == "/healthz":
             await _healthz(scope["method"])(send)
+        elif (page := page_of(scope["path"])) is not None:
+            await _decide(scope["method"], page)(send)
         elif scope["path"] != PATH:
             await _plain(404, f"Nothing is here. The MCP endpoint is {PATH}.")(send)
         else:
@@ -315,6 +318,12 @@ def _healthz(method: str) -> _Answer:
     if method not in ("GET", "HEAD"):
         return _plain(405, "Use GET.", (b"allow", b"GET, HEAD"))
     return _plain(200, "ok")
+
+
+def _decide(method: str, page: bytes) -> _Answer:
+    if method not in ("GET", "HEAD"):
+        return _plain(405, "Use GET; nothing is decided here.", (b"allow", b"GET, HEAD"))
+    return _Answer(200, page, b"text/html; charset=utf-8", *HEADERS)
 
 
 def _unauthorized(*, presented: bool) -> _Answer:

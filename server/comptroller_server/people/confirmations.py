@@ -156,7 +156,8 @@ class Confirmations:
         except (SealBroken, ValueError, TypeError):
             raise Refused(_NOT_OURS) from None
         mine = (case.tenant, case.principal_key, case.subject.actor.id)
-        if (state.tenant, state.principal, state.actor) != mine or not self._may_ask(case):
+        may = self._may_tell(case, state.call) if state.tells else self._may_ask(case)
+        if (state.tenant, state.principal, state.actor) != mine or not may:
             raise Refused(_NOT_OURS)
         return state
 
@@ -207,12 +208,14 @@ class Confirmations:
         try:
             return await self._outcomes.ask(case)
         except Refused as refused:
-            if refused.refusal.code not in _WAITS or refused.receipt is None or not self._may_ask(case):
+            if refused.refusal.code not in _WAITS or refused.receipt is None:
+                raise
+            if not self._may_tell(case, case.call):
                 raise
             self._intake.quotas.spend(case.principal_key)
             page = self._page(case.call)
             state = self._sealed(case, "", refused.receipt.index, tells=True)
-            told = Ask(how_to_decide(case, page), ACKNOWLEDGE, state, page)
+            told = Ask(how_to_decide(case), ACKNOWLEDGE, state, page)
             raise Asked(
                 replace(refusal_answer(refused.refusal, case.call, refused.receipt), asks=told)
             ) from None
@@ -243,6 +246,11 @@ class Confirmations:
 
     def _may_ask(self, case: Case) -> bool:
         return case.proposal.can_ask and case.subject.actor.id in self._interactive
+
+    def _may_tell(self, case: Case, call: str) -> bool:
+        """Whether the person can be shown how others decide: in a form, or on a page where this client opens one."""
+        opens = case.proposal.can_open and self._page(call) is not None
+        return self._may_ask(case) or (opens and case.subject.actor.id in self._interactive)
 
     def _why_not(self, case: Case) -> Refusal | None:
         """Why the person is not asked, if so; what else then is to be done."""

@@ -91,13 +91,11 @@ def question_for(case: Case, roads: Roads, agent: str) -> str:
     return "\n".join(lines)
 
 
-def how_to_decide(case: Case, page: str | None) -> str:
+def how_to_decide(case: Case) -> str:
     """What the person at the client is told of a call that waits for an approver."""
     needs = " and ".join(f"{gate.count} with role {gate.role}" for gate in case.decision.gates)
     where = (
-        "Open the page that comes with this to see all of it and decide."
-        if page is not None
-        else f"To see all of it and decide, run: comptroller approvals approve {case.call}\n"
+        f"To see all of it and decide, run: comptroller approvals approve {case.call}\n"
         f"To refuse it: comptroller approvals deny {case.call}"
     )
     return (
