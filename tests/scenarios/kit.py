@@ -31,7 +31,12 @@ from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordType, Subject
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval, asked_digest
+from comptroller_policy.bundle import compile_bundle
+from comptroller_policy.declarations import RequesterTerms, RolloutMode
+from comptroller_policy.engine import Bundle
+from comptroller_policy.model import PolicyFile, ToolFacts
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
+from comptroller_server import installation as installation_module
 from comptroller_server.app import Service, running
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.call.proposal import Answer, Proposal
@@ -322,6 +327,20 @@ def _desk_tree() -> dict[str, Any]:
 
 read_once = functools.cache(read_function)
 """A tool function's types, read once for all the services of a test run: half of what opening one would cost."""
+_bundles: dict[str, Bundle] = {}
+
+
+def compiled_once(
+    tools: Sequence[ToolFacts],
+    files: Sequence[PolicyFile],
+    rollout: RolloutMode,
+    requester: RequesterTerms | None = None,
+) -> Bundle:
+    """`compile_bundle`, which is a pure function, once for the same input: half of what is left of opening one."""
+    known = repr((tools, files, rollout, requester))
+    if known not in _bundles:
+        _bundles[known] = compile_bundle(tools, files, rollout, requester)
+    return _bundles[known]
 
 
 @functools.cache
@@ -393,6 +412,7 @@ async def opened(
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("COMPTROLLER_DESK", str(desk))
         environment.setattr(functions, "read_function", read_once)
+        environment.setattr(installation_module, "compile_bundle", compiled_once)
         installation = Installation(config, ambient)
         async with running(installation) as service:
             subject = installation.identity.stdio_subject(next(iter(config.identity.local.clients)))
