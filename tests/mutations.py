@@ -1241,6 +1241,12 @@ MUTATIONS = (
     ),
     # -- personal data --------------------------------------------------------------------------------------------
     Mutation(
+        f"{_SERVER}/call/lookups.py",
+        "        value = self._release.release(outcome.value, Audience.RECORD).value\n",
+        "        value = outcome.value\n",
+        f"{_S}/test_look_ups.py::test_a_secret_that_a_look_up_reads_reaches_no_packet",
+    ),
+    Mutation(
         "audit/comptroller_audit/credentials.py",
         "any_of(_KEY, _URL_PASSWORD, _AUTHORIZATION, _ASSIGNED)",
         "any_of(_KEY, _URL_PASSWORD, _ASSIGNED)",

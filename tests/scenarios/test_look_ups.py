@@ -98,6 +98,19 @@ async def test_a_look_up_is_not_charged_as_a_call_and_stands_in_its_parents_pack
         assert len(shop.calls()) == 1
 
 
+async def test_a_secret_that_a_look_up_reads_reaches_no_packet(tmp_path: Path, ledger: Path) -> None:
+    rule = """
+        @id("not-nobodys") @reason("Somebody owns it.")
+        forbid (principal, action == Comptroller::Action::"guarded", resource)
+        when { context.facts.thing.owner == "nobody" };
+    """
+    async with opened(tmp_path, guarded(), cedar=rule, secrets=("someone else",)) as shop:
+        assert code_of(await shop.call("guarded", key="other", why=WHY)) is None
+        (action,) = shop.packets(RecordType.ACTION)
+        assert action["facts"]["thing"] == {"key": "other", "owner": "[withheld: secret]"}
+        assert "someone else" not in str(shop.packets())
+
+
 async def test_a_source_that_raises_in_a_look_up_denies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

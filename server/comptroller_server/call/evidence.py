@@ -109,7 +109,7 @@ class Evidence:
     def considered(self, case: Case) -> JsonObject:
         """What the decision was made from and what it said."""
         return {
-            "facts": self._clean(case.facts),
+            "facts": self._facts(case.facts),
             "history": dict(case.history),
             "derived": {name: str(value) for name, value in case.derived.items()},
             "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
@@ -291,6 +291,15 @@ class Evidence:
         return [
             {"check": one.check, "verdict": one.verdict, "reason": self._clean(one.reason)} for one in checked
         ]
+
+    def _facts(self, facts: JsonObject) -> Json:
+        """Facts were released for records when they were looked up. Only a bare value has yet to be seen with its name,
+        which says what it is."""
+        bare: JsonObject = {name: value for name, value in facts.items() if not isinstance(value, dict)}
+        if not bare:
+            return dict(facts)
+        cleaned = self._clean(bare)
+        return {**facts, **cleaned} if isinstance(cleaned, dict) else cleaned
 
     def _clean(self, value: Any) -> Json:
         return self._release.release(value, Audience.RECORD).value

@@ -149,6 +149,8 @@ class Tracer:
         self, trace: Trace, call: str, attempt: str, task: str, *, after: bool | None
     ) -> tuple[LogRecord, ...]:
         """The trace records for one commit: of before or after the action packet, or with None of both."""
+        if not trace.entries:
+            return ()
         found: list[LogRecord] = []
         for level, kind in _KINDS.items():
             told: list[Json] = [
