@@ -1239,6 +1239,13 @@ MUTATIONS = (
         "        for first, last in []:",
         "tests/audit/test_retention.py::test_a_payload_that_goes_without_an_erasure_entry_is_found",
     ),
+    # -- units of work --------------------------------------------------------------------------------------------
+    Mutation(
+        "audit/comptroller_audit/unit.py",
+        "            if row is _UNREAD:\n",
+        "            if False:\n",
+        "tests/audit/test_unit.py::test_a_refused_unit_leaves_every_row_as_the_units_before_it_did",
+    ),
     # -- personal data --------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/lookups.py",

@@ -34,6 +34,8 @@ __all__ = [
 ]
 
 Key: TypeAlias = tuple[Relation, str]
+_UNREAD: Row = {}
+"""Stands, by identity, for a row that was written and never loaded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +117,9 @@ class State:
         return place is not None and place == tuple([row[name] for name in relation.indexed])
 
     def put(self, relation: Relation, row_id: str, row: Row) -> None:
-        """Insert or replace a row. `row` holds every column but `tenant` and `id`."""
+        """Insert or replace a row. `row` holds every column but `tenant` and `id`. One that nobody named is not loaded."""
         key = (relation, row_id)
-        self._undo.append((key, self.get(relation, row_id), key in self._dirty))
+        self._undo.append((key, self._rows.get(key, _UNREAD), key in self._dirty))
         self._rows[key] = row
         self._dirty[key] = None
 
@@ -158,7 +160,10 @@ class State:
 
     def _roll_back(self, first: int, switch_seq: int, bundle: str) -> None:
         for key, row, was_dirty in reversed(self._undo):
-            self._rows[key] = row
+            if row is _UNREAD:
+                del self._rows[key]
+            else:
+                self._rows[key] = row
             if not was_dirty:
                 self._dirty.pop(key, None)
         self._undo.clear()

@@ -66,7 +66,7 @@ class GiveRefs:
     read_ms: int | None = None
 
     def keys(self) -> Iterable[Key]:
-        return [(REFS, ref_row_id(self.task, ref.id)) for ref in self.refs]
+        return ()  # their ids are new, so nothing is there to be read
 
     def apply(self, state: State) -> Stop | None:
         at_ms = state.now_ms if self.read_ms is None else min(self.read_ms, state.now_ms)

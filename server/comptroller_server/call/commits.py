@@ -260,7 +260,7 @@ class Commits:
                     guard,
                     self.counted_rows(case),
                     changed_by="" if case.tool_in_hand.is_read else case.tool_in_hand.name,
-                    covered=not case.owes,
+                    covered=bool(case.cover) and not case.owes,
                 ),
                 GiveRefs(case.task.id, case.call, case.refs),
                 *self._widened(case),
