@@ -352,8 +352,8 @@ MUTATIONS = (
         f"{_S}/test_look_ups.py::test_a_thousand_denied_proposals_cause_no_look_up",
     ),
     Mutation(
-        f"{_SERVER}/call/lookups.py",
-        'raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error',
+        f"{_SERVER}/call/bounded.py",
+        'return Outcome(EffectHappened.UNKNOWN, error=f"the source raised {type(error).__name__}")',
         "raise",
         f"{_S}/test_look_ups.py::test_a_source_that_raises_in_a_look_up_denies",
     ),
@@ -882,8 +882,8 @@ MUTATIONS = (
     ),
     Mutation(
         f"{_POLICY}/rules.py",
-        "elif (fault := pattern_fault(pattern)) is not None:",
-        "elif False and (fault := pattern_fault(pattern)) is not None:",
+        "if (fault := pattern_fault(pattern)) is not None:",
+        "if False and (fault := pattern_fault(pattern)) is not None:",
         "tests/policy/test_rules.py::test_a_constraint_that_cannot_hold_is_a_finding_at_its_place",
     ),
     # -- what an enemy tried --------------------------------------------------------------------------------------
@@ -1530,6 +1530,12 @@ MUTATIONS = (
         "    if compensation is not None and is_open(compensation):\n",
         "    if False:\n",
         f"{_S}/test_rollback.py::test_a_reversal_in_doubt_is_not_tried_again",
+    ),
+    Mutation(
+        f"{_SERVER}/call/lookups.py",
+        "        breaker.note(outcome)\n",
+        "",
+        f"{_S}/test_look_ups.py::test_look_ups_that_raise_count_for_their_source_like_calls",
     ),
     # -- reads that are kept --------------------------------------------------------------------------------------
     Mutation(

@@ -24,7 +24,7 @@ from comptroller_audit.database import Relation, Row
 from comptroller_audit.errors import TransitionError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Key, State, Stop
-from comptroller_audit.vocabulary import CallState, Code, Effect, Refusal
+from comptroller_audit.vocabulary import CallState, Code, Refusal
 
 __all__ = [
     "CALLS",
@@ -42,7 +42,6 @@ __all__ = [
     "ReleaseClaims",
     "SwapClaims",
     "TakeClaims",
-    "is_side_effect",
     "log_indexes",
 ]
 
@@ -359,7 +358,3 @@ class NoteOnCall:
 def log_indexes(row: Row) -> list[int]:
     """The log entries of a call, oldest first."""
     return [int(text) for text in row["records"].split(",") if text]
-
-
-def is_side_effect(effect: Effect) -> bool:
-    return effect is not Effect.READ

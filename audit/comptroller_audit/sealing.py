@@ -84,11 +84,6 @@ class KeyRing:
             f"comptroller/{checkpoint[0]}", Ed25519PrivateKey.from_private_bytes(checkpoint[1])
         )
 
-    @property
-    def key_ids(self) -> tuple[str, ...]:
-        """Ids of the seal keys, the one that seals first."""
-        return tuple(self._ciphers)
-
     def seal(
         self, tenant: str, index: int, plaintext: bytes, random_bytes: RandomBytes = os.urandom
     ) -> Sealed:

@@ -26,7 +26,6 @@ TOKENS_MAX: Final = 999
 TOKEN_VALUE_CHARS_MAX: Final = 4096
 """A longer value is withheld without a token."""
 
-_VERSION: Final = 1
 _TAG_CHARS: Final = 6
 _LETTERS: Final = "abcdefghijkmnpqrstuvwxyz"
 """No digits, so that no pattern finds anything in a token, and no `l` or `o` to misread."""
@@ -65,7 +64,7 @@ class _Entry:
 
 
 class TokenBook:
-    """The tokens of one task. It holds the values themselves: store `to_json()` sealed, and never log it."""
+    """The tokens of one task. It holds the values themselves: store what it has `given` sealed, and never log it."""
 
     def __init__(self, key: bytes, task: str) -> None:
         """`key` is secret and the same for all processes, 16 bytes at least. Raises KeyRingError for a shorter one."""
@@ -154,27 +153,6 @@ class TokenBook:
             if len(self._entries) >= TOKENS_MAX:
                 return
             self._entries.setdefault(key, entry)
-
-    def to_json(self) -> JsonObject:
-        """`{v, book, tokens: [[kind, number, tag, value]…]}`; `book` is a keyed digest of the task."""
-        rows: list[Json] = [[e.kind, e.number, e.tag, e.value] for e in self._entries.values()]
-        return {"v": _VERSION, "book": self._binding, "tokens": rows}
-
-    @classmethod
-    def from_json(cls, key: bytes, task: str, stored: Json) -> TokenBook:
-        """The book that `to_json` wrote. Raises TokenBookError for another task's, another key's or a damaged one."""
-        book = cls(key, task)
-        if not isinstance(stored, dict) or stored.get("v") != _VERSION or stored.get("book") != book._binding:
-            raise TokenBookError("a stored token book is not of this task and key; begin an empty one")
-        rows = stored.get("tokens")
-        if not isinstance(rows, list) or len(rows) > TOKENS_MAX:
-            raise TokenBookError(
-                f"a stored token book is damaged or has more than {TOKENS_MAX} tokens; begin an empty one"
-            )
-        for row in rows:
-            entry = book._checked(row)
-            book._entries[entry.kind, entry.tag] = entry
-        return book
 
     def _checked(self, row: Json) -> _Entry:
         match row:

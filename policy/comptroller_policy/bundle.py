@@ -9,8 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from comptroller_audit.vocabulary import Effect
-from comptroller_policy.actions import GROUPS, Action, actions_of, in_scope, schema_json
-from comptroller_policy.cedar import Schema
+from comptroller_policy.actions import GROUPS, Action, actions_of, in_scope
 from comptroller_policy.declarations import RequesterTerms, RolloutMode, ToolRules
 from comptroller_policy.engine import (
     AFTER_IMPLICIT,
@@ -73,8 +72,7 @@ def compile_bundle(
     stuck = _gates_that_never_open(slices.values())
     if stuck:
         raise BundleInvalid(stuck)
-    schema = str(Schema.from_json_str(schema_json(actions))).replace("__cedar::", "")
-    return Bundle(_digest(tools, files, rollout), _text(policies, files), schema, slices)
+    return Bundle(_digest(tools, files, rollout), _text(policies, files), slices)
 
 
 # ------------------------------------------------------------------------------------- what tools declare

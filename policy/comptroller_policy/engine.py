@@ -68,10 +68,9 @@ class Explained:
 class Bundle:
     """Everything that decides, immutable. `digest` is the hex SHA-256 over texts, definitions and rules."""
 
-    def __init__(self, digest: str, text: str, schema: str, slices: Mapping[str, ToolSlice]) -> None:
+    def __init__(self, digest: str, text: str, slices: Mapping[str, ToolSlice]) -> None:
         self.digest = digest
         self._text = text
-        self._schema = schema
         self._slices = dict(slices)
         self._principals = lru_cache(CACHE_ENTRIES_MAX)(principal_entities)
         self._records = lru_cache(CACHE_ENTRIES_MAX)(self._with_record)
@@ -81,10 +80,6 @@ class Bundle:
     def text(self) -> str:
         """Every policy as Cedar: what the config compiles to, then the operator's files."""
         return self._text
-
-    def schema_text(self) -> str:
-        """The full schema in Cedar syntax: what policies can read."""
-        return self._schema
 
     def text_of(self, tool: str) -> str:
         """The policies that decide calls of `tool`, before and after, as Cedar. KeyError for an unknown tool."""

@@ -10,7 +10,7 @@ rollout.mode           rollout.human_approval.<tool>     gate, one approver, out
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -221,45 +221,49 @@ def _named(choices: list[str]) -> str:
 
 
 def _patterns(tool: ToolFacts, value: Any, where: str) -> Iterator[Policy | Finding]:
-    if not is_object(value) or not value:
-        yield Finding(where, 'write pattern as {argument: "regular expression"}.')
-        return
-    for name, pattern in value.items():
-        place = f"{where}.{name}"
-        argument = _argument(tool, name, place)
-        if isinstance(argument, Finding):
-            yield argument
-        elif argument.type not in (Scalar(Kind.STRING), SetOf(Scalar(Kind.STRING))):
-            yield Finding(place, f"`{name}` is no text and no list of texts, so it matches nothing.")
-        elif (fault := pattern_fault(pattern)) is not None:
-            yield Finding(place, fault)
-        else:
-            yield _policy(
-                f"{tool.name}.pattern.{name}",
-                place,
-                f"{name} must match {pattern[:PATTERN_CHARS_SHOWN]}.",
-                "forbid",
-                tool.name,
-                f"when {{ {argument.guard}!{argument.read_from('context.patterns')} }}",
-            )
+    return _each(tool, value, where, 'write pattern as {argument: "regular expression"}.', _matching)
 
 
 def _one_of(tool: ToolFacts, value: Any, where: str) -> Iterator[Policy | Finding]:
+    return _each(tool, value, where, "write one_of as {argument: [allowed values]}.", _member)
+
+
+def _each(
+    tool: ToolFacts,
+    value: Any,
+    where: str,
+    shape: str,
+    rule: Callable[[ToolFacts, _Argument, Any, str], Policy | Finding],
+) -> Iterator[Policy | Finding]:
+    """`rule` for each argument that `value` names; `shape` tells how to write it."""
     if not is_object(value) or not value:
-        yield Finding(where, "write one_of as {argument: [allowed values]}.")
+        yield Finding(where, shape)
         return
-    for name, allowed in value.items():
+    for name, said in value.items():
         place = f"{where}.{name}"
         argument = _argument(tool, name, place)
-        if isinstance(argument, Finding):
-            yield argument
-        elif is_list(allowed):
-            yield _member(tool, argument, allowed, place)
-        else:
-            yield Finding(place, "list the allowed values in [ ].")
+        yield argument if isinstance(argument, Finding) else rule(tool, argument, said, place)
 
 
-def _member(tool: ToolFacts, argument: _Argument, allowed: list[Any], where: str) -> Policy | Finding:
+def _matching(tool: ToolFacts, argument: _Argument, pattern: Any, where: str) -> Policy | Finding:
+    name = argument.name
+    if argument.type not in (Scalar(Kind.STRING), SetOf(Scalar(Kind.STRING))):
+        return Finding(where, f"`{name}` is no text and no list of texts, so it matches nothing.")
+    if (fault := pattern_fault(pattern)) is not None:
+        return Finding(where, fault)
+    return _policy(
+        f"{tool.name}.pattern.{name}",
+        where,
+        f"{name} must match {pattern[:PATTERN_CHARS_SHOWN]}.",
+        "forbid",
+        tool.name,
+        f"when {{ {argument.guard}!{argument.read_from('context.patterns')} }}",
+    )
+
+
+def _member(tool: ToolFacts, argument: _Argument, allowed: Any, where: str) -> Policy | Finding:
+    if not is_list(allowed):
+        return Finding(where, "list the allowed values in [ ].")
     item = argument.type.item if isinstance(argument.type, SetOf) else argument.type
     if not isinstance(item, Scalar) or not allowed:
         return Finding(

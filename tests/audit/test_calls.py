@@ -18,12 +18,11 @@ from comptroller_audit.calls import (
     OpenCall,
     ReleaseClaims,
     TakeClaims,
-    is_side_effect,
     log_indexes,
 )
 from comptroller_audit.errors import TransitionError
 from comptroller_audit.unit import Stop
-from comptroller_audit.vocabulary import CallState, Code, Effect, RecordType, Refusal
+from comptroller_audit.vocabulary import CallState, Code, RecordType, Refusal
 from tests.audit.storekit import NOON, Bench, bench, call_fields, open_call, record
 
 S = CallState
@@ -159,10 +158,6 @@ def test_a_note_moves_nothing_and_is_kept_even_for_a_call_nobody_knows() -> None
     assert table.row(CALLS, "c") == {**before, "records": ",0"}
     assert table.run(NoteOnCall("nobody", record(RecordType.LATE_OUTCOME))) is None
     assert len(table.log) == 2
-
-
-def test_only_reads_are_no_side_effects() -> None:
-    assert [effect for effect in Effect if not is_side_effect(effect)] == [Effect.READ]
 
 
 # -- claims ---------------------------------------------------------------------------------------------------

@@ -139,21 +139,21 @@ def test_a_value_without_canonical_bytes_gets_no_token() -> None:
     assert book().token("n", "\ud800") is None
 
 
-def test_a_book_is_stored_and_loaded_for_its_own_task_and_key_alone() -> None:
+def test_tokens_that_were_given_are_taken_in_by_a_book_of_the_same_task_and_key_alone() -> None:
     tokens = book()
     token = token_of(tokens, "email", EMAIL)
-    stored: Json = json.loads(json.dumps(tokens.to_json()))
-    assert TokenBook.from_json(KEY, "task-1", stored).resolve({"to": token}, ["to"]).arguments == {
-        "to": EMAIL
-    }
+    stored: Json = json.loads(json.dumps(tokens.given))
+    taken = book()
+    taken.take(stored)
+    assert taken.resolve({"to": token}, ["to"]).arguments == {"to": EMAIL}
     assert "task-1" not in json.dumps(stored)
     for key, task in ((KEY, "task-2"), (bytes(32), "task-1")):
-        with pytest.raises(TokenBookError, match="not of this task and key"):
-            TokenBook.from_json(key, task, stored)
+        with pytest.raises(TokenBookError, match="not what was written for this task"):
+            TokenBook(key, task).take(stored)
 
 
 @pytest.mark.parametrize("change", ["value", "tag", "kind", "row", "rows"])
-def test_a_stored_book_that_was_changed_is_refused(change: str) -> None:
+def test_given_tokens_that_were_changed_are_refused(change: str) -> None:
     tokens = book()
     token_of(tokens, "email", EMAIL)
     kind, number, tag, value = "email", 1, token_of(tokens, "email", EMAIL)[-7:-1], EMAIL
@@ -164,10 +164,11 @@ def test_a_stored_book_that_was_changed_is_refused(change: str) -> None:
         "row": [[kind, number, tag]],
         "rows": "none",
     }
-    good = tokens.to_json()
-    assert good["tokens"] == [[kind, number, tag, value]]
+    assert tokens.given == [[kind, number, tag, value]]
+    taken = book()
     with pytest.raises(TokenBookError, match="begin an empty"):
-        TokenBook.from_json(KEY, "task-1", {**good, "tokens": rows[change]})
+        taken.take(rows[change])
+    assert len(taken) == 0
 
 
 def test_books_of_one_task_that_two_processes_wrote_are_merged() -> None:

@@ -91,7 +91,7 @@ def test_the_first_key_seals_and_every_listed_key_opens(path: Path) -> None:
     fresh = {"id": "seal-new", "key": base64.b64encode(os.urandom(32)).decode()}
     edit(path, lambda content: content["seal"].insert(0, fresh))
     new = KeyRing.load(path)
-    assert new.seal("local", 2, b"after").key_id == "seal-new" == new.key_ids[0]
+    assert new.seal("local", 2, b"after").key_id == "seal-new"
     assert new.unseal("local", 1, sealed) == b"before the rotation"
     assert new.claim_key("local") == old.claim_key("local")
 
@@ -112,7 +112,8 @@ def test_a_token_opens_for_its_purpose_and_no_other(ring: KeyRing, content: byte
 
 @given(st.text(max_size=200))
 def test_what_nobody_sealed_is_no_token(ring: KeyRing, text: str) -> None:
-    for token in (text, f"{ring.key_ids[0]}.{text}"):
+    key_id = ring.seal("local", 0, b"").key_id
+    for token in (text, f"{key_id}.{text}"):
         with pytest.raises(SealBroken):
             ring.open_token("confirmation", token)
 

@@ -125,6 +125,23 @@ async def test_a_source_that_raises_in_a_look_up_denies(
         assert shop.moved() == []
 
 
+async def test_look_ups_that_raise_count_for_their_source_like_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def touchy(config: dict[str, Any]) -> None:
+        config["sources"]["desk"]["breaker"] = {"failures": 2, "reset_s": 60}
+
+    async with opened(tmp_path, touchy) as shop:
+
+        async def broken(*_: object) -> None:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(shop.service.installation.sources["desk"], "call", broken)
+        one, two = shop.paid()[:2]
+        assert [code_of(await shop.refund(each, 5)) for each in (one, two)] == ["lookup_failed"] * 2
+        assert code_of(await shop.call("lookup_invoice", invoice_id=one)) == "source_down"
+
+
 async def test_a_look_up_obeys_the_rules_of_the_tool_it_uses(tmp_path: Path) -> None:
     rule = """
         @id("no-reads") @reason("Not now.")

@@ -17,6 +17,7 @@ from comptroller_audit.redaction import Audience, Release
 from comptroller_audit.store import FaultPoint
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_policy.switches import Switches
+from comptroller_server.call.bounded import ask
 from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
@@ -24,9 +25,6 @@ from comptroller_server.call.traces import Tracer
 from comptroller_tools.source import Action, EffectHappened, Outcome, Progress
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
-
-SOURCE_GRACE_S = 2.0
-"""How far past its deadline a source may answer before we stop listening."""
 
 
 @dataclass(slots=True)
@@ -165,14 +163,9 @@ class Dispatcher:
         self.counts.waiting -= case.committed
         self.counts.dispatched += 1
         try:
-            async with asyncio.timeout(max(0.0, case.deadline - self._clock.monotonic()) + SOURCE_GRACE_S):
-                outcome = await case.tool_in_hand.source.call(action, case.deadline)
+            outcome = await ask(case.tool_in_hand.source, action, case.deadline, self._clock)
             self._fault("dispatch.after")
             return outcome
-        except TimeoutError:
-            return Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline")
-        except Exception as error:  # noqa: BLE001 -- a source must not raise; if it does, its effect is not known
-            return Outcome(EffectHappened.UNKNOWN, error=f"the source raised {type(error).__name__}")
         finally:
             self.counts.dispatched -= 1
             self.counts.done += 1

@@ -28,15 +28,15 @@ from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
 from comptroller_policy.model import Question, Verdict
 from comptroller_policy.switches import Switches, SwitchScope, switch_id
+from comptroller_server.call.bounded import ask
 from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Basis, Case, Refused
-from comptroller_server.call.dispatch import SOURCE_GRACE_S
 from comptroller_server.call.traces import Tracer
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.citing import facts_about
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
-from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.source import Action, Outcome
 
 __all__ = ["LookUpFailed", "LookUps", "Needs", "history_rows", "service_subject", "unavailable"]
 
@@ -169,7 +169,7 @@ class LookUps:
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
         outcome = await self._run(tool, Action(tool.definition.name, rendered, effect_key), deadline)
         if outcome.error is not None or outcome.value is None:
-            raise LookUpFailed(outcome.error or f"`{name}` returned nothing")
+            raise LookUpFailed(f"`{name}`: {outcome.error or 'it returned nothing'}")
         value = self._release.release(outcome.value, Audience.RECORD).value
         self._check(tool, value)
         return value
@@ -177,21 +177,13 @@ class LookUps:
     # -- parts ----------------------------------------------------------------------------------------------------
 
     async def _run(self, tool: Tool, action: Action, deadline: float) -> Outcome:
-        now = self._clock.monotonic()
-        until = min(deadline, now + tool.config.limits.timeout_s)
+        until = min(deadline, self._clock.monotonic() + tool.config.limits.timeout_s)
         breaker = self._breakers.of(tool.source.name)
         if breaker.refusal(None) is not None:
             raise LookUpFailed(f"source `{tool.source.name}` keeps failing and is left alone for a while")
-        try:
-            async with asyncio.timeout(max(0.0, until - now) + SOURCE_GRACE_S):
-                outcome = await tool.source.call(action, until)
-                breaker.note(outcome)
-                return outcome
-        except TimeoutError as error:
-            breaker.note(Outcome(EffectHappened.UNKNOWN, error="no answer by the deadline"))
-            raise LookUpFailed(f"`{tool.name}` gave no answer by its deadline") from error
-        except Exception as error:  # a source must not raise
-            raise LookUpFailed(f"`{tool.name}` raised {type(error).__name__}") from error
+        outcome = await ask(tool.source, action, until, self._clock)
+        breaker.note(outcome)
+        return outcome
 
     def _may_read(
         self, subject: Subject, facts: Sequence[FactRule], scope: Mapping[str, Any]

@@ -31,6 +31,7 @@ from comptroller_policy.approvals import approval_digest
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import micro
 from comptroller_server.call.answers import pending_refusal
+from comptroller_server.call.bounded import NO_ANSWER
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.dispatch import Dispatcher
@@ -233,7 +234,7 @@ class Outcomes:
         if outcome.told_model is not None:
             return Refusal(Code.TOOL_FAILED, said(tool, self._told(case)), "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
-            late = outcome.error == "no answer by the deadline" or self._clock.monotonic() >= case.deadline
+            late = outcome.error == NO_ANSWER or self._clock.monotonic() >= case.deadline
             code = Code.TIMEOUT if late else Code.TOOL_FAILED
             return Refusal(
                 code, f"`{tool.name}` failed and changed nothing. Try again later.", "after:5", case.call

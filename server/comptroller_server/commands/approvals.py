@@ -32,7 +32,7 @@ from comptroller_server.commands.requests import (
     summary,
     summary_of,
 )
-from comptroller_server.commands.showing import at, emit, say, table
+from comptroller_server.commands.showing import at, emit, say, show_list
 from comptroller_server.installation import TENANT, Installation
 
 __all__ = ["approvals"]
@@ -68,24 +68,12 @@ def list_(ctx: click.Context, everything: bool) -> None:
         return [summary(dict(zip(names, row, strict=True)), now) for row in rows]
 
     found = [one for one in on_store(invocation, read) if everything or one["state"] in OPEN]
-    if invocation.as_json:
-        emit({"approvals": found})
-    elif found:
-        rows = [
-            (
-                o["approval"],
-                o["state"],
-                o["tool"],
-                needs(o),
-                at(o["created_ms"]),
-                at(o["expires_ms"]),
-                o["call"],
-            )
-            for o in found
-        ]
-        table(("APPROVAL", "STATE", "TOOL", "NEEDS", "ASKED", "EXPIRES", "CALL"), rows)
-    else:
-        say("Nothing waits for a person.")
+    rows = [
+        (o["approval"], o["state"], o["tool"], needs(o), at(o["created_ms"]), at(o["expires_ms"]), o["call"])
+        for o in found
+    ]
+    headings = ("APPROVAL", "STATE", "TOOL", "NEEDS", "ASKED", "EXPIRES", "CALL")
+    show_list(invocation.as_json, {"approvals": found}, headings, rows, "Nothing waits for a person.")
 
 
 @approvals.command()

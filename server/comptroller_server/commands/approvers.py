@@ -16,7 +16,7 @@ from comptroller_policy.rules import REQUESTER
 from comptroller_server.commands.credentials import forget_credential, identify, keep_credential
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.showing import emit, say, table
+from comptroller_server.commands.showing import emit, say, show_list
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
@@ -135,9 +135,10 @@ def list_(ctx: click.Context) -> None:
         return sorted((one.name, one.roles) for one in known)
 
     known = on_store(invocation, names)
-    if invocation.as_json:
-        emit({"approvers": [{"name": name, "roles": list(roles)} for name, roles in known]})
-    elif known:
-        table(("NAME", "ROLES"), [(name, ", ".join(roles)) for name, roles in known])
-    else:
-        say("Nobody is enrolled. `comptroller approver add NAME --role approver` enrols the first.")
+    show_list(
+        invocation.as_json,
+        {"approvers": [{"name": name, "roles": list(roles)} for name, roles in known]},
+        ("NAME", "ROLES"),
+        [(name, ", ".join(roles)) for name, roles in known],
+        "Nobody is enrolled. `comptroller approver add NAME --role approver` enrols the first.",
+    )

@@ -20,7 +20,7 @@ from comptroller_server.commands.invocation import findings, invocation_of, opti
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.record import CallRecord, call_summary, read_call
 from comptroller_server.commands.released import shown_call
-from comptroller_server.commands.showing import Card, at, compact, emit, say, table
+from comptroller_server.commands.showing import Card, at, compact, emit, say, show_list
 from comptroller_server.commands.tasks import task_words
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
@@ -54,14 +54,13 @@ def list_(ctx: click.Context, state: str | None, task: str | None, count: int) -
         return await installation.store.read(lambda reader: _newest(reader, state, task, count))
 
     found = on_store(invocation, read)
-    if invocation.as_json:
-        emit({"calls": [call_summary(call, row) for call, row in found]})
-        return
+    document = {"calls": [call_summary(call, row) for call, row in found]}
     rows = [
         (call, at(r["created_ms"]), r["state"], r["tool"], r["code"], r["actor"], r["task"])
         for call, r in found
     ]
-    table(("CALL", "AT", "STATE", "TOOL", "CODE", "ACTOR", "TASK"), rows)
+    headings = ("CALL", "AT", "STATE", "TOOL", "CODE", "ACTOR", "TASK")
+    show_list(invocation.as_json, document, headings, rows, "There are no such calls.")
 
 
 def _newest(reader: Reader, state: str | None, task: str | None, count: int) -> list[tuple[str, Row]]:

@@ -19,7 +19,7 @@ from comptroller_server.commands.invocation import findings, invocation_of, opti
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.record import section
 from comptroller_server.commands.released import Reading
-from comptroller_server.commands.showing import Card, at, compact, cut, emit, say, table
+from comptroller_server.commands.showing import Card, at, compact, cut, emit, say, show_list
 from comptroller_server.commands.task_reading import newest_rows, row_named
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.tasks.record import newest
@@ -54,16 +54,12 @@ def list_(ctx: click.Context, everything: bool, count: int) -> None:
 
     found = on_store(invocation, read)
     shown = [one for one in found if everything or one["state"] == HandoffState.OPEN]
-    if invocation.as_json:
-        emit({"handoffs": shown})
-    elif shown:
-        rows = [
-            (o["handoff"], o["state"], o["cause"], at(o["updated_ms"]), o["actor"], cut(str(o["reason"]), 60))
-            for o in shown
-        ]
-        table(("HANDOFF", "STATE", "CAUSE", "AT", "ACTOR", "REASON"), rows)
-    else:
-        say("Nothing was handed to a person.")
+    rows = [
+        (o["handoff"], o["state"], o["cause"], at(o["updated_ms"]), o["actor"], cut(str(o["reason"]), 60))
+        for o in shown
+    ]
+    headings = ("HANDOFF", "STATE", "CAUSE", "AT", "ACTOR", "REASON")
+    show_list(invocation.as_json, {"handoffs": shown}, headings, rows, "Nothing was handed to a person.")
 
 
 def _summary(handoff: str, row: Row, packet: JsonObject) -> dict[str, Any]:

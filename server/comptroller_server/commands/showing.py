@@ -10,13 +10,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
-__all__ = ["Card", "at", "compact", "cut", "emit", "plain", "say", "table"]
+__all__ = ["Card", "at", "compact", "cut", "emit", "plain", "say", "show_list", "table"]
 
 _LABEL_CHARS = 11
 
@@ -80,6 +80,22 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     for row in [list(headers), *cells]:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         click.echo(line.rstrip())
+
+
+def show_list(
+    as_json: bool,
+    document: Mapping[str, Any],
+    headers: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    nothing: str,
+) -> None:
+    """What every `list` command prints: the document for a program, else the rows, else that there is nothing."""
+    if as_json:
+        emit(document)
+    elif rows:
+        table(headers, rows)
+    else:
+        say(nothing)
 
 
 def _pretty(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

@@ -14,7 +14,7 @@ from comptroller_budgets.tasks import TASKS, TaskState, is_over
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.rollback import rollback
-from comptroller_server.commands.showing import Card, at, compact, cut, emit, table
+from comptroller_server.commands.showing import Card, at, compact, cut, emit, show_list
 from comptroller_server.commands.task_reading import newest_rows, row_named, shown_task
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.tasks.record import TaskRecord
@@ -45,13 +45,11 @@ def list_(ctx: click.Context, only_open: bool, count: int) -> None:
         return [_summary(installation, task, row) for task, row in found]
 
     found = [one for one in on_store(invocation, read) if not only_open or one["state"] == "open"]
-    if invocation.as_json:
-        emit({"tasks": found})
-        return
     rows = [
         (o["task"], at(o["started_ms"]), o["state"], o["outcome"], str(o["steps"]), o["actor"]) for o in found
     ]
-    table(("TASK", "BEGAN", "STATE", "OUTCOME", "STEPS", "ACTOR"), rows)
+    headings = ("TASK", "BEGAN", "STATE", "OUTCOME", "STEPS", "ACTOR")
+    show_list(invocation.as_json, {"tasks": found}, headings, rows, "There are no such tasks.")
 
 
 def _summary(installation: Installation, task: str, row: Row) -> dict[str, Any]:
