@@ -530,6 +530,24 @@ MUTATIONS = (
         '"edited": row["edited"] + 1',
         f"{_S}/test_edits.py::test_approvals_that_changed_nothing_are_counted_until_one_is_edited_or_denied",
     ),
+    Mutation(
+        f"{_POLICY}/rollout_changes.py",
+        'if (short := unedited - row["unedited"]) > 0:',
+        "if (short := 0) > 0:",
+        "tests/server/test_rollout_command.py::test_a_promotion_may_ask_for_approvals_that_changed_nothing",
+    ),
+    Mutation(
+        f"{_POLICY}/approvals.py",
+        'if not row["edited_digest"]:',
+        "if True:",
+        f"{_S}/test_edits.py::test_approvals_that_changed_nothing_are_counted_until_one_is_edited_or_denied",
+    ),
+    Mutation(
+        f"{_SERVER}/call/edits.py",
+        "changes(road.release(before, audience, book).value, road.release(now, audience, book).value)",
+        "changes(before, now)",
+        f"{_S}/test_edits.py::test_the_agent_is_told_of_an_edit_no_more_than_it_may_read",
+    ),
     # -- the page of a call ---------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/face/decide_page.py",

@@ -20,9 +20,10 @@ from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import Answer
 from comptroller_server.people import editing
-from tests.scenarios.kit import Shop, call_of, code_of, details_of, opened, structured, tool_of
+from tests.scenarios.kit import WHY, Shop, call_of, code_of, details_of, opened, structured, tool_of
 from tests.scenarios.test_approvals import FIELDS
 from tests.scenarios.test_confirmations import ask_of, confirming, leg, yes
+from tests.scenarios.test_redaction import drafted, private, ticket_of
 
 pytestmark = pytest.mark.anyio
 
@@ -480,6 +481,25 @@ async def test_in_any_order_only_what_the_last_yes_was_for_runs_and_only_once(tm
                         ran, over = [asked], True
                 assert [effect.amount_cents / 100 for effect in shop.moved(invoice)] == ran
             assert shop.calls(CallState.IN_DOUBT) == []
+
+
+async def test_the_agent_is_told_of_an_edit_no_more_than_it_may_read(tmp_path: Path) -> None:
+    async with opened(tmp_path, private(send_reply={"approval": [{"role": "approver"}]})) as shop:
+        ticket = await ticket_of(shop)
+        token = structured(await shop.call("get_ticket", ticket_id=ticket))["customer_email"]
+        reply = await drafted(shop, ticket)
+        answer = await shop.call("send_reply", reply_id=reply, to=token, why=WHY)
+        call = call_of(answer)
+        await shop.edit(call, to="bob@example.org")
+        waiting = await shop.resume(call)
+        await shop.vote(call)
+        done = await shop.resume(call)
+        assert code_of(done) is None
+        assert shop.sql("SELECT sent_to FROM replies WHERE id = ?", reply) == [("bob@example.org",)]
+        again = await shop.call("send_reply", reply_id=reply, to=token, why=WHY)
+        for told in (waiting, done, again):
+            assert "A person changed the arguments." in told.text
+            assert "@" not in f"{told.text}{told.structured}{told.meta}"
 
 
 # -- evidence for a rollout -------------------------------------------------------------------------------------------

@@ -90,6 +90,29 @@ async def test_a_tool_goes_up_step_by_step_on_evidence_until_nobody_is_asked(tmp
         )
 
 
+async def test_a_promotion_may_ask_for_approvals_that_changed_nothing(tmp_path: Path) -> None:
+    def unedited(config: dict[str, Any]) -> None:
+        rollout(after=1)(config)
+        config["rollout"]["promote_unedited"] = 2
+
+    async with at_work(tmp_path, unedited) as desk:
+        await agreed(desk.shop, 2)
+        call = await desk.shop.pending(desk.shop.paid()[2], 45)
+        await desk.shop.edit(call, amount_usd=40)
+        await desk.shop.vote(call)
+        assert code_of(await desk.shop.resume(call)) is None
+        refused = await desk.run(*promotion(desk), code=1)
+        assert "2 more of 2 approvals in a row that changed nothing (0 now; 1 edited" in refused
+        await agreed(desk.shop, 1, first=3)
+        [standing] = (await desk.json("rollout", "status", "--tool", "issue_refund"))["tools"]
+        assert (standing["unedited"], standing["edited"], standing["clean"]) == (1, 1, 4)
+        assert "1 of 2" in await desk.run("rollout", "status", "--tool", "issue_refund")
+        await agreed(desk.shop, 1, first=4)
+        assert "5 % of its calls go without a person" in await desk.run(*promotion(desk))
+        (change,) = desk.shop.packets(RecordType.ROLLOUT_CHANGED)
+        assert (change["evidence"]["unedited"], change["evidence"]["edited"]) == (2, 1)
+
+
 async def test_only_an_approver_with_a_credential_promotes(tmp_path: Path) -> None:
     async with at_work(tmp_path, rollout()) as desk:
         await agreed(desk.shop, 2)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
+from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_policy.approvals import asked_digest
 from comptroller_server.app import attached
@@ -97,22 +98,30 @@ async def _edit(
         raise CommandError(f"there is no store at {path} yet, so nothing waits for a person")
     with quiet_stdout():
         installation.check()
-    async with attached(installation) as service:
+    # Before anything here owns a lock that a halt would wait for: a person may take their time.
+    try:
         request = await request_of(installation, wanted)
-        if request.state not in OPEN:
-            return request, NOBODY, f"it is {request.state}; only what still waits can be edited"
-        voter, problem = await _who(invocation, installation, request, sets, said, file)
-        if problem is not None:
-            return request, voter, problem
-        editor = Editor(voter.name, said[0], asked_digest(request.row))
-
-        def change(before: JsonObject, schema: JsonObject) -> JsonObject:
-            return changed(before, schema, sets)
-
+        voter = NOBODY
+        problem: str | None = f"it is {request.state}; only what still waits can be edited"
+        if request.state in OPEN:
+            voter, problem = await _who(invocation, installation, request, sets, said, file)
+    except BaseException:
+        await installation.store.close()
+        raise
+    if problem is not None:
+        await installation.store.close()
+        return request, voter, problem
+    editor = Editor(voter.name, said[0], asked_digest(request.row))
+    async with attached(installation) as service:
         try:
-            now = await service.editing.edit(TENANT, request.record.call, change, editor)
+            now = await service.editing.edit(
+                TENANT, request.record.call, lambda before, schema: changed(before, schema, sets), editor
+            )
         except Refused as refused:
-            return request, voter, refused.refusal.text.rstrip(".")
+            text = installation.roads.told(
+                refused.refusal.text, Audience.PERSON, None, (request.record.call,)
+            )
+            return request, voter, text.rstrip(".")
         return await request_of(installation, now), voter, None
 
 
