@@ -82,7 +82,7 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
             sys.stdout.flush()
             return
         case "flood":
-            for at in range(300):
+            for at in range(1_500):
                 note = {"level": "info", "data": f"note {at}"}
                 send({"method": "notifications/message", "params": note})
                 send({"method": "notifications/tools/list_changed"})

@@ -7,14 +7,17 @@ import contextlib
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
+import httpx2
 import pytest
 import uvicorn
 from mcp.server.mcpserver import MCPServer
 
 from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream import link
+from comptroller_tools.upstream.over_http import Paced
 from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
 from comptroller_tools.upstream.source import UpstreamSource
 
@@ -33,6 +36,7 @@ class Elsewhere:
         self.ran: list[str] = []
         self.headers: list[dict[str, str]] = []
         self.door = "open"
+        self.says_good_bye = True
         self.url = ""
         server = MCPServer("elsewhere")
 
@@ -59,6 +63,8 @@ class Elsewhere:
         method = json.loads(body)["method"] if body else ""
         if method == "tools/call":
             self.headers.append(headers)
+        if scope["method"] == "DELETE" and not self.says_good_bye:
+            await asyncio.sleep(30)
         if method == "server/discover" and self.era == "legacy":
             await _answer(send, 400, b"{}")
             return
@@ -226,3 +232,29 @@ async def test_an_endpoint_where_nobody_listens_has_no_effect_and_does_not_hang(
         assert (outcome.effect, outcome.meta) == (NONE, {"temporary": True})
     finally:
         await source.close()
+
+
+async def test_a_flood_of_events_is_read_slowly() -> None:
+    class Flood(httpx2.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(30):
+                yield b"data: {}\n\n" * 100
+
+    began = time.monotonic()
+    read = [chunk async for chunk in Paced(Flood())]
+    assert len(read) == 30
+    assert time.monotonic() - began > 0.5
+
+
+async def test_a_server_that_does_not_answer_the_good_bye_does_not_hold_us(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link, "CLOSE_S", 0.3)
+    elsewhere = Elsewhere("legacy")
+    elsewhere.says_good_bye = False
+    async with open_server(elsewhere):
+        source = await reached(elsewhere.url)
+        await call(source)
+        began = time.monotonic()
+        await source.close()
+        assert time.monotonic() - began < 5

@@ -186,13 +186,20 @@ async def test_an_error_of_the_tool_means_what_the_config_says(
 
 
 @pytest.mark.parametrize(
-    ("code", "effect"), [(-32602, NONE), (-32601, NONE), (-32603, UNKNOWN), (-32000, UNKNOWN)]
+    ("code", "errors", "effect"),
+    [
+        (-32601, ErrorsMean.IN_DOUBT, NONE),
+        (-32602, ErrorsMean.IN_DOUBT, UNKNOWN),
+        (-32602, ErrorsMean.NOT_DONE, NONE),
+        (-32603, ErrorsMean.NOT_DONE, UNKNOWN),
+        (-32000, ErrorsMean.NOT_DONE, UNKNOWN),
+    ],
 )
 async def test_only_protocol_errors_that_come_instead_of_the_tool_mean_nothing_happened(
-    upstream: Upstream, code: int, effect: EffectHappened
+    upstream: Upstream, code: int, errors: ErrorsMean, effect: EffectHappened
 ) -> None:
     upstream.does("write", "rpc_error", code=code, text="no")
-    async with reached(upstream) as source:
+    async with reached(upstream, errors_mean=errors) as source:
         outcome = await call(source)
         assert (outcome.effect, outcome.told_model) == (effect, "no")
 

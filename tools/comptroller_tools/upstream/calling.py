@@ -29,7 +29,6 @@ __all__ = ["call_tool"]
 _NOT_RUN = frozenset(
     {
         METHOD_NOT_FOUND,
-        INVALID_PARAMS,
         HEADER_MISMATCH,
         MISSING_REQUIRED_CLIENT_CAPABILITY,
         UNSUPPORTED_PROTOCOL_VERSION,
@@ -54,7 +53,9 @@ async def call_tool(
         await asyncio.sleep(0)  # a connection that ended says so after its calls did
         if not link.alive:
             return Outcome(EffectHappened.UNKNOWN, error=f"`{upstream}` went away: {link.why_ended}")
-        effect = EffectHappened.NONE if error.code in _NOT_RUN else EffectHappened.UNKNOWN
+        # Frameworks answer what fails inside a tool with "invalid params" too.
+        not_run = error.code in _NOT_RUN or (error.code == INVALID_PARAMS and errors is ErrorsMean.NOT_DONE)
+        effect = EffectHappened.NONE if not_run else EffectHappened.UNKNOWN
         return failed(upstream, effect, error.error.message)
     except ValidationError:
         return Outcome(

@@ -85,21 +85,19 @@ def read_listing(raw: Sequence[Any]) -> tuple[dict[str, Written], list[str]]:
 
     A name that comes twice, by case too, is none: nobody could say which of the two is called.
     """
-    found: dict[str, Written] = {}
+    listed: dict[str, list[Written]] = {}
     wrong: list[str] = []
-    folded: dict[str, str] = {}
     for tool in raw[:TOOLS_MAX]:
         try:
             written = Written.of(tool)
         except Unusable as unusable:
             wrong.append(str(unusable))
             continue
-        first = folded.setdefault(written.name.casefold(), written.name)
-        if first in found or first != written.name:
-            found.pop(first, None)
-            wrong.append(f"`{clean(written.name, 80)}` is listed twice")
-        else:
-            found[written.name] = written
+        listed.setdefault(written.name.casefold(), []).append(written)
+    found = {one[0].name: one[0] for one in listed.values() if len(one) == 1}
+    wrong += [
+        f"`{clean(one[0].name, 80)}` is listed {len(one)} times" for one in listed.values() if len(one) > 1
+    ]
     if len(raw) > TOOLS_MAX:
         wrong.append(f"{len(raw) - TOOLS_MAX} tools more than {TOOLS_MAX} are left out")
     return found, wrong

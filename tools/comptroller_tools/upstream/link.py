@@ -32,6 +32,7 @@ __all__ = ["Link", "Listing", "Unreachable"]
 PAGES_MAX = 50
 RELIST_PAUSE_S = 1.0
 """Between two listings that the upstream asks for."""
+CLOSE_S = 10.0
 RELIST_EVERY_S = 60.0
 """A definition can change without a word; this is how long that can go unseen."""
 CLIENT = types.Implementation(name="comptroller", version="1")
@@ -140,7 +141,10 @@ class Link:
     async def close(self) -> None:
         """End it in order: the session, then the child or the connections. Bounded by the transport's graces."""
         self._close.set()
-        await asyncio.wait([self._task])
+        done, _ = await asyncio.wait([self._task], timeout=CLOSE_S)
+        if not done:  # a server that does not even answer a good-bye
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=CLOSE_S)
         if not self._ready.cancelled() and self._ready.done():
             self._ready.exception()  # looked at, whoever waited for it
 

@@ -15,9 +15,10 @@ from typing import Any, cast
 import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
+from comptroller_tools.upstream.over_stdio import Pace
 from comptroller_tools.upstream.settings import HttpEndpoint
 
-__all__ = ["Refusals", "http_streams"]
+__all__ = ["Paced", "Refusals", "http_streams"]
 
 CONNECT_S = 10.0
 READ_S = 660.0
@@ -97,9 +98,27 @@ class _Bounded(httpx2.AsyncBaseTransport):
 
     def _bounded(self, response: httpx2.Response) -> httpx2.Response:
         # An event stream may be long; the SDK bounds each event of it.
-        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+        if response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            response.stream = Paced(cast("httpx2.AsyncByteStream", response.stream))
+        else:
             response.stream = _Counted(cast("httpx2.AsyncByteStream", response.stream), self._most)
         return response
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+
+class Paced(httpx2.AsyncByteStream):
+    """A stream of events, read no faster than messages may come."""
+
+    def __init__(self, inner: httpx2.AsyncByteStream) -> None:
+        self._inner = inner
+        self._pace = Pace()
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for chunk in self._inner:
+            yield chunk
+            await self._pace.keep(chunk.count(b"data:"))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -23,12 +23,12 @@ from mcp.shared.message import SessionMessage
 from comptroller_tools.upstream import guard
 from comptroller_tools.upstream.settings import StdioCommand
 
-__all__ = ["BASICS", "CannotStart", "Ended", "child_environment", "stdio_streams"]
+__all__ = ["BASICS", "CannotStart", "Ended", "Pace", "child_environment", "stdio_streams"]
 
 BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")
 """The variables a child gets of ours; everything else is named in the config."""
 CHUNK_BYTES = 65_536
-MESSAGES_PER_S_MAX = 500
+MESSAGES_PER_S_MAX = 2_000
 """Beyond it the child is read more slowly, until it blocks on its own pipe."""
 STOP_GRACE_S = 2.0
 """After its input is closed a child may end by itself for so long."""
@@ -131,7 +131,7 @@ async def _read(
 ) -> None:
     """Lines to messages. Ends at the first line that is too long: there is no way to tell whose answer it was."""
     assert process.stdout is not None
-    pace = _Pace()
+    pace = Pace()
     held = bytearray()
     try:
         async with to_session:
@@ -160,20 +160,21 @@ def _message(line: bytes) -> Incoming:
         return ValueError("a line that is no JSON-RPC message")  # never its text: it may hold anything
 
 
-class _Pace:
+class Pace:
     """No more than `MESSAGES_PER_S_MAX` messages in any second."""
 
     def __init__(self) -> None:
         self._since = 0.0
         self._count = 0
 
-    async def keep(self) -> None:
+    async def keep(self, messages: int = 1) -> None:
+        """Wait where so many more would be too many."""
         now = asyncio.get_running_loop().time()
         if now - self._since >= 1:
             self._since, self._count = now, 0
-        self._count += 1
+        self._count += messages
         if self._count >= MESSAGES_PER_S_MAX:
-            await asyncio.sleep(1 - (now - self._since))
+            await asyncio.sleep(max(0.0, 1 - (now - self._since)))
 
 
 async def _write(
