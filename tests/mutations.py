@@ -1630,6 +1630,30 @@ MUTATIONS = (
     ),
     # -- servers of somebody else ---------------------------------------------------------------------------------
     Mutation(
+        f"{_SERVER}/commands/import_servers.py",
+        "    if keep_client or missing or",
+        "    if keep_client or",
+        "tests/server/test_import_command.py::test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_can",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/switching.py",
+        """    if hashlib.sha256(path.read_bytes()).hexdigest() != told["after"]:\n""",
+        "    if False:\n",
+        "tests/server/test_import_command.py::test_undo_gives_the_file_back_byte_for_byte_and_only_where_nobody_changed_it",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/calling.py",
+        "(error.code == INVALID_PARAMS and errors is ErrorsMean.NOT_DONE)",
+        "error.code == INVALID_PARAMS",
+        "tests/tools/test_upstream_source.py::test_only_protocol_errors_that_come_instead_of_the_tool_mean_nothing_happened",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/definitions.py",
+        "if len(one) == 1}",
+        "}",
+        "tests/tools/test_upstream_definitions.py::test_a_name_that_is_listed_twice_is_nobodys",
+    ),
+    Mutation(
         f"{_UPSTREAM}/source.py",
         "        if now.digest == pinned.digest:\n",
         "        if True:\n",

@@ -18,6 +18,10 @@ __all__ = ["EXIT_FAILED", "cli", "main"]
 
 _COMMANDS = {
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
+    "import": (
+        "import_servers:import_servers",
+        "Govern the MCP servers of a client; take them over from its file.",
+    ),
     "classify": ("classify:classify", "The tools of MCP servers: what is new or changed, and accepting it."),
     "serve": ("serve:serve", "Serve the governed tools to MCP clients, over stdio or HTTP."),
     "demo": ("demo:demo", "Play the whole story on the embedded support desk."),

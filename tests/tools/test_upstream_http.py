@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import socket
 import time
@@ -87,7 +88,13 @@ class Elsewhere:
             case "401" | "429" | "500":
                 await _answer(send, int(self.door), b"go away")
             case "compressed":
-                await _answer(send, 200, b"xxxx", [(b"content-encoding", b"gzip")])
+                result = {
+                    "content": [],
+                    "structuredContent": {"result": "x" * 1_000_000},
+                    "resultType": "complete",
+                }
+                small = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": call, "result": result}).encode())
+                await _answer(send, 200, small, [(b"content-encoding", b"gzip")])
             case "redirect":
                 await _answer(send, 307, b"", [(b"location", b"http://localhost:1/elsewhere")])
             case "forged":

@@ -22,7 +22,7 @@ from comptroller_server.upstreams.accepting import ROLE, Accepted, accept, open_
 from comptroller_server.upstreams.asking import Asked, ask
 from comptroller_server.upstreams.standing import Seen, Standing
 
-__all__ = ["classify"]
+__all__ = ["choose", "classify", "show_answers", "show_written", "written_problems"]
 
 SKIP = "skip"
 Chosen = dict[str, dict[str, tuple[Seen, Effect]]]
@@ -47,20 +47,17 @@ def classify(ctx: click.Context, sources: tuple[str, ...], file: Path | None, ye
     if file is not None and yes:
         raise click.UsageError("--accept and --yes say two different things; give one")
     invocation = invocation_of(ctx)
-    installation = installation_of(invocation)
-    config = installation.config
+    config = installation_of(invocation).config
     answers = asyncio.run(ask(config, _named(config, sources)))
     if not invocation.as_json:
-        _show(answers)
-    wanted = _from_file(file, answers) if file is not None else None
-    if wanted is None:
-        wanted = _all(answers) if yes else _asked_for(answers, quiet=invocation.as_json)
+        show_answers(answers)
+    wanted = choose(answers, file, yes=yes, quiet=invocation.as_json)
     accepted = accept(config, wanted) if wanted else None
-    problems = _problems(installation) if accepted is not None else []
+    problems = written_problems(config) if accepted is not None else []
     if invocation.as_json:
         emit(_as_json(answers, accepted, wanted, problems))
     elif accepted is not None:
-        _show_written(accepted, wanted, problems)
+        show_written(accepted, wanted, problems)
     if problems or _left(answers, wanted):
         findings()
 
@@ -80,6 +77,13 @@ def _named(config: Config, sources: Sequence[str]) -> list[str]:
 
 
 # -- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def choose(answers: Sequence[Asked], file: Path | None, *, yes: bool, quiet: bool = False) -> Chosen:
+    """What a person accepts: by a file, all of it, or asked on the terminal. Raises `CommandError`, `ConfigInvalid`."""
+    if file is not None:
+        return _from_file(file, answers)
+    return _all(answers) if yes else _asked_for(answers, quiet=quiet)
 
 
 def _open(answers: Sequence[Asked]) -> list[tuple[str, Seen]]:
@@ -151,7 +155,7 @@ def _from_file(path: Path, answers: Sequence[Asked]) -> Chosen:
 # -- showing ----------------------------------------------------------------------------------------------------------
 
 
-def _show(answers: Sequence[Asked]) -> None:
+def show_answers(answers: Sequence[Asked]) -> None:
     for one in answers:
         say(one.source, bold=True)
         if one.unreachable is not None:
@@ -177,7 +181,7 @@ def _show(answers: Sequence[Asked]) -> None:
         say()
 
 
-def _show_written(accepted: Accepted, chosen: Chosen, problems: Sequence[str]) -> None:
+def show_written(accepted: Accepted, chosen: Chosen, problems: Sequence[str]) -> None:
     count = sum(len(tools) for tools in chosen.values())
     say(f"Pinned {count} definition{'s' if count != 1 else ''} in {accepted.lock}.")
     for path in accepted.files:
@@ -187,11 +191,10 @@ def _show_written(accepted: Accepted, chosen: Chosen, problems: Sequence[str]) -
     say("Review both, commit them, and restart `comptroller serve`.")
 
 
-def _problems(installation: Installation) -> list[str]:
+def written_problems(config: Config) -> list[str]:
     """What keeps the configuration from loading now that it was written."""
     from comptroller_server.config.loading import load_config
 
-    config = installation.config
     try:
         Installation(load_config(config.path, data_dir=config.data_dir)).check()
     except ConfigInvalid as error:

@@ -28,6 +28,8 @@ from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
 __all__ = [
+    "CONFIG_NAME",
+    "CONFIG_VARIABLE",
     "ID_CHARS_MIN",
     "account",
     "call_named",

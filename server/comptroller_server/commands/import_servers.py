@@ -1,0 +1,201 @@
+"""`comptroller import`: the MCP servers of a client become sources here, and the client gets us in their place."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from platformdirs import user_data_path
+
+from comptroller_server.commands.classify import choose, show_answers, show_written, written_problems
+from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
+from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
+from comptroller_server.commands.showing import say
+from comptroller_server.config.loading import FRAGMENTS, load_config
+from comptroller_server.config.model import Config
+from comptroller_server.errors import CommandError
+from comptroller_server.upstreams.accepting import accept
+from comptroller_server.upstreams.asking import ask
+from comptroller_server.upstreams.importing import ClientFile, Found, read_client_file
+from comptroller_server.upstreams.switching import make_private, switch, undo, write_private
+
+__all__ = ["import_servers"]
+
+_BEGUN = "# Made by `comptroller import`. Every key: docs/config.md\nagent: {name: agent}\n"
+
+
+@click.command("import")
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--accept", "file", type=click.Path(path_type=Path, dir_okay=False),
+    help="A YAML file `SOURCE: {TOOL: EFFECT}`, as for `classify`.",
+)  # fmt: skip
+@click.option(
+    "--yes", is_flag=True, help="Do everything that is shown, and accept tools as they are proposed."
+)
+@click.option(
+    "--client", default="default", show_default=True, help="Which configured client the file belongs to."
+)
+@click.option("--keep-client", is_flag=True, help="Leave the client's file as it is.")
+@click.option("--undo", "back", is_flag=True, help="Give the client's file the bytes it had before.")
+@options(as_json=False)
+@click.pass_context
+def import_servers(
+    ctx: click.Context, path: Path, file: Path | None, yes: bool, client: str, keep_client: bool, back: bool
+) -> None:
+    """Govern the MCP servers in a client's file (`mcpServers`, as in claude_desktop_config.json).
+
+    Shows what it would do. With a yes it writes each server as a source, moves secrets into private files, lists and
+    classifies the tools as `classify` does, and only then puts Comptroller into the client's file in their place. A copy
+    is kept; `--undo` restores it byte for byte.
+    """
+    invocation = invocation_of(ctx)
+    if back:
+        say(f"Restored {undo(_data_dir(invocation), path)}. The sources stay in the configuration.")
+        return
+    if file is not None and yes:
+        raise click.UsageError("--accept and --yes say two different things; give one")
+    config = _config(invocation)
+    there = _imported(config)
+    found = read_client_file(path, [name for name in _sources(config) if name not in there])
+    new = _new(found, there)
+    _show_plan(found, there)
+    if not any(one.why_not is None for one in found.servers):
+        raise CommandError(f"{found.path} has no server that can be governed here")
+    if not (yes or file is not None):
+        if not (sys.stdin.isatty() and sys.stdout.isatty()):
+            say("Nothing was written: run this on a terminal, or with --accept FILE or --yes.")
+            return
+        click.confirm("Write these sources and start the servers to list their tools?", abort=True)
+    _write(config, invocation, new)
+    loaded = installation_of(invocation).config
+    imported = [one for one in found.servers if one.why_not is None]
+    answers = asyncio.run(ask(loaded, [one.source for one in imported]))
+    show_answers(answers)
+    chosen = choose(answers, file, yes=yes)
+    if chosen:
+        accepted = accept(loaded, chosen)
+        show_written(accepted, chosen, written_problems(loaded))
+    _switch(invocation, found, imported, client, keep_client)
+
+
+def _config(invocation: Invocation) -> Config | Path:
+    """The configuration there is, or the path where one will be made."""
+    named = invocation.config or (
+        Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else Path(CONFIG_NAME)
+    )
+    invocation.config = named
+    return load_config(named, data_dir=invocation.data_dir) if named.is_file() else named.absolute()
+
+
+def _data_dir(invocation: Invocation) -> Path:
+    return (invocation.data_dir or user_data_path("comptroller", appauthor=False)).absolute()
+
+
+def _sources(config: Config | Path) -> Sequence[str]:
+    return list(config.sources) if isinstance(config, Config) else []
+
+
+def _imported(config: Config | Path) -> dict[str, Any]:
+    """Sources that an import wrote before, so that it can be gone on with."""
+    if not isinstance(config, Config):
+        return {}
+    made = {str(file) for file in config.files if file.name.startswith("imported")}
+    sources = config.tree.value.get("sources") if isinstance(config.tree.value, dict) else None
+    entries = sources.value if sources is not None and isinstance(sources.value, dict) else {}
+    plain = {name: node.plain() for name, node in entries.items() if node.file in made}
+    return {name: written.get("mcp") for name, written in plain.items() if isinstance(written, dict)}
+
+
+def _new(found: ClientFile, there: dict[str, Any]) -> list[Found]:
+    """The servers that no import has written yet. Raises `CommandError` where one of that name is another."""
+    for one in found.servers:
+        if one.why_not is None and one.source in there and there[one.source] != one.mcp:
+            raise CommandError(
+                f"source `{one.source}` is another server than `{one.name}` of {found.path}; rename one of the two"
+            )
+    return [one for one in found.servers if one.why_not is None and one.source not in there]
+
+
+def _show_plan(found: ClientFile, there: dict[str, Any]) -> None:
+    say(f"{found.path}", bold=True)
+    for one in found.servers:
+        if one.why_not is not None:
+            say(f"  {one.name}: stays as it is and is not governed: {one.why_not}")
+            continue
+        how = one.mcp.get("url") or " ".join(
+            [str(one.mcp.get("command")), *map(str, one.mcp.get("args", ()))]
+        )
+        say(f"  {one.name}: {'is' if one.source in there else 'becomes'} source `{one.source}`: {how}")
+        for file in one.secrets:
+            say(f"    a secret of it goes to {{data_dir}}/secrets/{file}")
+        for note in one.notes:
+            say(f"    {note}")
+    say()
+
+
+def _write(config: Config | Path, invocation: Invocation, new: Sequence[Found]) -> None:
+    """Secrets first: a source that refers to nothing does not load."""
+    path = config.path if isinstance(config, Config) else config
+    if not new:
+        return
+    secrets = _data_dir(invocation) / "secrets"
+    for one in new:
+        for name, value in one.secrets.items():
+            target = make_private(secrets) / name
+            if target.exists() and target.read_text() != value:
+                raise CommandError(f"{target} is there already with another value; move it away")
+            if not target.exists():
+                write_private(target, value.encode())
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_BEGUN)
+    folder = path.parent / FRAGMENTS
+    folder.mkdir(exist_ok=True)
+    at = 1
+    while (target := folder / ("imported.yaml" if at == 1 else f"imported-{at}.yaml")).exists():
+        at += 1
+    lines = ["# Servers of a client, as `comptroller import` wrote them. Yours to edit.", "sources:"]
+    lines += [
+        f"  {json.dumps(one.source)}: {{mcp: {json.dumps(one.mcp, ensure_ascii=False)}}}" for one in new
+    ]
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say(f"Wrote {target}.")
+
+
+def _switch(
+    invocation: Invocation, found: ClientFile, imported: Sequence[Found], client: str, keep_client: bool
+) -> None:
+    """The client's entry last, and only when every server that leaves its file is offered here."""
+    config = installation_of(invocation).config
+    missing = [one.name for one in imported if not config.pins.get(one.source)]
+    if keep_client or missing or written_problems(config):
+        if missing:
+            say(
+                f"Nothing of {', '.join(missing)} is accepted yet, so the client's file is as it was; run this again."
+            )
+        findings()
+    if client not in config.identity.local.clients:
+        raise CommandError(
+            f"{client!r} is no client of this configuration; add it to `identity.local.clients`, or name one with --client"
+        )
+    args = ["serve", "--client", client, "--config", str(config.path)]
+    if invocation.data_dir is not None:
+        args += ["--data-dir", str(config.data_dir)]
+    program = shutil.which("comptroller")
+    entry = (
+        {"command": program, "args": args}
+        if program is not None
+        else {"command": sys.executable, "args": ["-m", "comptroller_server.cli", *args]}
+    )
+    after = found.switched(entry, [one.name for one in imported])
+    kept = switch(config.data_dir, found.path, found.content, after)
+    say(f"Switched {found.path}; what it was is in {kept} (`comptroller import {found.path} --undo`).")
+    say("Restart the client.")
