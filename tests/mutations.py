@@ -1631,8 +1631,8 @@ MUTATIONS = (
     # -- servers of somebody else ---------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/commands/import_servers.py",
-        "    if keep_client or missing or",
-        "    if keep_client or",
+        "    if missing or written_problems(config):\n",
+        "    if written_problems(config):\n",
         "tests/server/test_import_command.py::test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_can",
     ),
     Mutation(

@@ -139,6 +139,17 @@ def test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_ca
     assert len(list((tmp_path / "here" / "comptroller.d").glob("imported*.yaml"))) == 1
 
 
+def test_scripts_get_one_document_and_no_secret(tmp_path: Path, upstream: Upstream) -> None:
+    path = client_file(tmp_path, upstream)
+    looked = json.loads(run(tmp_path, "--json").stdout)
+    assert (looked["switched"], looked["servers"][0]["secrets"]) == (False, ["My_Files.API_TOKEN"])
+    done = json.loads(run(tmp_path, "--json", "--yes").stdout)
+    assert done["switched"] is True
+    assert Path(done["kept"]).exists()
+    assert TOKEN not in json.dumps([looked, done])
+    assert json.loads(run(tmp_path, "--json", "--undo").stdout) == {"restored": str(path)}
+
+
 def test_what_cannot_be_governed_stays_in_the_clients_file(tmp_path: Path, upstream: Upstream) -> None:
     old = {"type": "sse", "url": "https://old.example/sse"}
     path = client_file(tmp_path, upstream, old=old, odd={"command": "./server.py"}, none=5)

@@ -88,7 +88,7 @@ class Elsewhere:
             case "401" | "429" | "500":
                 await _answer(send, int(self.door), b"go away")
             case "compressed":
-                result = {
+                result: dict[str, Any] = {
                     "content": [],
                     "structuredContent": {"result": "x" * 1_000_000},
                     "resultType": "complete",

@@ -17,7 +17,7 @@ from platformdirs import user_data_path
 from comptroller_server.commands.classify import choose, show_answers, show_written, written_problems
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
-from comptroller_server.commands.showing import say
+from comptroller_server.commands.showing import emit, say
 from comptroller_server.config.loading import FRAGMENTS, load_config
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
@@ -45,7 +45,7 @@ _BEGUN = "# Made by `comptroller import`. Every key: docs/config.md\nagent: {nam
 )
 @click.option("--keep-client", is_flag=True, help="Leave the client's file as it is.")
 @click.option("--undo", "back", is_flag=True, help="Give the client's file the bytes it had before.")
-@options(as_json=False)
+@options()
 @click.pass_context
 def import_servers(
     ctx: click.Context, path: Path, file: Path | None, yes: bool, client: str, keep_client: bool, back: bool
@@ -57,33 +57,81 @@ def import_servers(
     is kept; `--undo` restores it byte for byte.
     """
     invocation = invocation_of(ctx)
-    if back:
-        say(f"Restored {undo(_data_dir(invocation), path)}. The sources stay in the configuration.")
-        return
     if file is not None and yes:
         raise click.UsageError("--accept and --yes say two different things; give one")
+    if back:
+        restored = undo(_data_dir(invocation), path)
+        _tell(invocation, {"restored": str(restored)}, "The client has its file back. The sources stay here.")
+        return
     config = _config(invocation)
     there = _imported(config)
     found = read_client_file(path, [name for name in _sources(config) if name not in there])
     new = _new(found, there)
-    _show_plan(found, there)
-    if not any(one.why_not is None for one in found.servers):
-        raise CommandError(f"{found.path} has no server that can be governed here")
-    if not (yes or file is not None):
-        if not (sys.stdin.isatty() and sys.stdout.isatty()):
-            say("Nothing was written: run this on a terminal, or with --accept FILE or --yes.")
-            return
-        click.confirm("Write these sources and start the servers to list their tools?", abort=True)
-    _write(config, invocation, new)
-    loaded = installation_of(invocation).config
     imported = [one for one in found.servers if one.why_not is None]
-    answers = asyncio.run(ask(loaded, [one.source for one in imported]))
-    show_answers(answers)
-    chosen = choose(answers, file, yes=yes)
+    if not invocation.as_json:
+        _show_plan(found, there)
+    if not imported:
+        raise CommandError(f"{found.path} has no server that can be governed here")
+    if not _may_go_on(invocation, yes=yes or file is not None):
+        _tell(invocation, _as_json(found), "Nothing was written: use a terminal, --accept FILE or --yes.")
+        return
+    _write(config, invocation, new)
+    _take_over(invocation, imported, file, yes=yes)
+    kept = None if keep_client else _switch(invocation, found, imported, client)
+    text = (
+        f"What {found.path} was is in {kept}; --undo gives it back. Restart the client."
+        if kept is not None
+        else f"{found.path} is as it was: there is something left to accept, or --keep-client was given."
+    )
+    _tell(invocation, _as_json(found, kept), text)
+    if kept is None:
+        findings()
+
+
+def _tell(invocation: Invocation, document: dict[str, Any], text: str) -> None:
+    if invocation.as_json:
+        emit(document)
+    else:
+        say(text)
+
+
+def _as_json(found: ClientFile, kept: Path | None = None) -> dict[str, Any]:
+    return {
+        "file": str(found.path),
+        "servers": [
+            {
+                "name": one.name,
+                "source": one.source if one.why_not is None else None,
+                "why_not": one.why_not,
+                "secrets": list(one.secrets),
+                "notes": list(one.notes),
+            }
+            for one in found.servers
+        ],
+        "switched": kept is not None,
+        "kept": str(kept) if kept is not None else None,
+    }
+
+
+def _may_go_on(invocation: Invocation, *, yes: bool) -> bool:
+    if yes:
+        return True
+    if invocation.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return click.confirm("Write these sources and start the servers to list their tools?", default=False)
+
+
+def _take_over(invocation: Invocation, imported: Sequence[Found], file: Path | None, *, yes: bool) -> None:
+    """List the tools of what was imported, and accept what a person says."""
+    config = installation_of(invocation).config
+    answers = asyncio.run(ask(config, [one.source for one in imported]))
+    if not invocation.as_json:
+        show_answers(answers)
+    chosen = choose(answers, file, yes=yes, quiet=invocation.as_json)
     if chosen:
-        accepted = accept(loaded, chosen)
-        show_written(accepted, chosen, written_problems(loaded))
-    _switch(invocation, found, imported, client, keep_client)
+        accepted = accept(config, chosen)
+        if not invocation.as_json:
+            show_written(accepted, chosen, written_problems(config))
 
 
 def _config(invocation: Invocation) -> Config | Path:
@@ -167,21 +215,18 @@ def _write(config: Config | Path, invocation: Invocation, new: Sequence[Found]) 
         f"  {json.dumps(one.source)}: {{mcp: {json.dumps(one.mcp, ensure_ascii=False)}}}" for one in new
     ]
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say(f"Wrote {target}.")
+    if not invocation.as_json:
+        say(f"Wrote {target}.")
 
 
-def _switch(
-    invocation: Invocation, found: ClientFile, imported: Sequence[Found], client: str, keep_client: bool
-) -> None:
-    """The client's entry last, and only when every server that leaves its file is offered here."""
+def _switch(invocation: Invocation, found: ClientFile, imported: Sequence[Found], client: str) -> Path | None:
+    """The client's entry last, and only when every server that leaves its file is offered here; None when not."""
     config = installation_of(invocation).config
     missing = [one.name for one in imported if not config.pins.get(one.source)]
-    if keep_client or missing or written_problems(config):
-        if missing:
-            say(
-                f"Nothing of {', '.join(missing)} is accepted yet, so the client's file is as it was; run this again."
-            )
-        findings()
+    if missing or written_problems(config):
+        if missing and not invocation.as_json:
+            say(f"Nothing of {', '.join(missing)} is accepted yet; run this again when it can be.")
+        return None
     if client not in config.identity.local.clients:
         raise CommandError(
             f"{client!r} is no client of this configuration; add it to `identity.local.clients`, or name one with --client"
@@ -196,6 +241,4 @@ def _switch(
         else {"command": sys.executable, "args": ["-m", "comptroller_server.cli", *args]}
     )
     after = found.switched(entry, [one.name for one in imported])
-    kept = switch(config.data_dir, found.path, found.content, after)
-    say(f"Switched {found.path}; what it was is in {kept} (`comptroller import {found.path} --undo`).")
-    say("Restart the client.")
+    return switch(config.data_dir, found.path, found.content, after)
