@@ -1538,6 +1538,12 @@ MUTATIONS = (
         f"{_S}/test_rollback.py::test_other_rules_than_those_in_force_reverse_nothing",
     ),
     Mutation(
+        f"{_SERVER}/call/repeats.py",
+        '"same_call" if code is Code.APPROVAL_EXPIRED else "never"',
+        '"never"',
+        f"{_S}/test_approvals.py::test_an_approval_that_expired_runs_nothing_even_after_a_yes",
+    ),
+    Mutation(
         f"{_SERVER}/undo/rollback.py",
         'if row["tool"] in BUILT_INS:',
         "if False:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -11,39 +12,24 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from comptroller_server.cli import cli
 
-__all__ = ["Played", "changed_desk"]
+__all__ = ["Played", "play", "shared_demo"]
 
 PLAY_S_MAX = 600
+SEED = 11
 
 
 class Played:
-    """The demo played in `folder`, with what it printed and the store that it left there."""
+    """What a run of the demo in `folder` printed, summed up, and left there."""
 
-    def __init__(self, folder: Path, seed: int, only: Sequence[str] = (), *, as_json: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        words = ["demo", "--seed", str(seed), "--keep", str(folder), *(["--json"] if as_json else [])]
-        for chapter in only:
-            words += ["--only", chapter]
-        done = subprocess.run(
-            [sys.executable, "-m", "comptroller_server.cli", *words],
-            capture_output=True,
-            text=True,
-            timeout=PLAY_S_MAX,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if name != "COMPTROLLER_DESK"},
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        self.text = done.stdout
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.text)
-        return told
+        self.text = (folder / "printed.txt").read_text()
+        self.summary: dict[str, Any] = json.loads((folder / "demo.json").read_text())
 
     @property
     def words(self) -> str:
@@ -60,10 +46,46 @@ class Played:
         return found
 
 
-def changed_desk(folder: Path) -> None:
+def play(folder: Path, seed: int, only: Sequence[str] = ()) -> Played:
+    """Play the demo in a process of its own, and demand that all its checks hold."""
+    folder.mkdir(exist_ok=True)
+    words = ["demo", "--seed", str(seed), "--keep", str(folder)]
+    for chapter in only:
+        words += ["--only", chapter]
+    with (folder / "printing.txt").open("w") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "comptroller_server.cli", *words],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PLAY_S_MAX,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={name: value for name, value in os.environ.items() if name != "COMPTROLLER_DESK"},
+        )
+    assert done.returncode == 0, (folder / "printing.txt").read_text()[-3000:] + done.stderr[-3000:]
+    (folder / "printing.txt").rename(folder / "printed.txt")
+    return Played(folder)
+
+
+def shared_demo(factory: pytest.TempPathFactory) -> Played:
+    """The whole demo on a changed desk, played once for all the files of a test run, whichever worker comes first."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "the-demo"
+    with (root / "the-demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (folder / "printed.txt").exists():
+            return Played(folder)
+        _change_desk(folder)
+        return play(folder, SEED)
+
+
+def _change_desk(folder: Path) -> None:
     """The desk's configuration in `folder`: the limit is 37, and the operator's policy has another id."""
     origin = files("comptroller_tools.desk")
-    (folder / "policies").mkdir()
+    (folder / "policies").mkdir(parents=True, exist_ok=True)
     config = (origin / "comptroller.yaml").read_text().replace("max_amount_usd: 50", "max_amount_usd: 37")
     (folder / "comptroller.yaml").write_text(config)
     policy = (origin / "policies" / "refunds.cedar").read_text()

@@ -1,6 +1,6 @@
 """Every refusal code there is, produced by a client of a real server on a desk that misbehaves.
 
-What brings them about is a chapter of the demo. What each has to look like is said here, and nowhere else.
+What brings them about is the demo. What each has to look like is said here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import pytest
 
 from comptroller_audit.vocabulary import Code
-from tests.scenarios.played_demo import Played
+from tests.scenarios.played_demo import Played, shared_demo
 
 EXPECTED = {
     "unknown_tool": ("tool_mismatch", "never"),
@@ -67,7 +67,7 @@ CODES = sorted(code.value for code in Code)
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
-    return Played(tmp_path_factory.mktemp("refusals"), 2, ["refusals"], as_json=True)
+    return shared_demo(tmp_path_factory)
 
 
 def test_no_code_is_left_out(played: Played) -> None:

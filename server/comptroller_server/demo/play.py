@@ -69,17 +69,21 @@ def run(seed: int, keep: Path | None, json: bool, only: Sequence[str] = ()) -> i
     `only` are names of chapters; without any, all are played.
     """
     with contextlib.ExitStack() as stack:
-        folder = keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="comptroller-demo-")))
+        folder = (keep or Path(stack.enter_context(_temporary()))).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        story = Story(Stage(folder.absolute(), seed), _silent if json else _write, _coloured())
+        story = Story(Stage(folder, seed), _silent if json else _write, _coloured())
         chapters = [chapter for chapter in CHAPTERS if not only or chapter.name in only]
         try:
             anyio.run(_play, story, chapters)
         except Exception as error:  # noqa: BLE001 -- the demo says what broke and fails
             told = [f"{story.chapter}: {type(leaf).__name__}: {leaf}" for leaf in _leaves(error)]
             story.failures += told
+        summary = json_module.dumps(story.summary(), indent=2) + "\n"
         if json:
-            sys.stdout.write(json_module.dumps(story.summary(), indent=2) + "\n")
+            sys.stdout.write(summary)
+        if keep is not None:
+            (folder / "demo.json").write_text(summary)
+            _tell_where(story, folder)
         for failure in story.failures:
             sys.stderr.write(f"demo failed: {failure}\n")
         return 1 if story.failures else 0
@@ -111,6 +115,18 @@ async def _play(story: Story, chapters: Sequence[Chapter]) -> None:
     story.say(f"\nDone in {time.monotonic() - began:.0f} seconds; {story.checks} checks.", bold=True)
 
 
+def _temporary() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="comptroller-demo-")
+
+
+def _tell_where(story: Story, folder: Path) -> None:
+    """How to look at what was left behind."""
+    story.say(f"\nLeft in {folder}: the store, every configuration, and demo.json. Look at it with")
+    story.say(
+        f"  COMPTROLLER_DESK={folder}/desk.db comptroller --config {folder}/comptroller.yaml --data-dir {folder}/data why CALL"
+    )
+
+
 def _write(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -121,7 +137,8 @@ def _silent(_: str) -> None:
 
 
 def _coloured() -> bool:
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """On a terminal; `NO_COLOR` and `FORCE_COLOR` are what other programs take them for."""
+    return not os.environ.get("NO_COLOR") and (sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR")))
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
