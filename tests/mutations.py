@@ -1541,7 +1541,7 @@ MUTATIONS = (
         f"{_SERVER}/call/repeats.py",
         '"same_call" if code is Code.APPROVAL_EXPIRED else "never"',
         '"never"',
-        f"{_S}/test_approvals.py::test_an_approval_that_expired_runs_nothing_even_after_a_yes",
+        f"{_S}/test_approvals.py::test_an_expired_approval_has_one_answer_whoever_noticed_the_time",
     ),
     Mutation(
         f"{_SERVER}/undo/rollback.py",

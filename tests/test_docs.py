@@ -107,7 +107,7 @@ async def test_the_quick_start_of_the_readme_governs_a_call_over_stdio(quick_sta
             many = await client.call_tool("take_parts", {"part": "bolt", "count": 25, "why": why})
     told = many.content[0]
     assert many.is_error and isinstance(told, TextContent)
-    assert told.text == blocks(README, "text")[1][1].strip()
+    assert told.text == blocks(README, "text")[0][1].strip()
     verified = run(quick_start, "audit", "verify")
     assert verified.returncode == 0, verified.stdout + verified.stderr
 

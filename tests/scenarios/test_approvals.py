@@ -214,14 +214,24 @@ async def test_an_approval_that_expired_runs_nothing_even_after_a_yes(tmp_path: 
     async with opened(tmp_path, brief) as shop:
         call = await approved(shop)
         shop.clock.pass_s(61)
-        first = await shop.resume(call)
-        assert code_of(first) == "approval_expired"
+        assert code_of(await shop.resume(call)) == "approval_expired"
         assert shop.state(call) == "expired"
         shop.clock.jump_s(-3_600)
-        again = await shop.resume(call)
-        assert code_of(again) == "approval_expired"
-        assert (first.text, details_of(first)["retry"]) == (again.text, details_of(again)["retry"])
+        assert code_of(await shop.resume(call)) == "approval_expired"
         assert shop.moved() == []
+
+
+async def test_an_expired_approval_has_one_answer_whoever_noticed_the_time(tmp_path: Path) -> None:
+    def brief(config: dict[str, Any]) -> None:
+        config["approvals"] = {"expires_s": 60}
+
+    async with opened(tmp_path, brief) as shop:
+        call = await shop.pending(shop.paid()[0])
+        shop.clock.pass_s(61)
+        first, again = [await shop.resume(call) for _ in range(2)]
+        assert code_of(first) == code_of(again) == "approval_expired"
+        assert first.text == again.text
+        assert details_of(first)["retry"] == details_of(again)["retry"] == "same_call"
 
 
 async def test_nobody_can_say_yes_after_the_time(tmp_path: Path) -> None:

@@ -71,7 +71,8 @@ def run(seed: int, keep: Path | None, json: bool, only: Sequence[str] = ()) -> i
     with contextlib.ExitStack() as stack:
         folder = (keep or Path(stack.enter_context(_temporary()))).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        story = Story(Stage(folder, seed), _silent if json else _write, _coloured())
+        page = folder / "report.html" if keep else _lasting_file()
+        story = Story(Stage(folder, seed), _silent if json else _write, page, _coloured())
         chapters = [chapter for chapter in CHAPTERS if not only or chapter.name in only]
         try:
             anyio.run(_play, story, chapters)
@@ -117,6 +118,13 @@ async def _play(story: Story, chapters: Sequence[Chapter]) -> None:
 
 def _temporary() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="comptroller-demo-")
+
+
+def _lasting_file() -> Path:
+    """A name for the report's page, which stays when the rest of the folder goes."""
+    handle, name = tempfile.mkstemp(prefix="comptroller-demo-", suffix=".html")
+    os.close(handle)
+    return Path(name)
 
 
 def _tell_where(story: Story, folder: Path) -> None:

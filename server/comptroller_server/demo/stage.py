@@ -227,11 +227,12 @@ class Stage:
         words = ("resume", "--tool", tool, "--reason", "all is well")
         return await self.command(*words, "--credential-file", str(self.credential))
 
-    async def decide(self, verb: str, call: str) -> str:
+    async def decide(self, verb: str, call: str, card: str = "") -> str:
         """Olga's yes (`approve`) or no (`deny`) to a call, with her credential, in a process of its own.
 
-        She has looked at the card, and her yes is to what stands on it.
+        With a `card` that she was shown, her yes is to the digest that stands on it, else to whatever there is.
         """
-        card = await self.command("approvals", "show", call)
-        seen = ("--digest", card.rpartition("sha256 ")[2][:64]) if verb == "approve" else ()
-        return await self.command("approvals", verb, call, *seen, "--credential-file", str(self.credential))
+        words = ["approvals", verb, call, "--credential-file", str(self.credential)]
+        if verb == "approve":
+            words += ["--digest", card.rpartition("sha256 ")[2][:64]] if card else ["--yes"]
+        return await self.command(*words)

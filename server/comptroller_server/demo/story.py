@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -34,10 +35,11 @@ class Shown:
 
 @dataclass
 class Story:
-    """What the chapters play on and tell to. `calls` are those named by a chapter, `refusals` the first of each code."""
+    """What the chapters play on and tell to. `page` is where the report's page goes. `calls` are those named by a chapter, `refusals` the first of each code."""
 
     stage: Stage
     write: Callable[[str], None]
+    page: Path
     coloured: bool = False
     chapter: str = ""
     failures: list[str] = field(default_factory=list[str])

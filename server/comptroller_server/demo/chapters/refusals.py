@@ -8,7 +8,6 @@ from typing import Any
 from comptroller_audit.vocabulary import Code, RefusalClass
 from comptroller_server.demo.chapters import hurrying, provoking, upstream
 from comptroller_server.demo.chapters.provoking import WHY, House
-from comptroller_server.demo.chapters.record import refusal_in
 from comptroller_server.demo.faulty import TROUBLE
 from comptroller_server.demo.setups import FULL, TIGHT
 from comptroller_server.demo.story import Story
@@ -72,5 +71,10 @@ async def _table(story: Story) -> None:
 
 def _call_with(code: Code, entries: list[dict[str, Any]]) -> str:
     """The newest call whose refusal is recorded with this code; empty if there is none."""
-    calls = [str(entry["envelope"]["call"]) for entry in entries if refusal_in(entry).get("code") == code]
-    return calls[-1] if calls else ""
+    newest = ""
+    for entry in entries:
+        packet: dict[str, Any] = entry["packet"] or {}
+        refusal: dict[str, Any] = packet.get("refusal") or {}
+        if refusal.get("code") == code:
+            newest = str(entry["envelope"]["call"])
+    return newest
