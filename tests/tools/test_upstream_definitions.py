@@ -106,27 +106,28 @@ def test_what_cannot_be_checked_exactly_is_not_offered(more: dict[str, Any]) -> 
 
 
 def test_a_definition_that_is_too_large_or_cannot_be_spelled_is_not_pinned() -> None:
-    for odd in (
+    odd: list[Any] = [
         {**LOOK, "description": "x" * 70_000},
         {**LOOK, "title": float("nan")},
         {"name": ""},
         [],
         None,
-    ):
+    ]
+    for one in odd:
         with pytest.raises(Unusable):
-            Written.of(odd)
+            Written.of(one)
 
 
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "object"},
-        {"type": "object", "properties": {"a": {}}, "additionalProperties": True},
-        {"type": "object", "properties": {"a": {}}, "additionalProperties": {}},
-        {"type": "object", "allOf": [{"properties": {"a": {}}}]},
-        {"type": "object", "properties": {"a": {}}, "oneOf": [{"required": ["a"]}, {"maxProperties": 0}]},
-    ],
-)
+OPEN: list[dict[str, Any]] = [
+    {"type": "object"},
+    {"type": "object", "properties": {"a": {}}, "additionalProperties": True},
+    {"type": "object", "properties": {"a": {}}, "additionalProperties": {}},
+    {"type": "object", "allOf": [{"properties": {"a": {}}}]},
+    {"type": "object", "properties": {"a": {}}, "oneOf": [{"required": ["a"]}, {"maxProperties": 0}]},
+]
+
+
+@pytest.mark.parametrize("schema", OPEN)
 def test_no_argument_is_taken_that_the_schema_does_not_name(schema: dict[str, Any]) -> None:
     check = compile_schema(offered(Written.of(definition("look", inputSchema=schema))).input_schema).check
     assert check({"b": 1})
