@@ -1257,6 +1257,19 @@ MUTATIONS = (
         "        for first, last in []:",
         "tests/audit/test_retention.py::test_a_payload_that_goes_without_an_erasure_entry_is_found",
     ),
+    # -- answers of policy that are remembered -----------------------------------------------------------------------
+    Mutation(
+        "policy/comptroller_policy/slices.py",
+        'resource["id"] if self.reads_resource else ""',
+        '""',
+        "tests/policy/test_engine.py::test_the_answer_to_one_person_about_one_record_is_nobody_elses",
+    ),
+    Mutation(
+        "policy/comptroller_policy/slices.py",
+        "            subject.roles,\n",
+        "",
+        "tests/policy/test_engine.py::test_the_answer_to_one_person_about_one_record_is_nobody_elses",
+    ),
     # -- units of work --------------------------------------------------------------------------------------------
     Mutation(
         "audit/comptroller_audit/unit.py",

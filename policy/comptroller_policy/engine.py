@@ -76,6 +76,7 @@ class Bundle:
         self._records = lru_cache(CACHE_ENTRIES_MAX)(self._with_record)
         self._visible = lru_cache(CACHE_ENTRIES_MAX)(self._may_call)
         self._decided: dict[object, Decision] = {}
+        self._answered: dict[object, Answered] = {}
 
     def text(self) -> str:
         """Every policy as Cedar: what the config compiles to, then the operator's files."""
@@ -209,7 +210,7 @@ class Bundle:
         except ValueError as error:
             fault = f"the principal or record has no Cedar form: {error}"
             return Answered(allowed=False, policies=(), errors=(fault,))
-        return prepared.ask(question, approvals, entities)
+        return prepared.ask(question, approvals, entities, self._answered)
 
     def _with_record(
         self, action: Action, principal: Principal, roles: frozenset[str], record: Record

@@ -6,7 +6,7 @@ A decision costs what its slice reads: a decimal about 10 µs, a whole number 2,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -41,6 +41,10 @@ __all__ = [
     "with_record",
 ]
 
+KNOWN_MAX = 4096
+"""Answers that are remembered."""
+KNOWN_CHARS_MAX = 1_000
+"""Questions with a longer context are not remembered."""
 _CACHEABLE_ROOTS = frozenset({"actor", "environment", "approvals", "rollout"})
 
 
@@ -48,8 +52,8 @@ _CACHEABLE_ROOTS = frozenset({"actor", "environment", "approvals", "rollout"})
 class Prepared:
     """Policies ready to be asked about one action.
 
-    `reads_record` is true when a policy reads the resource's attributes or parent, `reads_call` when the answer
-    depends on more than the principal, its actor, the environment, the approvals and the draw. `reasons` is by policy id.
+    `reads_record` is true when a policy reads the resource's attributes or parent, `reads_resource` when one names it
+    at all, `reads_call` when the answer depends on more than the principal, its actor, the environment, the approvals and the draw. `reasons` is by policy id.
     """
 
     action: Action
@@ -59,21 +63,48 @@ class Prepared:
     schema: Schema
     uid: Uid
     reads_record: bool
+    reads_resource: bool
     reads_call: bool
     reasons: Mapping[str, str | None]
 
-    def ask(self, question: Question, approvals: Mapping[str, int], entities: Entities) -> Answered:
-        """Cedar's answer. A value that policy reads and that has no exact form is an error, so a deny."""
+    def ask(
+        self,
+        question: Question,
+        approvals: Mapping[str, int],
+        entities: Entities,
+        known: MutableMapping[object, Answered],
+    ) -> Answered:
+        """Cedar's answer, asked for or among the `known` ones: the same question has the same answer.
+
+        A value that policy reads and that has no exact form is an error, so a deny.
+        """
         try:
             context = self.context_of(question, approvals)
             resource = resource_of(self.action, question)
         except ValueInexact as error:
             return Answered(allowed=False, policies=(), errors=(str(error),))
-        principal = uid("Principal", question.subject.principal.id)
-        found = ask(principal, self.uid, resource, context, self.handle, entities, self.schema)
-        if len(found.policies) > 1:
-            decided = set(found.policies)
-            return replace(found, policies=[policy.id for policy in self.policies if policy.id in decided])
+        subject = question.subject
+        # All that the answer depends on: what is left out of the context here, no policy of these reads.
+        asked = (
+            self,
+            subject.principal,
+            subject.roles,
+            resource["id"] if self.reads_resource else "",
+            context,
+        )
+        found = known.get(asked)
+        if found is None:
+            principal = uid("Principal", subject.principal.id)
+            found = ask(principal, self.uid, resource, context, self.handle, entities, self.schema)
+            if len(found.policies) > 1:
+                decided = set(found.policies)
+                found = replace(
+                    found, policies=[policy.id for policy in self.policies if policy.id in decided]
+                )
+            if not found.errors and len(context) <= KNOWN_CHARS_MAX:
+                if len(known) >= KNOWN_MAX:
+                    known.clear()
+                known[asked] = found
         return found
 
     def context_of(self, question: Question, approvals: Mapping[str, int]) -> str:
@@ -99,6 +130,7 @@ def prepare(action: Action, policies: Sequence[Policy]) -> Prepared:
         Schema.from_json_str(schema_json([action], {action.name: context})),
         uid("Action", action.name),
         reads_record,
+        reads_record or named,
         reads_record or named or not context.fields.keys() <= _CACHEABLE_ROOTS,
         {policy.id: policy.reason for policy in policies},
     )

@@ -357,6 +357,7 @@ CONDITIONS = [
     'when { context.actor == Comptroller::Actor::"triage-bot" }',
     "when { context.history.principal.refunds_today > 0 }",
     'when { resource.key == "7" }',
+    'when { resource == Comptroller::Record::"desk/invoice/7" }',
     'when { context.input has reason_code && principal.kind == "user" }',
     "when { context.task.step + 9223372036854775807 > 0 }",
 ]
@@ -441,3 +442,53 @@ def test_a_read_tool_is_open_to_everyone_when_it_names_no_roles() -> None:
     assert bundle().visible(STRANGER, LOOKUP.name)
     assert LOOKUP.effect is Effect.READ
     assert INVOICE["type"] == "object"
+
+
+class _Forgets(dict[object, Any]):
+    """Remembers no answer."""
+
+    def __setitem__(self, key: object, value: object) -> None:
+        del key, value
+
+
+@given(
+    rules.filter(bool),
+    st.lists(
+        st.tuples(
+            subjects,
+            st.integers(18, 22),
+            st.sampled_from([0, 4]),
+            st.sampled_from(["7", "8"]),
+            st.integers(0, 1),
+        ),
+        min_size=2,
+        max_size=8,
+    ),
+)
+def test_an_answer_that_is_remembered_is_the_one_that_would_be_given(
+    drawn: list[tuple[str, str]], calls: list[tuple[Subject, int, int, str, int]]
+) -> None:
+    text = "\n".join(_written(at, *rule) for at, rule in enumerate(drawn))
+    try:
+        desk, forgetful = bundle(text, roles=None), bundle(text, roles=None)
+    except BundleInvalid as error:
+        assert "no approval can open" in str(error)
+        return
+    forgetful._answered = _Forgets()  # pyright: ignore[reportPrivateUsage] -- what is asked anew each time
+    for subject, amount, step, key, votes in calls:
+        question = refund(
+            amount, subject=subject, step=step, record=Record("invoice", key), approvals={"boss": votes}
+        )
+        assert desk.decide_early(question) == forgetful.decide_early(question)
+        assert desk.decide(question) == forgetful.decide(question)
+
+
+def test_the_answer_to_one_person_about_one_record_is_nobody_elses() -> None:
+    theirs = f'@id("not-7") forbid (principal, {REFUND}, resource == Comptroller::Record::"desk/invoice/7");'
+    desk = bundle(theirs, **EXAMPLE)
+    eight, seven = Record("invoice", "8"), Record("invoice", "7")
+    for _ in range(2):
+        assert desk.decide(refund(10, record=eight)).verdict is Verdict.ALLOW
+        assert desk.decide(refund(10, record=seven)).policies == ("not-7",)
+        assert desk.decide(refund(10, record=eight, subject=STRANGER)).policies == (DEFAULT_DENY,)
+        assert desk.decide(refund(60, record=eight)).policies == ("issue_refund.max_amount_usd",)
