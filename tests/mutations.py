@@ -65,6 +65,18 @@ MUTATIONS = (
         "        if self.found is None:\n            return True\n",
         f"{_S}/test_report.py::test_an_empty_store_passes_no_gate",
     ),
+    Mutation(
+        f"{_SERVER}/reporting/page.py",
+        'return escape(text or "", quote=True)',
+        'return text or ""',
+        "tests/server/test_report_page.py::test_names_from_elsewhere_stay_text",
+    ),
+    Mutation(
+        f"{_SERVER}/reporting/plots.py",
+        'return _tag("text", escape(text), x=x, y=y, text_anchor=anchor)',
+        'return _tag("text", text, x=x, y=y, text_anchor=anchor)',
+        "tests/server/test_report_page.py::test_names_from_elsewhere_stay_text",
+    ),
     # -- how long calls took ---------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/took.py",

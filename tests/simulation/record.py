@@ -14,6 +14,7 @@ from comptroller_audit.calls import CallRow
 from comptroller_audit.compensations import CompensationRow
 from comptroller_audit.database import Row, table_of
 from comptroller_audit.query import Logged, entries
+from comptroller_audit.report_calls import Bins, Calls
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Store
 from comptroller_audit.vocabulary import MICRO, CallState, Effect, RecordType
@@ -89,9 +90,24 @@ def check_record(record: Record, effects: Mapping[str, Sequence[object]]) -> Non
     for call, logged in record.of_call.items():
         if call in record.calls:
             _a_call_has_one_outcome(record, call, logged)
+    _a_report_proves_what_ran(record, effects)
     _counters_say_what_holds_say(record)
     _tasks_say_what_calls_say(record)
     _history_says_what_calls_say(record)
+
+
+def _a_report_proves_what_ran(record: Record, effects: Mapping[str, Sequence[object]]) -> None:
+    calls = Calls(Bins.over(0, 1), lambda call: _action_of(record, call))
+    for entry in record.log:
+        calls.take(entry)
+    must(not calls.suspects, "all that ran was allowed on record", calls=calls.suspects)
+    side_effects = calls.ran - calls.entries[RecordType.READ] + calls.running
+    must(len(effects) <= side_effects, "a report misses no effect", told=side_effects, effects=len(effects))
+
+
+def _action_of(record: Record, call: str) -> Logged | None:
+    found = [entry for entry in record.of_call.get(call, []) if entry.type is RecordType.ACTION]
+    return found[-1] if found else None
 
 
 def nothing_runs(record: Record) -> None:

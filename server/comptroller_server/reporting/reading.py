@@ -76,10 +76,11 @@ def read_report(installation: Installation, since_ms: int | None, progress: Prog
         size = head.size if head is not None else 0
         now = max(installation.ambient.clock.now_ms(), head.record_ms if head is not None else 0)
         first = first_at(reader, TENANT, since_ms) if since_ms is not None else 0
-        return first, size, _time_of(reader, 0, now) if since_ms is None else since_ms, now
+        return first, size, _time_of(reader, first, now), now
 
-    first, size, began_ms, now_ms = store.read_now(span)
-    bins = Bins.over(began_ms, max(began_ms, now_ms))
+    first, size, first_ms, now_ms = store.read_now(span)
+    # Plots begin where there is something to show.
+    bins = Bins.over(min(first_ms, now_ms), now_ms)
     calls, tasks = Calls(bins, lambda call: _action_of(installation, call)), Tasks(bins)
     for start in range(first, size, PAGE_ENTRIES):
         end = min(size, start + PAGE_ENTRIES)
@@ -90,6 +91,7 @@ def read_report(installation: Installation, since_ms: int | None, progress: Prog
     idle_s = installation.config.budgets.task_idle_s
     for seen in _tasks(installation, since_ms, now_ms, idle_s):
         tasks.take(seen)
+    began_ms = first_ms if since_ms is None else since_ms
     return Report(began_ms, now_ms, calls, tasks, store.read_now(_now))
 
 
