@@ -33,7 +33,7 @@ _SERVER = "server/comptroller_server"
 _UPSTREAM = "tools/comptroller_tools/upstream"
 _S = "tests/scenarios"
 
-MUTATIONS = (
+MUTATIONS: tuple[Mutation, ...] = (
     # -- the report ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/report_calls.py",
