@@ -1274,13 +1274,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         "policy/comptroller_policy/slices.py",
         'resource["id"] if self.reads_resource else ""',
         '""',
-        "tests/policy/test_engine.py::test_the_answer_to_one_person_about_one_record_is_nobody_elses",
+        "tests/policy/test_engine.py::test_the_answer_about_one_record_is_no_other_records",
     ),
     Mutation(
         "policy/comptroller_policy/slices.py",
         "            subject.roles,\n",
         "",
-        "tests/policy/test_engine.py::test_the_answer_to_one_person_about_one_record_is_nobody_elses",
+        "tests/policy/test_engine.py::test_the_answer_to_one_person_is_nobody_elses",
     ),
     # -- units of work --------------------------------------------------------------------------------------------
     Mutation(
