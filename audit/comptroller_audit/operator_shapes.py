@@ -24,6 +24,7 @@ __all__ = [
 class VoteView(OpenShape):
     approver: str
     yes: bool
+    author: Annotated[bool, Field(description="they had edited what they vote on")] = False
 
 
 class ApprovalDecided(OpenShape):

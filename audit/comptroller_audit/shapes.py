@@ -148,6 +148,7 @@ class GivenApproval(_Open):
 
     approver: str
     assurance: str
+    author: Annotated[bool, Field(description="they had edited what they agreed to")] = False
 
 
 class CheckView(_Open):

@@ -58,6 +58,7 @@ async def test_an_edited_call_runs_as_edited_once_somebody_else_agreed(
         waiting = await shop.resume(call)
         assert code_of(waiting) == "approval_pending"
         assert "amount_usd was 45 and is 40" in waiting.text
+        assert "amount_usd was 45 and is 40" in details_of(waiting)["edited"]
         own = await shop.vote(call, by="bea")
         assert isinstance(own, Stopped)
         assert shop.moved() == []
@@ -65,6 +66,7 @@ async def test_an_edited_call_runs_as_edited_once_somebody_else_agreed(
         answer = await shop.resume(call)
         assert structured(answer)["amount_usd"] == 40
         assert "amount_usd was 45 and is 40" in answer.text
+        assert "amount_usd was 45 and is 40" in str(answer.meta["comptroller/edited"])
         assert call_of(answer) == call
         assert [effect.amount_cents for effect in shop.moved()] == [4000]
         row = shop.rows(APPROVALS, after)[after]

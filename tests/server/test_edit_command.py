@@ -124,6 +124,7 @@ async def test_an_edit_asks_anew_and_the_card_shows_both_and_who(tmp_path: Path)
         assert "amount_usd was 45 and is 40" in card
         assert "by olga at" in card
         assert '"a part"' in card
+        assert "pending, edited" in await desk.run("approvals", "list")
         why = await desk.run("why", call)
         assert "amount_usd was 45 and is 40" in why
         assert "olga" in why

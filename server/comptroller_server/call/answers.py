@@ -28,6 +28,7 @@ _spell = json.JSONEncoder(ensure_ascii=False).encode
 META_RECEIPT = "comptroller/receipt"
 META_REFUSAL = "comptroller/refusal"
 META_CALL = "comptroller/call"
+META_EDITED = "comptroller/edited"
 META_CACHED = "comptroller/cached"
 
 
@@ -92,6 +93,7 @@ def pending_refusal(
         retry="person",
         call=call,
         policies=policies,
+        details={"edited": edit} if edit else {},
     )
 
 
@@ -102,6 +104,8 @@ def success_answer(case: Case) -> Answer:
     if isinstance(case.released, dict):
         structured = {**case.released, "refs": refs} if refs else dict(case.released)
     meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
+    if case.edit_told:
+        meta[META_EDITED] = case.edit_told
     if case.receipt is not None:
         meta[META_RECEIPT] = receipt_json(case.receipt)
     if case.cached is not None:

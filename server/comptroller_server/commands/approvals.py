@@ -69,11 +69,15 @@ def list_(ctx: click.Context, everything: bool) -> None:
 
     found = [one for one in on_store(invocation, read) if everything or one["state"] in OPEN]
     rows = [
-        (o["approval"], o["state"], o["tool"], needs(o), at(o["created_ms"]), at(o["expires_ms"]), o["call"])
+        (o["approval"], _told(o), o["tool"], needs(o), at(o["created_ms"]), at(o["expires_ms"]), o["call"])
         for o in found
     ]
     headings = ("APPROVAL", "STATE", "TOOL", "NEEDS", "ASKED", "EXPIRES", "CALL")
     show_list(invocation.as_json, {"approvals": found}, headings, rows, "Nothing waits for a person.")
+
+
+def _told(one: dict[str, Any]) -> str:
+    return f"{one['state']}, edited" if one["authors"] else str(one["state"])
 
 
 @approvals.command()

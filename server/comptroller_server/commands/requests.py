@@ -76,6 +76,7 @@ def summary(row: Row, now_ms: int) -> dict[str, Any]:
         **{name: row[name] for name in kept},
         "roles": json.loads(row["roles"]),
         "given": given(row),
+        "authors": sorted(authors_of(row)),
     }
 
 
