@@ -55,6 +55,7 @@ _STEPS = ("validate", "decide", "look_up", "wait", "commit", "run", "verify", "r
 _Handler: TypeAlias = Callable[[Logged, JsonObject], None]
 _MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 _WIDTHS = (
+    *(n * 1_000 for n in (1, 5, 15, 30)),
     *(n * _MINUTE for n in (1, 2, 5, 15, 30)),
     *(n * _HOUR for n in (1, 3, 6, 12)),
     *(n * _DAY for n in (1, 2, 7, 14, 28)),

@@ -23,8 +23,8 @@ _LABEL_CHARS = 28
 _TICKS = 5
 _DAY_MS = 86_400_000
 _STEPS_MS = (
-    *(s * 1_000 for s in (1, 5, 15)),
-    *(m * 60_000 for m in (1, 5, 15)),
+    *(s * 1_000 for s in (1, 5, 15, 30)),
+    *(m * 60_000 for m in (1, 2, 5, 15, 30)),
     *(h * 3_600_000 for h in (1, 3, 6, 12)),
     *(d * _DAY_MS for d in (1, 2, 7, 14, 28)),
 )
@@ -252,7 +252,8 @@ def _clock(at_ms: int, step_ms: int, *, named: bool) -> str:
 
 
 def _moment(at_ms: int, width_ms: int) -> str:
-    form = "%Y-%m-%d" if width_ms >= _DAY_MS else "%Y-%m-%d %H:%MZ"
+    form = "%Y-%m-%d %H:%M:%SZ" if width_ms < 60_000 else "%Y-%m-%d %H:%MZ"
+    form = "%Y-%m-%d" if width_ms >= _DAY_MS else form
     return datetime.fromtimestamp(at_ms / 1000, UTC).strftime(form)
 
 
