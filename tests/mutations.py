@@ -1661,6 +1661,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # -- servers of somebody else ---------------------------------------------------------------------------------
     Mutation(
+        f"{_UPSTREAM}/results.py",
+        "_without_media(result.structured_content)",
+        "result.structured_content",
+        "tests/tools/test_upstream_source.py::test_pictures_and_blobs_are_withheld_in_structured_content_too",
+    ),
+    Mutation(
         f"{_SERVER}/commands/import_servers.py",
         "    if missing or written_problems(config):\n",
         "    if written_problems(config):\n",

@@ -296,8 +296,7 @@ async def _end(service: Service) -> None:
         _log.error("the last checkpoint was not written", error=str(error))
     await service.checking.close()
     sources = service.installation.sources.values()
-    for source in sources:
-        await source.close()
+    await asyncio.gather(*(source.close() for source in sources))
     await service.installation.store.close()
     if any(getattr(source, "busy", 0) for source in sources):
         # Freed now, another process would look, find nothing and call it not done, while the tool goes on here.

@@ -20,7 +20,7 @@ from comptroller_server.cli import cli
 from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Ambient, Installation
 from tests.scenarios.kit import WHY, Clock, Faults, Shop, call_of, code_of, structured
-from tests.scenarios.real_upstreams import program
+from tests.scenarios.real_upstreams import program, program_of_node
 
 pytestmark = pytest.mark.anyio
 
@@ -135,3 +135,59 @@ async def test_a_server_with_structured_answers_is_checked_against_its_own_schem
         wrong = await shop.call("convert_time", {**arguments, "time": "noon"})
         assert code_of(wrong) == "tool_failed"
         assert len(wrong.text.splitlines()) == 1
+
+
+FILES = {
+    "sources": {"files": {"mcp": {"errors_mean": "not_done"}}},
+    "tools": [
+        {"name": "read_text_file", "source": "files", "allow_actions": ["read"]},
+        {"name": "restore_file", "source": "files", "source_tool": "write_file", "allow_actions": ["update"]},
+        {
+            "name": "write_file",
+            "source": "files",
+            "allow_actions": ["update"],
+            "facts": {"now": {"tool": "read_text_file", "arguments": {"path": "{input.path}"}}},
+            "verify": [{"fact": "now", "expect": {"content": "input.content"}}],
+            "compensate": {
+                "tool": "restore_file",
+                "arguments": {"path": "{input.path}", "content": "{facts.now.content}"},
+            },
+            "limits": {"timeout_s": 20},
+        },
+    ],
+    "policies": ["policies/*.cedar"],
+}
+DRAFTS = """
+@id("no-drafts") @reason("A draft is not to be kept.")
+forbid (principal, action == Comptroller::Action::"write_file:after", resource)
+when { context.after.now.content like "DRAFT*" };
+"""
+
+
+async def test_a_file_is_written_read_back_and_restored_when_it_should_not_be_so(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    note, outside = docs / "note.txt", tmp_path / "outside.txt"
+    note.write_text("one")
+    outside.write_text("mine")
+    (tmp_path / "policies").mkdir()
+    (tmp_path / "policies" / "drafts.cedar").write_text(DRAFTS)
+    config: dict[str, Any] = json.loads(json.dumps(FILES))
+    config["sources"]["files"]["mcp"] |= {
+        "command": program_of_node("mcp-server-filesystem"),
+        "args": [str(docs)],
+    }
+    (tmp_path / "comptroller.yaml").write_text(json.dumps(config))
+    (tmp_path / "yes.yaml").write_text("files: {read_text_file: read, write_file: update}\n")
+    await asyncio.to_thread(classified, tmp_path, "--accept", str(tmp_path / "yes.yaml"))
+    async with service(tmp_path) as shop:
+
+        async def write(path: Path, content: str) -> str | None:
+            return code_of(await shop.call("write_file", {"path": str(path), "content": content, "why": WHY}))
+
+        assert await write(note, "two") is None
+        assert note.read_text() == "two"
+        assert await write(note, "DRAFT three") == "compensated"
+        assert note.read_text() == "two"
+        assert await write(outside, "yours") == "lookup_failed"
+        assert outside.read_text() == "mine"

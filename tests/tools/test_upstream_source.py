@@ -229,6 +229,18 @@ async def test_pictures_and_blobs_are_named_and_withheld(upstream: Upstream) -> 
     assert "QUJD" not in str(value)
 
 
+async def test_pictures_and_blobs_are_withheld_in_structured_content_too(upstream: Upstream) -> None:
+    schema = {"type": "object", "properties": {"items": {"type": "array"}}, "required": ["items"]}
+    upstream.lists(definition("look", outputSchema=schema))
+    image = {"type": "image", "data": "QUJD", "mimeType": "image/png"}
+    nested = {"resource": {"uri": "file:///a", "blob": "QUJD"}}
+    upstream.does("look", structuredContent={"items": [image, nested, {"data": "plain"}]})
+    async with reached(upstream) as source:
+        value = (await call(source, "look")).value
+    assert "QUJD" not in str(value)
+    assert value["items"][2] == {"data": "plain"}
+
+
 async def test_nothing_is_sent_after_the_deadline_or_after_closing(upstream: Upstream) -> None:
     async with reached(upstream) as source:
         assert (await call(source, within_s=-1)).effect is NONE

@@ -18,6 +18,7 @@ __all__ = ["UNTRUSTED", "failed", "outcome_of"]
 
 UNTRUSTED = "untrusted"
 """The key in `Outcome.meta` that names the upstream whose words the value is made of."""
+WITHHELD = "(withheld)"
 ITEMS_MAX = 1_000
 ITEM_CHARS_MAX = 500
 
@@ -27,7 +28,7 @@ def outcome_of(upstream: str, result: types.CallToolResult, structured: bool, er
     if result.is_error:
         effect = EffectHappened.NONE if errors is ErrorsMean.NOT_DONE else EffectHappened.UNKNOWN
         return failed(upstream, effect, _text(result.content))
-    value: Any = result.structured_content if structured else _from_content(result)
+    value: Any = _without_media(result.structured_content) if structured else _from_content(result)
     if not isinstance(value, dict):
         error = "it declared structured output and returned none"
         return Outcome(EffectHappened.DONE, error=error, meta={"output_invalid": True, UNTRUSTED: upstream})
@@ -53,6 +54,23 @@ def _from_content(result: types.CallToolResult) -> dict[str, Any]:
     if other:
         value["other"] = other
     return value
+
+
+def _without_media(value: Any) -> Any:
+    """Structured content with what looks like a picture, a sound or a blob of the protocol taken out."""
+    if isinstance(value, list):
+        return [_without_media(item) for item in cast("list[object]", value)]
+    if not isinstance(value, dict):
+        return value
+    members = cast("dict[str, Any]", value)
+    binary = (
+        {"blob"}
+        if "uri" in members
+        else {"data"}
+        if members.get("type") in ("image", "audio")
+        else set[str]()
+    )
+    return {name: WITHHELD if name in binary else _without_media(inner) for name, inner in members.items()}
 
 
 def _text(content: Sequence[types.ContentBlock]) -> str:
