@@ -1624,9 +1624,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_kept_reads.py::test_who_is_told_to_read_again_reads_what_is_there_now",
     ),
     Mutation(
-        f"{_SERVER}/call/kept_reads.py",
-        "case.cached is not None or case.problem is not None:",
-        "case.cached is not None:",
+        f"{_SERVER}/pipeline.py",
+        "            await self._outcomes.verify(case, self._look_ups)  # 11 verify\n",
+        "            await self._outcomes.verify(case, self._look_ups)\n            self._kept_reads.keep(case)\n",
         f"{_S}/test_kept_reads.py::test_a_read_that_failed_or_timed_out_or_is_not_usable_is_not_kept",
     ),
     Mutation(

@@ -149,6 +149,7 @@ class Pipeline:
                         await self._act(case)
                         stop = await self._outcomes.end(case)  # 14 commit
             if stop is None:
+                self._kept_reads.keep(case)
                 await self._compensation.reverse(case)  # what steps 11 and 12 found wrong
                 return success_answer(case)  # 15 answer
             if isinstance(stop, Existing | Lost):
@@ -167,7 +168,6 @@ class Pipeline:
             case.took.mark(Step.RUN)
             await self._outcomes.verify(case, self._look_ups)  # 11 verify
             case.took.mark(Step.VERIFY)
-            self._kept_reads.keep(case)
             await self._checking.after(case)
             self._decisions.after(case)  # 12 decide
             case.took.mark(Step.DECIDE)

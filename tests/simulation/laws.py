@@ -11,7 +11,7 @@ from typing import Any, cast
 from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.query import Logged
 from comptroller_audit.verify import verify
-from comptroller_audit.vocabulary import MICRO, RecordType
+from comptroller_audit.vocabulary import MICRO, Effect, RecordType
 from comptroller_budgets.tasks import TaskRow
 from comptroller_policy.approvals import ApprovalRow, WaitingRow
 from comptroller_server.tasks.built_in_tools import BUILT_INS
@@ -100,7 +100,7 @@ def check_all(evidence: Evidence) -> None:
         _no_rule_over_history_is_passed_in_parallel, _nothing_is_committed_after_a_halt, _only_the_dead_are_recovered,
         _what_went_well_counts_as_done, _an_approval_runs_once_and_only_what_was_approved, _every_message_has_one_record, _answers_are_true,
         _what_went_wrong_is_taken_back_at_most_once, _an_order_rests_on_what_its_task_read,
-        _nothing_is_committed_in_a_task_that_is_over, _a_begun_task_ends_at_most_once,
+        _nothing_kept_is_given_after_a_change, _nothing_is_committed_in_a_task_that_is_over, _a_begun_task_ends_at_most_once,
         _the_log_verifies,
     ):  # fmt: skip
         law(evidence)
@@ -360,15 +360,16 @@ def _an_order_rests_on_what_its_task_read(e: Evidence) -> None:
 
 def _nothing_kept_is_given_after_a_change(e: Evidence) -> None:
     """Exact in the order of the log: from the read that went to the bank on, nothing was begun, ended or in doubt."""
+    changing = {call for call, row in e.calls.items() if row["effect"] != Effect.READ}
     running: set[str] = set()
     at_read: dict[str, int] = {}
     changes = 0
     for entry in e.log:
         packet = cast("dict[str, Any]", entry.packet or {})
-        if entry.type is RecordType.ACTION:
+        if entry.type is RecordType.ACTION and packet["call"] in changing:
             running.add(str(packet["call"]))
             changes += 1
-        elif entry.type in (RecordType.AUDIT, RecordType.RECOVERED):
+        elif entry.type in (RecordType.AUDIT, RecordType.RECOVERED) and packet["call"] in changing:
             changes += 1
             if packet["state"] != "in_doubt":
                 running.discard(str(packet["call"]))
@@ -425,13 +426,23 @@ def _answers_are_true(e: Evidence) -> None:
             continue
         done = len(e.effects.get(call, []))
         must(
-            done == 1,
+            done == 1 or _another_one_came_late(e, call),
             "an answer that says done has its effect",
             call=call,
             effects=done,
             manner=e.world.bank.manners.get(call),
         )
         must(e.world.bank.manners[call] is not Manner.SHORT, "a difference is found", call=call)
+
+
+def _another_one_came_late(e: Evidence, call: str) -> bool:
+    """Nothing was written, and a call in doubt moved the same sum on the same account instead: no read-back can tell."""
+    wanted = (e.packet(call, RecordType.ACTION) or {}).get("arguments", {})
+    return e.world.bank.manners[call] is Manner.NOT_WRITTEN and any(
+        e.world.bank.manners[line.key] is Manner.LATE
+        and (line.arguments.get("account"), line.moved_usd) == (wanted["account"], wanted["amount_usd"])
+        for line in e.world.bank.ledger
+    )
 
 
 def _tool_of(e: Evidence, heard: Heard, call: str) -> str:

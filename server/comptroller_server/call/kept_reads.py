@@ -92,11 +92,9 @@ class KeptReads:
         case.basis = replace(case.basis, history={**case.basis.history, **marks})
 
     def keep(self, case: Case) -> None:
-        """After step 11: keep a result that was read just now and is sound."""
+        """After step 14: keep what was read just now, is sound, and is on record as read by this call."""
         outcome, at, marks = case.outcome, case.read_at, case.marks
-        if marks is None or at is None or case.cached is not None or case.problem is not None:
-            return
-        if outcome is None or outcome.error is not None or outcome.value is None:
+        if marks is None or at is None or outcome is None or case.cached is not None:
             return
         entry = _Entry(json.dumps(outcome.value), case.call, at, marks)
         key = _key(case)
