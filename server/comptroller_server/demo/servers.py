@@ -23,7 +23,7 @@ from comptroller_audit.vocabulary import Code, RefusalClass
 
 __all__ = ["PROCESS_WAIT_S", "Agent", "Place", "Reply", "Server", "over_stdio", "reply_of"]
 
-PROCESS_WAIT_S = 30.0
+PROCESS_WAIT_S = 60.0
 POLL_S = 0.01
 Era = Literal["legacy", "auto"]
 

@@ -14,6 +14,7 @@ __all__ = ["SCENES"]
 PAUSE_S = 1.1
 """A little more than `approvals.expires_s` and `budgets.timeout_seconds` of this configuration."""
 ATTEMPTS_MAX = 40
+TRIES_MAX = 8
 
 
 async def _no_time(house: House) -> None:
@@ -25,13 +26,15 @@ async def _no_time(house: House) -> None:
 
 
 async def _no_room(house: House) -> None:
-    """One may wait for a person, for one second."""
-    first, second = house.stage.invoices(3_000)[:2]
+    """One may wait for a person, for one second. On a slow machine that may be over before the second one comes."""
+    invoices, waits = house.stage.invoices(3_000), ""
     async with house.agent(Code.APPROVAL_EXPIRED) as agent:
-        waits = await propose_refund(agent, first, 21, [])
-        house.note(await propose_refund(agent, second, 21, []))
+        for first, second in zip(invoices[0:TRIES_MAX:2], invoices[1:TRIES_MAX:2], strict=False):
+            waits = (await propose_refund(agent, first, 21, [])).call
+            if house.note(await propose_refund(agent, second, 21, [])).code == Code.APPROVALS_FULL:
+                break
         await anyio.sleep(PAUSE_S)
-        house.note(await agent.call("resume_call", call=waits.call))
+        house.note(await agent.call("resume_call", call=waits))
 
 
 async def _full_disk(house: House) -> None:
