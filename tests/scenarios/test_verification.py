@@ -252,3 +252,29 @@ async def test_a_call_that_outlives_its_deadline_keeps_its_slot_until_it_ends(tm
         assert not done, "the one slot is still taken by the call that hangs"
         release.touch()
         assert code_of(await asyncio.wait_for(waiting, 20)) is None
+
+
+async def test_a_change_is_looked_up_by_its_effect_key_where_another_one_of_the_same_size_may_land(
+    tmp_path: Path,
+) -> None:
+    def looked_up(config: dict[str, Any]) -> None:
+        refund = tool_of(config, "issue_refund")
+        refund["facts"]["made"] = {"tool": "find_refund", "arguments": {"effect_key": "{call.effect_key}"}}
+        refund["verify"].append({"fact": "made", "expect": {"found": "true"}})
+
+    async with opened(tmp_path, looked_up) as shop:
+        invoice = shop.paid()[0]
+        assert code_of(await shop.refund(shop.paid()[1], 5)) is None
+        go, reached = tmp_path / "go-on", tmp_path / "reached"
+        shop.misbehave(
+            Fault(tool="issue_refund", kind=FaultKind.HANG, until=go, reached=reached),
+            Fault(tool="issue_refund", kind=FaultKind.NOT_WRITTEN),
+        )
+        refunding = asyncio.create_task(shop.refund(invoice, 5))
+        await until(reached.exists)
+        shop.sql("UPDATE invoices SET refunded_cents = refunded_cents + 500 WHERE id = ?", invoice)
+        go.touch()
+        answer = await refunding
+        assert code_of(answer) == "verification_failed"
+        assert "invoice.refunded_usd" not in answer.text  # the sum is right
+        assert "made.found should be true and is false" in answer.text
