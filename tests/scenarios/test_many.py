@@ -16,10 +16,11 @@ from comptroller_budgets.limits import Scope, Window
 from comptroller_budgets.metering import TASK_USAGE, usage_of
 from comptroller_policy.switches import SwitchScope
 from comptroller_server.call.many import META_ITEMS
-from comptroller_server.call.proposal import Answer
+from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.errors import ConfigInvalid
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Changes, Shop, call_of, code_of, opened, structured, tool_of
+from tests.scenarios.test_clients import client_of
 
 pytestmark = pytest.mark.anyio
 ONE, MANY = "lookup_invoice", "lookup_invoice_many"
@@ -217,6 +218,28 @@ async def test_the_list_and_the_answer_fit_the_schemas_that_are_advertised(tmp_p
         assert tool.output_schema is not None
         jsonschema_rs.validator_for(dict(tool.output_schema)).validate(answer.structured)
         assert "cus_" not in json.dumps([answer.structured, answer.text])
+
+
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_a_real_client_lists_it_calls_it_and_takes_its_answer(tmp_path: Path, era: str) -> None:
+    async with opened(tmp_path, batched({"cache_s": 300})) as shop, client_of(shop, era) as client:
+        assert MANY in {tool.name for tool in (await client.list_tools()).tools}
+        for _ in range(2):
+            answer = await client.call_tool(MANY, {"invoice_ids": [*shop.paid()[:2], "inv_missing"]})
+            assert not answer.is_error and answer.structured_content is not None
+            assert [item["ok"] for item in answer.structured_content["items"]] == [True, True, False]
+
+
+async def test_an_agent_that_waits_is_told_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def progress(done: float, total: float | None, message: str | None) -> None:
+        told.append((done, total, message))
+
+    async with opened(tmp_path, batched()) as shop:
+        proposal = Proposal(shop.subject, MANY, {"invoice_ids": [*shop.paid()[:4]]}, progress=progress)
+        assert codes(await shop.service.pipeline.call(proposal)) == [None] * 4
+    assert told == [(done, 4, None) for done in (1, 2, 3, 4)]
 
 
 async def test_kept_results_answer_items_and_say_their_age(tmp_path: Path) -> None:
