@@ -21,6 +21,7 @@ from comptroller_server.errors import ConfigInvalid
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Changes, Shop, call_of, code_of, opened, structured, tool_of
 from tests.scenarios.test_clients import client_of
+from tests.server.cli_kit import run_in_thread
 
 pytestmark = pytest.mark.anyio
 ONE, MANY = "lookup_invoice", "lookup_invoice_many"
@@ -228,6 +229,20 @@ async def test_a_real_client_lists_it_calls_it_and_takes_its_answer(tmp_path: Pa
             answer = await client.call_tool(MANY, {"invoice_ids": [*shop.paid()[:2], "inv_missing"]})
             assert not answer.is_error and answer.structured_content is not None
             assert [item["ok"] for item in answer.structured_content["items"]] == [True, True, False]
+
+
+async def test_why_tells_of_a_batch_of_its_items_and_of_what_was_kept(tmp_path: Path) -> None:
+    async with opened(tmp_path, batched({"cache_s": 300})) as shop:
+        one, two = shop.paid()[:2]
+        first = call_of(await shop.call(ONE, invoice_id=one))
+        answer = await read(shop, one, two, "inv_missing")
+        told = (await run_in_thread(tmp_path, "why", call_of(answer))).stdout
+        calls = [str(item["call"]) for item in items(answer)]
+        assert f"{MANY} (read), source desk" in told and f"each call of {ONE} by itself" in told
+        assert f"2 of 3 read, by calls {', '.join(calls)}" in told
+        item = (await run_in_thread(tmp_path, "why", calls[0])).stdout
+        assert f"an item of batch call {call_of(answer)}" in item
+        assert f"the source was not asked: call {first} had read it" in item
 
 
 async def test_an_agent_that_waits_is_told_how_far_it_is(tmp_path: Path) -> None:
