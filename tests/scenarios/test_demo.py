@@ -86,6 +86,14 @@ def test_the_chapters_are_listed_and_an_unknown_one_is_refused() -> None:
     assert "no chapter 'nothing'" in refused.stderr
 
 
+def test_a_folder_that_holds_a_store_is_not_played_in_again(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    refused = CliRunner().invoke(cli, ["demo", "--keep", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "give another folder" in " ".join(refused.stderr.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 7])
 def test_the_whole_demo_works_other_records(tmp_path: Path, seed: int) -> None:

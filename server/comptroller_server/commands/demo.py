@@ -39,4 +39,7 @@ def demo(ctx: click.Context, seed: int, only: tuple[str, ...], listed: bool, kee
         for chapter in CHAPTERS:
             click.echo(f"{chapter.name:10}  {chapter.title}")
         return
+    if keep is not None and (keep / "data").exists():
+        text = f"{keep} holds the store of an earlier run; give another folder."
+        raise click.BadParameter(text, param_hint="--keep")
     ctx.exit(run(seed, keep, invocation_of(ctx).as_json, only))
