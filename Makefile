@@ -13,7 +13,7 @@ STAMP := $(VENV)/.installed
 # One worker a core, four at most: each brings a Postgres of its own. tests/conftest.py puts the longest files first.
 PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test test-long check lint format types layers bench coverage package lock clean
+.PHONY: help venv demo test test-long check lint format types layers upstreams bench coverage package lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ types: $(STAMP) ## Check types with pyright and mypy, both strict.
 
 layers: $(STAMP) ## Check that imports point down only.
 	$(BIN)/lint-imports
+
+upstreams: $(STAMP) ## Install the MCP servers that some tests govern, in places of their own (network).
+	@$(BIN)/python -m tests.scenarios.real_upstreams
 
 bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
 	$(BIN)/python -m tests.benchmarks

@@ -1,14 +1,11 @@
-"""MCP servers that other people wrote, from PATH or in a virtual environment of their own."""
+"""MCP servers that other people wrote, from PATH or installed by `make upstreams` in places of their own."""
 
 from __future__ import annotations
 
-import fcntl
-import functools
 import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,43 +20,40 @@ INSTALL_S_MAX = 300
 
 
 def program(name: str) -> str:
-    """The path of a Python server's command; skips the test where it cannot be had."""
-    if (there := shutil.which(name)) is not None:
-        return there
-    folder = _installed("python", REQUIREMENTS, _with_pip)
-    if folder is None:
-        pytest.skip(f"{name} is not on PATH and requirements/upstreams.txt could not be installed")
-    return str(folder / "bin" / name)
+    """The path of a Python server's command; skips the test where it is not installed."""
+    return _found(name, _folder("python", REQUIREMENTS) / "bin")
 
 
 def program_of_node(name: str) -> str:
-    """The path of a Node server's command; skips the test where it cannot be had."""
-    if (there := shutil.which(name)) is not None:
-        return there
-    folder = _installed("node", PACKAGES / "package-lock.json", _with_npm)
-    if folder is None:
-        pytest.skip(f"{name} is not on PATH and requirements/upstreams-npm could not be installed")
-    return str(folder / "node_modules" / ".bin" / name)
+    """The path of a Node server's command; skips the test where it is not installed."""
+    return _found(name, _folder("node", PACKAGES / "package-lock.json") / "node_modules" / ".bin")
 
 
-@functools.cache
-def _installed(kind: str, locked: Path, install: Callable[[Path], None]) -> Path | None:
-    """A folder with the locked versions, made once for a machine."""
+def _found(name: str, programs: Path) -> str:
+    if (there := shutil.which(name) or shutil.which(name, path=str(programs))) is None:
+        pytest.skip(f"{name} is not installed; `make upstreams` gets it")
+    return there
+
+
+def _folder(kind: str, locked: Path) -> Path:
+    """Where the locked versions are kept, once for a machine."""
     version = hashlib.sha256(locked.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    cache = user_cache_path("comptroller-tests", appauthor=False)
-    cache.mkdir(parents=True, exist_ok=True)
-    folder = cache / f"upstreams-{kind}-{version}"
-    with (cache / f"upstreams-{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    return user_cache_path("comptroller-tests", appauthor=False) / f"upstreams-{kind}-{version}"
+
+
+def main() -> None:
+    """Install both kinds. The one thing here that goes to the network, and no test does it."""
+    for folder, install in (
+        (_folder("python", REQUIREMENTS), _with_pip),
+        (_folder("node", PACKAGES / "package-lock.json"), _with_npm),
+    ):
         if (folder / "complete").exists():
-            return folder
+            continue
         shutil.rmtree(folder, ignore_errors=True)
-        try:
-            install(folder)
-        except (OSError, subprocess.SubprocessError):
-            return None
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        print(f"upstreams: {folder}")
+        install(folder)
         (folder / "complete").touch()
-        return folder
 
 
 def _with_pip(folder: Path) -> None:
@@ -83,4 +77,8 @@ def _with_npm(folder: Path) -> None:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=INSTALL_S_MAX)
+    subprocess.run(command, check=True, timeout=INSTALL_S_MAX)
+
+
+if __name__ == "__main__":
+    main()
