@@ -718,6 +718,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/policy/test_approvers.py::test_of_two_who_found_nobody_enrolled_one_becomes_the_first",
     ),
+    Mutation(
+        f"{_SERVER}/call/decisions.py",
+        "if outcome.effect is EffectHappened.NONE and not case.tool_in_hand.is_read:",
+        "if outcome.effect is EffectHappened.NONE:",
+        f"{_S}/test_verification.py::test_a_rule_after_a_read_keeps_the_record_back",
+    ),
     # -- switches and dispatch ------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/dispatch.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_tools.desk.faults import Fault, FaultKind, Point
+from comptroller_tools.functions import FunctionSource
+from comptroller_tools.source import Action, EffectHappened, Outcome
 from tests.scenarios.kit import WHY, Shop, call_of, code_of, details_of, opened, tool_of, until
 
 pytestmark = pytest.mark.anyio
@@ -182,7 +185,16 @@ async def test_a_rule_after_the_call_stops_the_answer_and_says_that_the_change_w
         assert len(shop.moved()) == 2
 
 
-async def test_a_rule_after_a_read_keeps_the_record_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("effect", [EffectHappened.DONE, EffectHappened.NONE])
+async def test_a_rule_after_a_read_keeps_the_record_back(
+    tmp_path: Path, effect: EffectHappened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = FunctionSource.call
+
+    async def saying_so(self: FunctionSource, action: Action, deadline: float) -> Outcome:
+        return replace(await asked(self, action, deadline), effect=effect)
+
+    monkeypatch.setattr(FunctionSource, "call", saying_so)
     rule = """
         @id("no-enterprise") @reason("This invoice is not for agents.")
         forbid (principal, action == Comptroller::Action::"lookup_invoice:after", resource)

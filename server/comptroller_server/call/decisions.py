@@ -82,12 +82,9 @@ class Decisions:
         """
         reads = self._bundle.reads(case.tool_in_hand.name)
         outcome = case.outcome
-        if (
-            not reads.after
-            or outcome is None
-            or outcome.effect is EffectHappened.NONE
-            or outcome.value is None
-        ):
+        if not reads.after or outcome is None or outcome.value is None:
+            return
+        if outcome.effect is EffectHappened.NONE and not case.tool_in_hand.is_read:
             return
         after = case.read_back
         question = self._question(case, outcome.value, after)
