@@ -11,16 +11,20 @@ from sqlalchemy import bindparam, select
 
 from comptroller_audit.calls import CALLS
 from comptroller_audit.database import table_of
+from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import OwnerRow
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import calls_in_state
 from comptroller_audit.unit import Part, Stopped, Unit
 from comptroller_audit.vocabulary import Actor, CallState, Principal, RecordType, Subject
-from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval
+from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval, asked_digest
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
+from comptroller_server.call.case import Refused
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.call.proposal import Proposal
 from comptroller_server.installation import TENANT, principal_key
+from comptroller_server.people.editing import Editor
+from tests.simulation.process import Killed
 from tests.simulation.world import Heard, Process, World
 
 __all__ = ["Approvals", "Client", "Halts", "covered_by", "luck", "outsiders", "supervise"]
@@ -179,6 +183,7 @@ class Approvals:
         self.world = world
         self.random = random.Random(f"{world.seed}/approver")
         self.agreed: set[str] = set()
+        self.edits = 0
 
     async def run(self) -> None:
         while True:
@@ -195,6 +200,29 @@ class Approvals:
                     await self.decide(call, row["approval"], yes=self.random.random() < 0.5)
             elif roll < 0.65:
                 await self.decide(call, row["approval"], yes=False)
+            elif roll < 0.75 and row["tool"] == "pay":
+                await self.edit(call, row["approval"])
+
+    async def edit(self, call: str, approval: str) -> None:
+        """Somebody else changes the amount; whoever edits is no longer asked."""
+        world = self.world
+        process = await _a_process(world, self.random)
+        row = world.people.read_now(lambda reader: reader.row(TENANT, APPROVALS, approval))
+        assert process.service is not None and row is not None
+        usd = self.random.choice((5, 25, 35, 45, 60))
+        editor = Editor("ann", "", asked_digest(row))
+        work = process.service.editing.edit(
+            TENANT, call, lambda before, _: {**before, "amount_usd": usd}, editor
+        )
+        edited = process.spawn(work)
+        await asyncio.wait({edited}, timeout=20)  # the process may die meanwhile
+        error = edited.exception() if edited.done() and not edited.cancelled() else Killed()
+        assert error is None or isinstance(error, Refused | StoreError | Killed), error
+        world.note(
+            f"ann edits {call[-6:]} to {usd}" if error is None else f"ann cannot edit {call[-6:]}: {error}"
+        )
+        if error is None:
+            self.edits += 1
 
     async def decide(self, call: str, approval: str, yes: bool) -> None:
         world = self.world
@@ -203,7 +231,7 @@ class Approvals:
         assert row is not None, f"call {call} waits for approval {approval}, which is not there"
         assert called is not None
         vote = Vote("olga", ("approver",), Assurance.CREDENTIAL, yes)
-        parts: list[Part] = [VoteOnApproval(approval, vote, row["requested_digest"])]
+        parts: list[Part] = [VoteOnApproval(approval, vote, asked_digest(row))]
         if not yes:
             packet: Any = {"v": 1, "call": call, "state": "denied", "why": "a person said no"}
             record = LogRecord(RecordType.CALL_CLOSED, packet, call, task=called["task"])

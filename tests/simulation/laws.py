@@ -229,6 +229,9 @@ def _an_approval_runs_once_and_only_what_was_approved(e: Evidence) -> None:
         assert asked is not None and action is not None
         must(asked["arguments"] == action["arguments"], "what was approved is what runs", call=call)
         must(asked["shown"]["facts"] == action["facts"], "a changed record asks again", call=call)
+        editors = {edit["editor"] for edit in (action.get("edited") or {"by": ()})["by"]}
+        agreed = {vote["approver"] for vote in action["approvals"]}
+        must(not editors & agreed, "who edits a call does not agree to it", call=call)
     must(all(times == 1 for times in ran.values()), "an approval runs once", ran=ran)
     consumed = {str(row["call"]) for row in approvals.values() if row["state"] == "consumed"}
     for call in consumed:

@@ -115,6 +115,7 @@ def rounds(stage: Stage, seeds: range) -> Counter[str]:
         seen.update(f"death {why}" for why in world.deaths)
         seen.update(f"manner {manner}" for manner in world.bank.manners.values())
         seen.update(f"effect {line.tool}" for line in world.bank.ledger)
+        seen["edits"] += sum(" edits " in line for line in world.trace)
     return seen
 
 
