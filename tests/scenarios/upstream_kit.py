@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,9 +96,3 @@ class Upstream:
     def config(self, **more: Any) -> dict[str, Any]:
         command, *args = self.command
         return {"mcp": {"command": command, "args": args, **more}}
-
-
-def tools_of(config: dict[str, Any], *entries: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """Add entries to `tools:`."""
-    config["tools"] += entries
-    return entries
