@@ -1558,8 +1558,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/commands/rollback.py",
-        "        if not voter.counts:\n",
-        "        if False:\n",
+        "    if not voter.counts:\n",
+        "    if False:\n",
         f"{_S}/test_rollback.py::test_without_a_credential_nothing_is_reversed",
     ),
     Mutation(

@@ -129,12 +129,19 @@ async def _rollback(invocation: Invocation, wanted: str, file: Path | None, *, y
 async def _do(installation: Installation, wanted: str, file: Path | None) -> Outcome:
     with quiet_stdout():
         installation.check()
-    async with attached(installation) as service:
-        plan = await _plan(installation, wanted)
+    # Who it is, before this process owns anything: a `halt` would wait for it while a person types.
+    try:
         voter = await identify(installation, file)
-        if not voter.counts:
-            text = "Nothing was changed: this needs an approver's credential (--credential-file)."
-            return Outcome(plan, [], tried=False, refusal=text)
+        plan = await _plan(installation, wanted)
+    except BaseException:
+        await installation.store.close()
+        raise
+    if not voter.counts:
+        await installation.store.close()
+        text = "Nothing was changed: this needs an approver's credential (--credential-file)."
+        return Outcome(plan, [], tried=False, refusal=text)
+    async with attached(installation) as service:
+        plan = await _plan(installation, wanted)  # as it is now
         ordered = Ordered(voter.name, voter.roles, voter.assurance.value)
         results = [one async for one in roll_back(service.compensation, TENANT, plan, ordered)]
         return Outcome(plan, results, tried=True, refusal=None)
