@@ -31,10 +31,11 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 _NO_POSTGRES = pytest.StashKey[str]()
 _LONGEST = (
     "test_mutations.py",
-    "test_kills.py",
-    "test_simulation.py",
-    "test_cli_processes.py",
     "test_demo.py",
+    "test_simulation.py",
+    "test_kills.py",
+    "test_cli_processes.py",
+    "test_elicitation_processes.py",
     "test_store_processes.py",
 )
 """Files that take a worker longest: started last, one of them would leave the other workers idle."""
@@ -43,6 +44,13 @@ _LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {name: at for at, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays until the end: the collector need not walk it again with every test."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

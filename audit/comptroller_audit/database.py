@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sqlalchemy import ARRAY, Engine, String, any_, bindparam, create_engine, event, func, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import ClauseElement
@@ -199,7 +199,7 @@ class Database:
         """Insert or replace one row of a relation; for `write_rows`. Without `indexed`, a row there keeps those columns."""
         key = ("upsert", relation.name, indexed)
         if key not in self.compiled:
-            insert = (sqlite if self.is_sqlite else postgresql).insert(relation.table)
+            insert = self._insert(relation.table)
             kept = () if indexed else relation.indexed
             replaced = {name: insert.excluded[name] for name in relation.columns if name not in kept}
             self.compiled[key] = self.sql(
@@ -207,9 +207,16 @@ class Database:
             )
         return self.compiled[key]
 
+    def _insert(self, table: Table) -> Any:
+        if self.is_sqlite:
+            return sqlite.insert(table)
+        from sqlalchemy.dialects import postgresql  # forty milliseconds of a start on SQLite
+
+        return postgresql.insert(table)
+
     def insert_unless_there(self, table: Table, key: str) -> str:
         """`INSERT … ON CONFLICT DO NOTHING`: two processes may meet at a first row."""
-        insert = (sqlite if self.is_sqlite else postgresql).insert(table)
+        insert = self._insert(table)
         return self.kept(
             f"new {table.name} {key}", lambda: insert.on_conflict_do_nothing(index_elements=[key])
         )

@@ -6,11 +6,12 @@ import asyncio
 import json
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, cast
-
-import httpx
+from typing import TYPE_CHECKING, Any, cast
 
 from comptroller_audit.vocabulary import JsonObject
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["Completion", "JudgeClient", "NoAnswer"]
 
@@ -45,6 +46,8 @@ class JudgeClient:
 
     async def complete(self, url: str, key: str | None, body: bytes, timeout_s: float) -> Completion:
         """POST `body` to `url`/chat/completions. Raises `NoAnswer` for whatever is not a usable response in time."""
+        import httpx  # only where a judge is configured
+
         headers = {
             "content-type": "application/json",
             "accept": "application/json",
@@ -68,6 +71,8 @@ class JudgeClient:
 
     async def _bytes(self, url: str, headers: dict[str, str], body: bytes) -> bytes:
         if self._client is None:
+            import httpx
+
             limits = httpx.Limits(max_connections=CONNECTIONS_MAX)
             # `asyncio.timeout` bounds the whole; a proxy named by the environment is no place for what is judged.
             self._client = httpx.AsyncClient(
