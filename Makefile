@@ -10,8 +10,10 @@ UV ?= $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# One worker a core, four at most: each brings a Postgres of its own. tests/conftest.py puts the longest files first.
-PARALLEL := -n auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+# One worker more than cores, since some tests wait for processes; four at most, for each brings a Postgres of its own.
+WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -gt 3 ] && n=3; echo $$((n + 1)))
+# tests/conftest.py puts the longest files first.
+PARALLEL := --dist=loadfile --no-loadscope-reorder
 
 .PHONY: help venv demo test test-long check lint format types layers upstreams bench coverage package lock clean
 
@@ -29,10 +31,10 @@ demo: $(STAMP) ## Play the whole story on the embedded support desk; SEED=n work
 	@$(BIN)/comptroller demo --seed $(SEED)
 
 test: $(STAMP) ## Run the suite, without the long rounds.
-	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci $(PARALLEL)
+	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci -n $(WORKERS) $(PARALLEL)
 
 test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations.
-	$(BIN)/python -m pytest -m long --hypothesis-profile=long -o faulthandler_timeout=3000 $(PARALLEL)
+	$(BIN)/python -m pytest -m long --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 $(PARALLEL)
 
 check: lint types layers test ## Everything a change must pass before review.
 
