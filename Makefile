@@ -34,7 +34,7 @@ test: $(STAMP) ## Run the suite, without the long rounds.
 	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci -n $(WORKERS) $(PARALLEL)
 
 test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations.
-	$(BIN)/python -m pytest -m long --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m long --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --dist=worksteal
 
 check: lint types layers test ## Everything a change must pass before review.
 

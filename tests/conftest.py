@@ -30,7 +30,6 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 _NO_POSTGRES = pytest.StashKey[str]()
 _LONGEST = (
-    "test_mutations.py",
     "test_demo.py",
     "test_simulation.py",
     "test_kills.py",
