@@ -445,6 +445,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
+        f"{_BUDGETS}/tasks.py",
+        "        if not self.is_new or state.get(TASKS, self.task) is not None:",
+        "        if not self.is_new:",
+        "tests/budgets/test_tasks.py::test_a_task_that_was_left_behind_is_not_entered_as_if_it_were_new",
+    ),
+    Mutation(
+        f"{_SERVER}/call/repeats.py",
+        '        if (now["state"], now["approval"]) != (row["state"], row["approval"]):',
+        "        if False:",
+        f"{_S}/test_approvals.py::test_a_resume_that_another_overtakes_is_told_of_the_run",
+    ),
+    Mutation(
         f"{_BUDGETS}/ledger.py",
         'left = most - row["used"] - row["held"]',
         'left = most - row["used"]',
@@ -973,7 +985,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/repeats.py",
-        "            if stop is not None:\n                raise Refused(stop)\n",
+        "        if stop is not None:\n            raise Refused(stop)\n",
         "",
         f"{_S}/test_enemy_agent.py::test_a_halted_tool_gives_nothing_through_resume_call",
     ),
@@ -1015,7 +1027,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_POLICY}/approvals.py",
-        "decidable = {ApprovalState.PENDING.value} if self.vote.yes else _OPEN",
+        "decidable = {ApprovalState.PENDING.value} if self.vote.yes else OPEN",
         "decidable = {ApprovalState.PENDING.value}",
         f"{_S}/test_enemy_agent.py::test_a_yes_can_be_taken_back_until_it_is_used",
     ),
@@ -1221,8 +1233,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_judges.py::test_an_answer_that_does_not_end_is_cut_off",
     ),
     Mutation(
-        f"{_SERVER}/config/judges.py",
-        'if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):',
+        f"{_SERVER}/config/web.py",
+        'if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):',
         "if False:",
         f"{_S}/test_judges.py::test_a_judge_that_could_not_be_asked_as_written_is_found_at_load",
     ),

@@ -36,7 +36,9 @@ def run(tree: Path, *tests: str, within_s: float = TEST_S_MAX) -> subprocess.Com
     """Run tests of the copy, on the copy."""
     folders = os.pathsep.join(str(tree / package) for package in PACKAGES)
     environment = os.environ | {"PYTHONPATH": folders, "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *tests]
+    # One seed: whether a property notices must not be a matter of luck.
+    options = ["-q", "-x", "-p", "no:cacheprovider", "--no-header", "--hypothesis-seed=0"]
+    command = [sys.executable, "-m", "pytest", *options, *tests]
     return subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, timeout=within_s, check=False
     )

@@ -293,7 +293,8 @@ class EnterTask:
         if current == self.task:
             row = state.get(TASKS, self.task)
             return None if row is None or is_over(row, state.now_ms, self.config.task_idle_s) else row
-        if not self.is_new:
+        # What was entered once, and left for another, is not new.
+        if not self.is_new or state.get(TASKS, self.task) is not None:
             return None
         other = state.get(TASKS, current) if current else None
         if other is not None and not is_over(other, state.now_ms, self.config.task_idle_s):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comptroller_audit.calls import CLAIMS
@@ -39,7 +39,8 @@ def load(_: Relation, ids: Sequence[str]) -> dict[str, Row]:
 WRITES = st.lists(st.builds(Write, st.sampled_from("abc"), st.sampled_from(["x", "y"]), st.booleans()))
 
 
-@given(WRITES, WRITES)
+@example(kept=[], refused=[Write("a", "x", names=False)])
+@given(kept=WRITES, refused=WRITES)
 def test_a_refused_unit_leaves_every_row_as_the_units_before_it_did(
     kept: list[Write], refused: list[Write]
 ) -> None:

@@ -81,6 +81,17 @@ def test_a_task_that_another_owner_replaced_is_entered_by_nobody() -> None:
     assert table.row(CURRENT_TASKS, "p:a")["task"] == "t2"
 
 
+def test_a_task_that_was_left_behind_is_not_entered_as_if_it_were_new() -> None:
+    table = begun()
+    leave(table)
+    table.clock.pass_ms(301_000)
+    assert enter(table, "t2", is_new=True, flight=0) is None
+    table.clock.pass_ms(301_000)
+    before = task(table)
+    assert enter(table, "t1", is_new=True) == Moved("task")
+    assert task(table) == before
+
+
 def test_a_task_nobody_began_is_not_entered() -> None:
     assert enter(bench(), "t1") == Moved("task")
 

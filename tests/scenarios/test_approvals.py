@@ -9,11 +9,14 @@ from typing import Any, cast
 import pytest
 
 from comptroller_audit.canonical import keyed_digest
+from comptroller_audit.database import Row
 from comptroller_audit.unit import Committed, Stopped
 from comptroller_audit.vocabulary import CallState, JsonObject, RecordType, Refusal
 from comptroller_policy.approvals import Assurance, approval_digest
 from comptroller_server.call.case import Case
 from comptroller_server.call.outcomes import Outcomes
+from comptroller_server.call.proposal import Answer
+from comptroller_server.call.repeats import Repeats
 from tests.scenarios.kit import Shop, call_of, code_of, details_of, opened, structured, tool_of
 
 pytestmark = pytest.mark.anyio
@@ -281,6 +284,32 @@ async def test_two_approvers_at_once_make_one_approval_and_one_run(store_url: st
         assert len(shop.moved()) == 1
         assert {code_of(a) for a in answers} <= {None, "in_progress"}
         assert any(a.meta.get("comptroller/replayed") is None for a in answers if not a.is_error)
+
+
+async def test_a_resume_that_another_overtakes_is_told_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, done = asyncio.Event(), asyncio.Event()
+    pending = Repeats._pending  # pyright: ignore[reportPrivateUsage] -- between the look at the call and at its approval
+
+    async def slow(self: Repeats, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
+        if not looked.is_set():
+            looked.set()
+            await done.wait()
+        return await pending(self, case, call, row, replay)
+
+    monkeypatch.setattr(Repeats, "_pending", slow)
+    async with opened(tmp_path) as shop:
+        call = await approved(shop)
+        slower = asyncio.create_task(shop.resume(call))
+        await looked.wait()
+        faster = await shop.resume(call)
+        done.set()
+        answer = await slower
+        assert code_of(faster) is code_of(answer) is None
+        assert answer.meta["comptroller/replayed"] is True
+        assert structured(answer) == structured(faster)
+        assert len(shop.moved()) == 1
 
 
 async def test_two_processes_resume_one_call_once(store_url: str, tmp_path: Path) -> None:

@@ -91,12 +91,7 @@ class Repeats:
             or not self._may_tell(case, row)
         ):
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
-        if row["state"] in _ANSWERED:
-            await self._watch.fresh(case.tenant)
-            stop = self._watch.switches(case.tenant).stops(row["tool"], case.principal_key, row["task"])
-            if stop is not None:
-                raise Refused(stop)
-        return await self._answer(case, wanted, row, replay=row["state"] != CallState.PENDING)
+        return await self._answer(case, wanted, row, replay=True)
 
     def _may_tell(self, case: Case, row: Row) -> bool:
         """Reads are never resumed, nor is a tool that this principal may not see any more."""
@@ -114,7 +109,7 @@ class Repeats:
     async def _answer(self, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
         state = CallState(row["state"])
         if state is CallState.PENDING:
-            return await self._pending(case, call, row)
+            return await self._pending(case, call, row, replay)
         if state is CallState.COMMITTED:
             text = f"This very call is running already (call {call}). Wait for its answer."
             raise Refused(Refusal(Code.IN_PROGRESS, text, "after:2", call))
@@ -149,6 +144,10 @@ class Repeats:
 
     async def _replay(self, case: Case, call: str, row: Row) -> Answer:
         """The recorded answer, released again for the present caller, with a record of its own."""
+        await self._watch.fresh(case.tenant)
+        stop = self._watch.switches(case.tenant).stops(row["tool"], case.principal_key, row["task"])
+        if stop is not None:
+            raise Refused(stop)
         logged = await self._logged(case.tenant, row)
         packet = newest(
             logged,
@@ -202,10 +201,12 @@ class Repeats:
 
     # -- pending calls --------------------------------------------------------------------------------------------
 
-    async def _pending(self, case: Case, call: str, row: Row) -> Answer | None:
-        approval = await self._store.read(lambda reader: reader.row(case.tenant, APPROVALS, row["approval"]))
-        if approval is None:
+    async def _pending(self, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
+        approval, now = await self._store.read(lambda reader: _asked_and_now(reader, case.tenant, call, row))
+        if approval is None or now is None:
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
+        if (now["state"], now["approval"]) != (row["state"], row["approval"]):  # another resume was faster
+            return await self._answer(case, call, now, replay)
         if approval["expires_ms"] <= self._clock.now_ms():
             await self._close(case, call, row, CallState.EXPIRED, "nobody decided in time")
             text = "Nobody decided in time. Propose the call again if it is still needed."
@@ -309,6 +310,14 @@ class Repeats:
             return entries(reader, self._ring, tenant, log_indexes(row))
 
         return await self._store.read(read)
+
+
+def _asked_and_now(reader: Reader, tenant: str, call: str, row: Row) -> tuple[Row | None, Row | None]:
+    """The approval a pending call waits for, and its row as it is now.
+
+    In this order: they change in one commit, so an approval that is used up is never seen with a row that waits.
+    """
+    return reader.row(tenant, APPROVALS, row["approval"]), reader.row(tenant, CALLS, call)
 
 
 def _belongs(case: Case, row: Row) -> bool:
