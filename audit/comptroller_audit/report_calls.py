@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 from comptroller_audit.latency import Latency
 from comptroller_audit.query import Logged
@@ -31,28 +31,7 @@ MARKS_MAX = 300
 OUTSIDE_SHOWN = 20
 """Calls that ran outside policy, or cannot be proved, of which the ids are kept."""
 BINS_MAX = 48
-TOLD = frozenset(
-    {
-        RecordType.ACTION,
-        RecordType.AUDIT,
-        RecordType.READ,
-        RecordType.REFUSED,
-        RecordType.REFUSALS_COUNTED,
-        RecordType.PENDING,
-        RecordType.REPLAYED,
-        RecordType.CALL_CLOSED,
-        RecordType.APPROVAL_DECIDED,
-        RecordType.RECOVERED,
-        RecordType.RESOLVED,
-        RecordType.LATE_OUTCOME,
-        RecordType.COMPENSATION,
-        RecordType.HANDED_OFF,
-        RecordType.TASK_ENDED,
-    }
-)
-"""Types of entries whose packets `Calls.take` looks into; others need not be opened for it."""
 _STEPS = ("validate", "decide", "look_up", "wait", "commit", "run", "verify", "release", "record")
-_Handler: TypeAlias = Callable[[Logged, JsonObject], None]
 _MINUTE, _HOUR, _DAY = 60_000, 3_600_000, 86_400_000
 _WIDTHS = (
     *(n * 1_000 for n in (1, 5, 15, 30)),
@@ -167,36 +146,19 @@ class Calls:
     marks: deque[CallMark] = field(default_factory=lambda: deque[CallMark](maxlen=MARKS_MAX))
     by_bin: list[Counter[CallEnd]] = field(init=False)
     _actions: dict[str, _Authorised] = field(default_factory=dict[str, _Authorised])
-    _handlers: Mapping[RecordType, _Handler] = field(init=False)
 
     def __post_init__(self) -> None:
         self.by_bin = [Counter[CallEnd]() for _ in range(self.bins.count)]
-        self._handlers = {
-            RecordType.ACTION: self._action,
-            RecordType.AUDIT: self._audit,
-            RecordType.READ: self._read,
-            RecordType.REFUSED: self._refusal,
-            RecordType.REFUSALS_COUNTED: self._counted,
-            RecordType.PENDING: self._pending,
-            RecordType.REPLAYED: self._replayed,
-            RecordType.CALL_CLOSED: self._closed,
-            RecordType.APPROVAL_DECIDED: self._voted,
-            RecordType.RECOVERED: self._recovered,
-            RecordType.RESOLVED: self._resolved,
-            RecordType.LATE_OUTCOME: self._late,
-            RecordType.COMPENSATION: self._reversal,
-            RecordType.HANDED_OFF: self._handed,
-            RecordType.TASK_ENDED: self._task_ended,
-        }
 
     def take(self, entry: Logged) -> None:
         """The next entry of the log, in order. Types that tell nothing of calls are passed over."""
         self.entries[entry.type] += 1
-        if entry.type not in TOLD:
+        handler = _HANDLERS.get(entry.type)
+        if handler is None:
             return
         if entry.packet is None:
             self.erased += 1
-        self._handlers[entry.type](entry, entry.packet or {})
+        handler(self, entry, entry.packet or {})
 
     @property
     def running(self) -> int:
@@ -361,6 +323,27 @@ class Calls:
         self.ends[end] += 1
         self.by_bin[self.bins.index(entry.at_ms)][end] += 1
         self.marks.append(CallMark(entry.at_ms, _call(entry), tool, end, code))
+
+
+_HANDLERS: Mapping[RecordType, Callable[[Calls, Logged, JsonObject], None]] = {
+    RecordType.ACTION: Calls._action,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.AUDIT: Calls._audit,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.READ: Calls._read,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.REFUSED: Calls._refusal,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.REFUSALS_COUNTED: Calls._counted,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.PENDING: Calls._pending,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.REPLAYED: Calls._replayed,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.CALL_CLOSED: Calls._closed,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.APPROVAL_DECIDED: Calls._voted,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.RECOVERED: Calls._recovered,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.RESOLVED: Calls._resolved,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.LATE_OUTCOME: Calls._late,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.COMPENSATION: Calls._reversal,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.HANDED_OFF: Calls._handed,  # pyright: ignore[reportPrivateUsage] -- this module's own
+    RecordType.TASK_ENDED: Calls._task_ended,  # pyright: ignore[reportPrivateUsage] -- this module's own
+}
+TOLD = frozenset(_HANDLERS)
+"""Types of entries whose packets `Calls.take` looks into; others need not be opened for it."""
 
 
 def _call(entry: Logged) -> str:

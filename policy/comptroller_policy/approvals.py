@@ -29,6 +29,7 @@ from comptroller_policy.rollout_changes import count_unedited, count_vote
 
 __all__ = [
     "APPROVALS",
+    "OPEN",
     "WAITING",
     "ApprovalRow",
     "ApprovalState",
@@ -104,7 +105,8 @@ class WaitingRow(SQLModel, table=True):
 APPROVALS = Relation(ApprovalRow)
 WAITING = Relation(WaitingRow)
 _CLOSED = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
-_OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
+OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
+"""States in which a request can still be decided or edited."""
 
 
 def approval_digest(action: JsonObject) -> bytes:
@@ -239,7 +241,7 @@ class VoteOnApproval:
     def apply(self, state: State) -> Stop | None:
         row = state.get(APPROVALS, self.approval)
         # A yes can be taken back until it is used.
-        decidable = {ApprovalState.PENDING.value} if self.vote.yes else _OPEN
+        decidable = {ApprovalState.PENDING.value} if self.vote.yes else OPEN
         if row is None or row["state"] not in decidable:
             now = "unknown" if row is None else row["state"]
             return Refusal(
@@ -354,7 +356,7 @@ class CloseApproval:
         if self.to not in _CLOSED:
             raise TransitionError(f"An approval is not closed as {self.to}.")
         row = state.get(APPROVALS, self.approval)
-        if row is None or row["state"] not in _OPEN:
+        if row is None or row["state"] not in OPEN:
             return Moved("approval")
         state.put(APPROVALS, self.approval, {**row, "state": self.to.value})
         no_longer_waiting(state, row["principal"])

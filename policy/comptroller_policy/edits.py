@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import Code, Refusal
-from comptroller_policy.approvals import APPROVALS, ApprovalState, asked_digest, no_longer_waiting
+from comptroller_policy.approvals import APPROVALS, OPEN, ApprovalState, asked_digest, no_longer_waiting
 from comptroller_policy.rollout_changes import count_edit
 
 __all__ = ["SupersedeApproval"]
-
-_OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class SupersedeApproval:
 
     def apply(self, state: State) -> Stop | None:
         row = state.get(APPROVALS, self.approval)
-        if row is None or row["state"] not in _OPEN:
+        if row is None or row["state"] not in OPEN:
             return Moved("approval")
         if row["expires_ms"] <= state.now_ms:
             text = (

@@ -16,6 +16,7 @@ from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in, proof_of
 
 __all__ = [
+    "EVIDENCE",
     "CountOutcome",
     "Demote",
     "Ended",
@@ -28,7 +29,7 @@ __all__ = [
     "next_step",
 ]
 
-_EVIDENCE = (
+EVIDENCE = (
     "calls",
     "verified",
     "silent_wrong",
@@ -39,7 +40,7 @@ _EVIDENCE = (
     "unedited",
     "edited",
 )
-_NO_EVIDENCE = dict.fromkeys(_EVIDENCE, 0)
+_NO_EVIDENCE = dict.fromkeys(EVIDENCE, 0)
 _NO_WORD: Row = {
     "word": Word.CONFIGURED.value,
     "percent": 0,
@@ -282,7 +283,7 @@ def _write(
         "by": by,
         "call": call,
         "switch_seq": state.head.switch_seq,
-        "evidence": {name: row[name] for name in _EVIDENCE},
+        "evidence": {name: row[name] for name in EVIDENCE},
     }
     state.append(LogRecord(RecordType.ROLLOUT_CHANGED, packet))
     given: Row = {

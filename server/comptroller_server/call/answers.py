@@ -7,6 +7,7 @@ import json
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_server.call.case import Case
+from comptroller_server.call.naming import META_TASK
 from comptroller_server.call.proposal import Answer, Ask
 from comptroller_server.call.upstream_words import META_UNTRUSTED, fenced
 
@@ -103,7 +104,7 @@ def success_answer(case: Case) -> Answer:
     refs: list[Json] = [ref.as_json() for ref in case.refs]
     if isinstance(case.released, dict):
         structured = {**case.released, "refs": refs} if refs else dict(case.released)
-    meta: JsonObject = {META_CALL: case.call, "comptroller/task": case.task.id}
+    meta: JsonObject = {META_CALL: case.call, META_TASK: case.task.id}
     if case.edit_told:
         meta[META_EDITED] = case.edit_told
     if case.receipt is not None:
@@ -141,7 +142,7 @@ def built_in_answer(case: Case, told: JsonObject, text: str, receipt: Receipt) -
     lines = [text] if text else []
     meta: JsonObject = {
         META_CALL: case.call,
-        "comptroller/task": case.task.id,
+        META_TASK: case.task.id,
         META_RECEIPT: receipt_json(receipt),
     }
     return Answer("\n".join([*lines, _spell(told)]), told, meta=meta)

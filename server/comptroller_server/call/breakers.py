@@ -16,6 +16,7 @@ from comptroller_audit.ambient import Clock
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_tools.declarations import BreakerConfig
 from comptroller_tools.source import Outcome
+from comptroller_tools.upstream.source import QUARANTINED
 
 __all__ = ["Breakers", "SourceBreaker"]
 
@@ -84,5 +85,5 @@ def _failed(outcome: Outcome) -> bool:
         and outcome.told_model is None
         and not outcome.meta.get("output_invalid")
         and not outcome.meta.get("overloaded")
-        and "quarantined" not in outcome.meta
+        and QUARANTINED not in outcome.meta
     )

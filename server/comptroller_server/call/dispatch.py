@@ -23,6 +23,7 @@ from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
 from comptroller_tools.source import Action, EffectHappened, Outcome, Progress
+from comptroller_tools.upstream.source import QUARANTINED
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
 
@@ -210,6 +211,6 @@ def _may_try_again(case: Case, outcome: Outcome) -> bool:
             outcome.told_model is None
             and outcome.running is None
             and not outcome.meta.get("output_invalid")
-            and "quarantined" not in outcome.meta
+            and QUARANTINED not in outcome.meta
         )
     return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

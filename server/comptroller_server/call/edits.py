@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
+from comptroller_audit.canonical import keyed_digest
+from comptroller_audit.database import Row
 from comptroller_audit.redaction import Audience
 from comptroller_audit.tokens import TokenBook
 from comptroller_audit.vocabulary import Json, JsonObject
+from comptroller_policy.approvals import asked_digest
 from comptroller_server.call.changes import changes
 from comptroller_server.call.roads import Roads
 
-__all__ = ["Edited", "asked_in", "told_edit"]
+__all__ = ["Edited", "asked_in", "fits", "told_edit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,11 @@ def asked_in(packet: JsonObject) -> str:
     if not isinstance(digests, dict):
         return ""
     return str(digests.get("edited") or digests.get("requested") or "")
+
+
+def fits(key: bytes, packet: JsonObject, approval: Row) -> bool:
+    """Whether a stored proposal and the row of its approval speak of the same action. `key` is the tenant's claim key."""
+    return keyed_digest(key, "approval", bytes.fromhex(asked_in(packet))) == asked_digest(approval)
 
 
 def told_edit(

@@ -22,6 +22,7 @@ from comptroller_policy.engine import Bundle
 from comptroller_server.call.books import Books
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.citations import Citations
+from comptroller_server.call.fitting import fitted
 from comptroller_server.call.metering import META_USAGE, Metering
 from comptroller_server.call.naming import META_REQUEST, META_TASK, call_row, check_names, named_task
 from comptroller_server.call.proposal import AdvertisedTool, Proposal
@@ -189,13 +190,8 @@ class Intake:
     def fit(self, case: Case) -> None:
         """Arguments against the tool's own schema, in canonical bytes, and the record they act on."""
         tool = case.tool_in_hand
-        problems = tool.arguments.check(case.arguments)
-        if problems:
-            listed = "; ".join(str(problem) for problem in problems)
-            text = f"The arguments of `{tool.name}` do not fit: {listed}. Correct them and call again."
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
+        case.argument_bytes = fitted(tool.name, tool.arguments, case.arguments)
         try:
-            case.argument_bytes = canonical_bytes(case.arguments)
             case.record = resource_of(tool.config.resource, case.arguments)
         except (CanonicalError, RecordPathError) as error:
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error

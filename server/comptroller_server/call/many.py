@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias, cast
 
-from comptroller_audit.canonical import canonical_bytes
-from comptroller_audit.errors import CanonicalError
 from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Store
 from comptroller_audit.unit import Committed, Receipt
@@ -26,6 +24,7 @@ from comptroller_server.call.answers import META_CACHED, META_CALL, META_RECEIPT
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.evidence import Evidence
+from comptroller_server.call.fitting import fitted
 from comptroller_server.call.naming import META_TASK
 from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.call.roads import Roads
@@ -83,14 +82,7 @@ class Batches:
         if self._roads.finds_secret([given]):
             text = "The arguments contain a secret of this installation, so they are not sent anywhere."
             raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
-        if problems := batch.arguments.check(given):
-            listed = "; ".join(str(problem) for problem in problems)
-            text = f"The arguments of `{batch.name}` do not fit: {listed}. Correct them and call again."
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
-        try:
-            case.argument_bytes = canonical_bytes(given)
-        except CanonicalError as error:
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
+        case.argument_bytes = fitted(batch.name, batch.arguments, given)
         return given
 
     async def _run(
@@ -169,7 +161,7 @@ class Batches:
         case.usage.charged += Tokens(tokens_of_bytes(len(read.encode(errors="replace"))))
         meta: JsonObject = {
             META_CALL: case.call,
-            "comptroller/task": case.task.id,
+            META_TASK: case.task.id,
             META_RECEIPT: receipt_json(receipt),
             META_ITEMS: about,
         }

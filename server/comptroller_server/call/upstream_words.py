@@ -12,6 +12,7 @@ import unicodedata
 from comptroller_audit.vocabulary import Code, Json, Refusal
 from comptroller_server.call.case import Refused
 from comptroller_tools.catalogue import Tool
+from comptroller_tools.upstream.cleaning import HIDDEN
 
 __all__ = ["META_UNTRUSTED", "check_quarantine", "fenced", "quarantined", "said"]
 
@@ -19,6 +20,7 @@ META_UNTRUSTED = "comptroller/untrusted"
 """Names the upstream server whose data an answer holds."""
 
 _spell = json.JSONEncoder(ensure_ascii=False).encode
+_WRITTEN_OUT = HIDDEN | {"Zl", "Zp"}
 _ODD = re.compile(r"[^\x20-\x7e\u00a1-\u02ff\u0370-\u1fff\u3001-\ud7ff]")
 
 
@@ -33,7 +35,7 @@ def fenced(value: Json, upstream: str | None) -> str:
 def _escaped(found: re.Match[str]) -> str:
     """Line ends and what cannot be seen, as JSON writes them: the value stays the same."""
     character = found[0]
-    if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
+    if unicodedata.category(character) not in _WRITTEN_OUT:
         return character
     return json.dumps(character)[1:-1]
 

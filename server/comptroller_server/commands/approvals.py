@@ -13,14 +13,13 @@ from comptroller_audit.database import table_of
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, JsonObject, PrincipalKind, RecordType, Refusal
-from comptroller_policy.approvals import ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
+from comptroller_policy.approvals import OPEN, ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
 from comptroller_server.commands.editing import edit
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.requests import (
-    OPEN,
     Request,
     as_json,
     lacks_role,

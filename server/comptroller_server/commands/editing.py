@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Sequence
@@ -14,14 +13,13 @@ import click
 
 from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import JsonObject
-from comptroller_policy.approvals import asked_digest
+from comptroller_policy.approvals import OPEN, asked_digest
 from comptroller_server.app import attached
 from comptroller_server.call.case import Refused
 from comptroller_server.commands.credentials import NOBODY, Voter, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
+from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.requests import (
-    OPEN,
     Request,
     as_json,
     lacks_role,
@@ -81,35 +79,30 @@ def edit(
     sets = [*(_split(text, False) for text in texts), *(_split(text, True) for text in jsons)]
     if not sets:
         raise click.UsageError("say what to change: --set amount_usd=40, or --set-json for lists and objects")
-    outcome = asyncio.run(_edit(invocation, approval, sets, (reason, digest, yes), credential_file))
+    said = (reason, digest, yes)
+    outcome = on_store(
+        invocation, lambda opened: _edit(opened, invocation, approval, sets, said, credential_file)
+    )
     _tell(invocation, *outcome)
 
 
 async def _edit(
+    installation: Installation,
     invocation: Invocation,
     wanted: str,
     sets: Sequence[_Set],
     said: tuple[str, str | None, bool],
     file: Path | None,
 ) -> tuple[Request, Voter, str | None]:
-    installation = installation_of(invocation)
-    path = store_path(installation.config)
-    if path is not None and not path.exists():
-        raise CommandError(f"there is no store at {path} yet, so nothing waits for a person")
     with quiet_stdout():
         installation.check()
     # Before anything here owns a lock that a halt would wait for: a person may take their time.
-    try:
-        request = await request_of(installation, wanted)
-        voter = NOBODY
-        problem: str | None = f"it is {request.state}; only what still waits can be edited"
-        if request.state in OPEN:
-            voter, problem = await _who(invocation, installation, request, sets, said, file)
-    except BaseException:
-        await installation.store.close()
-        raise
+    request = await request_of(installation, wanted)
+    voter = NOBODY
+    problem: str | None = f"it is {request.state}; only what still waits can be edited"
+    if request.state in OPEN:
+        voter, problem = await _who(invocation, installation, request, sets, said, file)
     if problem is not None:
-        await installation.store.close()
         return request, voter, problem
     editor = Editor(voter.name, said[0], asked_digest(request.row))
     async with attached(installation) as service:

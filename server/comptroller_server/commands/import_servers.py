@@ -14,6 +14,7 @@ from typing import Any
 import click
 from platformdirs import user_data_path
 
+from comptroller_audit.files import make_private, write_private
 from comptroller_server.commands.classify import choose, show_answers, show_written, written_problems
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
@@ -24,7 +25,7 @@ from comptroller_server.errors import CommandError
 from comptroller_server.upstreams.accepting import accept
 from comptroller_server.upstreams.asking import ask
 from comptroller_server.upstreams.importing import ClientFile, Found, read_client_file
-from comptroller_server.upstreams.switching import make_private, switch, undo, write_private
+from comptroller_server.upstreams.switching import switch, undo
 
 __all__ = ["import_servers"]
 

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import click
 
-from comptroller_audit.canonical import canonical_bytes, keyed_digest
+from comptroller_audit.canonical import canonical_bytes
 from comptroller_audit.database import Row
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import Json, JsonObject, RecordType
-from comptroller_policy.approvals import APPROVALS, ApprovalState, asked_digest, authors_of, given
+from comptroller_policy.approvals import APPROVALS, OPEN, authors_of, given
 from comptroller_server.call.changes import changes
-from comptroller_server.call.edits import Edited, asked_in
+from comptroller_server.call.edits import Edited, asked_in, fits
 from comptroller_server.commands.credentials import Voter
 from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
@@ -27,7 +27,6 @@ from comptroller_server.installation import TENANT, Installation
 from comptroller_tools.citing import age
 
 __all__ = [
-    "OPEN",
     "Request",
     "as_json",
     "lacks_role",
@@ -40,8 +39,6 @@ __all__ = [
     "summary_of",
 ]
 
-OPEN = frozenset({ApprovalState.PENDING.value, ApprovalState.APPROVED.value})
-"""States in which a request can still be decided or edited."""
 EXPIRED = "expired"
 DIGEST_CHARS_MIN = 16
 _is_digest = re.compile(r"[0-9a-f]{16,64}").fullmatch
@@ -105,14 +102,14 @@ async def request_of(installation: Installation, wanted: str) -> Request:
         raise CommandError(
             f"the proposal behind {approval} was erased, so nobody can be shown what it is about"
         )
-    plain_digest, edited = asked_in(packet), Edited.of(packet)
-    key = installation.ring.claim_key(TENANT)
-    fits = keyed_digest(key, "approval", bytes.fromhex(plain_digest)) == asked_digest(row)
-    if not fits or authors_of(row) != frozenset(edited.authors if edited is not None else ()):
+    edited = Edited.of(packet)
+    if not fits(installation.ring.claim_key(TENANT), packet, row) or authors_of(row) != frozenset(
+        edited.authors if edited is not None else ()
+    ):
         raise CommandError(
             f"the record of {approval} does not fit its row, so it cannot be decided; run `comptroller audit verify`"
         )
-    return Request(approval, row, record, packet, plain_digest, installation.ambient.clock.now_ms())
+    return Request(approval, row, record, packet, asked_in(packet), installation.ambient.clock.now_ms())
 
 
 def summary_of(request: Request) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import click
 
 from comptroller_server.app import attached
 from comptroller_server.commands.credentials import identify
-from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import ID_CHARS_MIN, installation_of, quiet_stdout, store_path
+from comptroller_server.commands.invocation import findings, invocation_of, options
+from comptroller_server.commands.opening import ID_CHARS_MIN, on_store, quiet_stdout
 from comptroller_server.commands.showing import compact, emit, say
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
@@ -35,7 +34,8 @@ def rollback(ctx: click.Context, task: str, yes: bool, credential_file: Path | N
     code 1 when something of the task still stands.
     """
     invocation = invocation_of(ctx)
-    outcome = asyncio.run(_rollback(invocation, task, credential_file if yes else None, yes=yes))
+    file = credential_file if yes else None
+    outcome = on_store(invocation, lambda opened: _rollback(opened, task, file, yes=yes))
     if invocation.as_json:
         emit(outcome.as_json())
     else:
@@ -111,33 +111,15 @@ class Outcome:
         say(f"{done} of {len(self.plan.undo)} reversed, {untried} not tried, {len(self.plan.left)} left.")
 
 
-async def _rollback(invocation: Invocation, wanted: str, file: Path | None, *, yes: bool) -> Outcome:
-    installation = installation_of(invocation)
-    path = store_path(installation.config)
-    if path is not None and not path.exists():
-        raise CommandError(f"there is no store at {path} yet, so no task has done anything")
-    if not yes:
-        try:
-            with quiet_stdout():
-                installation.check()
-            return Outcome(await _plan(installation, wanted), [], tried=False, refusal=None)
-        finally:
-            await installation.store.close()
-    return await _do(installation, wanted, file)
-
-
-async def _do(installation: Installation, wanted: str, file: Path | None) -> Outcome:
+async def _rollback(installation: Installation, wanted: str, file: Path | None, *, yes: bool) -> Outcome:
     with quiet_stdout():
         installation.check()
+    if not yes:
+        return Outcome(await _plan(installation, wanted), [], tried=False, refusal=None)
     # Who it is, before this process owns anything: a `halt` would wait for it while a person types.
-    try:
-        voter = await identify(installation, file)
-        plan = await _plan(installation, wanted)
-    except BaseException:
-        await installation.store.close()
-        raise
+    voter = await identify(installation, file)
+    plan = await _plan(installation, wanted)
     if not voter.counts:
-        await installation.store.close()
         text = "Nothing was changed: this needs an approver's credential (--credential-file)."
         return Outcome(plan, [], tried=False, refusal=text)
     async with attached(installation) as service:

@@ -15,7 +15,7 @@ from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.declarations import RolloutMode
 from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in
-from comptroller_policy.rollout_changes import Demote, NotPromoted, Promote, missing_for, next_step
+from comptroller_policy.rollout_changes import EVIDENCE, Demote, NotPromoted, Promote, missing_for, next_step
 from comptroller_policy.rules import APPROVER
 from comptroller_server.commands.credentials import identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
@@ -32,17 +32,6 @@ AUTO = "auto"
 _NO_CREDENTIAL = (
     f"this needs the credential of an approver with the role {APPROVER}, which the agent cannot read "
     "(--credential-file)"
-)
-_EVIDENCE = (
-    "calls",
-    "verified",
-    "silent_wrong",
-    "in_doubt",
-    "agreed",
-    "denied",
-    "clean",
-    "unedited",
-    "edited",
 )
 
 
@@ -291,7 +280,7 @@ def _standing(installation: Installation, tool: ToolConfig, row: Row | None) -> 
     percent = _percent_of(installation, tool, row)
     steps = steps_open_to(tool, config)
     spoken = row if row is not None and row["word"] != Word.CONFIGURED else None
-    evidence = {name: int(row[name]) if row is not None else 0 for name in _EVIDENCE}
+    evidence = {name: int(row[name]) if row is not None else 0 for name in EVIDENCE}
     return Standing(
         tool=tool.name,
         percent=percent,

@@ -12,7 +12,7 @@ from comptroller_policy.declarations import Name
 from comptroller_policy.errors import Finding
 from comptroller_policy.expressions import check_template, paths_in
 from comptroller_server.config.paths import KeyPath
-from comptroller_server.config.web import is_loopback
+from comptroller_server.config.web import check_scheme, read_url
 from comptroller_tools.catalogue import Catalogue
 from comptroller_tools.declarations import ToolConfig
 
@@ -47,14 +47,8 @@ class JudgeConfig(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_safe(cls, url: str) -> str:
-        import httpx  # forty milliseconds of every start
-
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise ValueError("it is no URL; write one like https://api.openai.com/v1") from None
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
-            raise ValueError("it must begin with https://; plain http is for this machine (127.0.0.1) only")
+        parsed = read_url(url, "https://api.openai.com/v1")
+        check_scheme(parsed)
         if not parsed.host or parsed.userinfo or parsed.query or parsed.fragment:
             raise ValueError("it must be a host and a path alone; a key belongs in `key`, as a reference")
         return url

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from comptroller_policy.errors import Finding
 from comptroller_server.config.paths import KeyPath, finding_at
-from comptroller_server.config.web import is_loopback
+from comptroller_server.config.web import check_scheme, read_url
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.upstream.settings import ErrorsMean, HttpEndpoint, StdioCommand, UpstreamSettings
 
@@ -60,14 +60,8 @@ class McpConfig(BaseModel):
     def _is_safe(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        import httpx  # forty milliseconds of every start
-
-        try:
-            parsed = httpx.URL(url)
-        except httpx.InvalidURL:
-            raise ValueError("it is no URL; write one like https://mcp.example.com/mcp") from None
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
-            raise ValueError("it must begin with https://; plain http is for this machine (127.0.0.1) only")
+        parsed = read_url(url, "https://mcp.example.com/mcp")
+        check_scheme(parsed)
         if not parsed.host or parsed.userinfo or parsed.fragment:
             raise ValueError("it must be a host and a path; a credential belongs in `bearer`, as a reference")
         return url

@@ -33,12 +33,12 @@ from comptroller_audit.vocabulary import (
     Refusal,
     Subject,
 )
-from comptroller_policy.approvals import APPROVALS, asked_digest
+from comptroller_policy.approvals import APPROVALS
 from comptroller_policy.rules import REQUESTER
 from comptroller_server.call.case import Case, Refused, Resumed
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.decisions import Decisions
-from comptroller_server.call.edits import Edited, asked_in, told_edit
+from comptroller_server.call.edits import Edited, asked_in, fits, told_edit
 from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.outcomes import Outcomes
@@ -120,8 +120,8 @@ class Editing:
             raise _not(
                 Code.KEY_CONFLICT, f"It is {row['state']} by now; only a pending call is edited.", call
             )
-        packet = newest(logged, (RecordType.PENDING,))
-        if packet is None or not proved(approval, logged) or not self._fits(tenant, packet, approval):
+        packet, key = newest(logged, (RecordType.PENDING,)), self._ring.claim_key(tenant)
+        if packet is None or not proved(approval, logged) or not fits(key, packet, approval):
             raise _not(
                 Code.APPROVAL_VOID, "The record does not bear out what is asked; nobody can edit it.", call
             )
@@ -184,10 +184,6 @@ class Editing:
             return row, None, []
         approval = reader.row(tenant, APPROVALS, row["approval"])
         return row, approval, entries(reader, self._ring, tenant, log_indexes(row))
-
-    def _fits(self, tenant: str, packet: JsonObject, approval: Row) -> bool:
-        """Whether the record and the approval's row speak of the same action."""
-        return self._outcomes.keyed(tenant, asked_in(packet)) == asked_digest(approval)
 
     def _case(self, tenant: str, call: str, row: Row, approval: Row, packet: JsonObject) -> Case:
         """The stored proposal as a case, for the one it was made for."""

@@ -11,8 +11,6 @@ from typing import TypeAlias, cast
 
 from comptroller_audit.ambient import Ids
 from comptroller_audit.calls import Existing, Lost
-from comptroller_audit.canonical import canonical_bytes
-from comptroller_audit.errors import CanonicalError
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader, Store
@@ -30,6 +28,7 @@ from comptroller_server.call.case import Basis, Case, Refused
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.endings import pending_ended
 from comptroller_server.call.evidence import Evidence
+from comptroller_server.call.fitting import fitted
 from comptroller_server.call.naming import META_REQUEST
 from comptroller_server.call.proposal import Answer
 from comptroller_server.call.quotas import Quotas
@@ -105,14 +104,7 @@ class BuiltIns:
         if self._roads.finds_secret([given, case.proposal.meta.get(META_REQUEST)]):
             text = "The arguments contain a secret of this installation, so they are not kept anywhere."
             raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
-        if problems := tool.arguments.check(given):
-            listed = "; ".join(str(problem) for problem in problems)
-            text = f"The arguments of `{tool.name}` do not fit: {listed}. Correct them and call again."
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
-        try:
-            case.argument_bytes = canonical_bytes(given)
-        except CanonicalError as error:
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
+        case.argument_bytes = fitted(tool.name, tool.arguments, given)
         case.arguments = given
 
     # -- task_begin -----------------------------------------------------------------------------------------------

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import stat
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from comptroller_audit.files import make_private, replace_file, write_private
 from comptroller_server.errors import CommandError
 
-__all__ = ["make_private", "switch", "undo", "write_private"]
+__all__ = ["switch", "undo"]
 
 FOLDER = "imports"
 
@@ -51,37 +50,10 @@ def undo(data_dir: Path, path: Path) -> Path:
     return path
 
 
-def make_private(folder: Path) -> Path:
-    """The folder, made for nobody else to read. Raises `OSError`."""
-    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """A new file of mode 0600. Raises `FileExistsError` where there is one."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _mark(path: Path) -> str:
     return hashlib.sha256(str(path).encode()).hexdigest()[:16]
 
 
 def _replace(path: Path, content: bytes) -> None:
     """At once, with the mode it had: a client may read it at any time."""
-    mode = stat.S_IMODE(path.stat().st_mode)
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(made).chmod(mode)
-        Path(made).replace(path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise
+    replace_file(path, content, stat.S_IMODE(path.stat().st_mode))

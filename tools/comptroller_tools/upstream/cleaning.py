@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["DESCRIPTION_CHARS_MAX", "clean", "cleaned_schema", "hidden_in", "shown"]
+__all__ = ["DESCRIPTION_CHARS_MAX", "HIDDEN", "clean", "cleaned_schema", "hidden_in", "shown"]
 
 DESCRIPTION_CHARS_MAX = 2_000
 SCHEMA_TEXT_CHARS_MAX = 500
@@ -48,11 +48,11 @@ def _without_hidden(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        c for c in text if c in "\n\t" or (unicodedata.category(c) not in _HIDDEN and not _UNSEEN.match(c))
+        c for c in text if c in "\n\t" or (unicodedata.category(c) not in HIDDEN and not _UNSEEN.match(c))
     )
 
 
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 """Controls, formats (zero-width, direction, tags), surrogates, private use and what is not assigned."""
 
 

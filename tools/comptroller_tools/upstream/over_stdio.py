@@ -13,13 +13,13 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from pathlib import Path
 
 import anyio
 import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
 
+from comptroller_audit.files import make_private
 from comptroller_tools.upstream import guard
 from comptroller_tools.upstream.settings import StdioCommand
 
@@ -93,7 +93,7 @@ async def _started(command: StdioCommand) -> tuple[asyncio.subprocess.Process, i
     theirs, ours = os.pipe()
     try:
         if command.cwd is not None:
-            _make_private(command.cwd)
+            make_private(command.cwd)
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-I", "-S", guard.__file__, str(theirs), program, *command.args,
             stdin=asyncio.subprocess.PIPE,
@@ -115,12 +115,6 @@ async def _started(command: StdioCommand) -> tuple[asyncio.subprocess.Process, i
     finally:
         os.close(theirs)
     return process, ours
-
-
-def _make_private(folder: Path) -> None:
-    """The folder and those above it that are not there yet, for nobody else to read."""
-    for missing in reversed([one for one in (folder, *folder.parents) if not one.exists()]):
-        missing.mkdir(mode=0o700, exist_ok=True)
 
 
 async def _read(

@@ -8,12 +8,11 @@ What is offered comes from here and never from the wire, so a start needs no ups
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from comptroller_audit.files import replace_file
 from comptroller_tools.errors import ToolError
 from comptroller_tools.upstream.definitions import Unusable, Written
 
@@ -83,15 +82,5 @@ def write_pins(path: Path, pins: Pins) -> None:
             for source, tools in sorted(pins.items())
         },
     }
-    handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="ascii") as file:
-            json.dump(tree, file, indent=2, ensure_ascii=True)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        Path(made).chmod(0o644)
-        Path(made).replace(path)
-    except BaseException:
-        Path(made).unlink(missing_ok=True)
-        raise
+    text = json.dumps(tree, indent=2, ensure_ascii=True) + "\n"
+    replace_file(path, text.encode("ascii"), 0o644)
