@@ -15,7 +15,7 @@ from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, JsonObject, PrincipalKind, RecordType, Refusal
 from comptroller_policy.approvals import OPEN, ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
 from comptroller_server.call.endings import pending_ended
-from comptroller_server.commands.credentials import NOBODY, Voter, identify
+from comptroller_server.commands.credentials import NOBODY, Voter, by_credential, identify
 from comptroller_server.commands.editing import edit
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
@@ -102,7 +102,7 @@ def show(ctx: click.Context, approval: str) -> None:
 @click.option("--reason", default="", help="Why; it stands in the record.")
 @click.option("--digest", help="What you agree to: the digest on the card, or its first 16 digits.")
 @click.option("--yes", is_flag=True, help="Agree to whatever it asks for now, without looking.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def approve(
@@ -126,7 +126,7 @@ def approve(
 @approvals.command()
 @click.argument("approval")
 @click.option("--reason", default="", help="Why; it stands in the record.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def deny(ctx: click.Context, approval: str, reason: str, credential_file: Path | None) -> None:

@@ -15,7 +15,7 @@ from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import CallState, Effect, JsonObject, RecordType
 from comptroller_server.call.endings import effect_ended
-from comptroller_server.commands.credentials import identify
+from comptroller_server.commands.credentials import by_credential, identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.record import CallRecord, call_summary, read_call
@@ -112,7 +112,7 @@ def show(ctx: click.Context, call: str) -> None:
     "--as", "verdict", required=True, type=click.Choice(["done", "not_done"]), help="What really happened."
 )
 @click.option("--reason", required=True, help="How you know; it stands in the record.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def resolve(ctx: click.Context, call: str, verdict: str, reason: str, credential_file: Path | None) -> None:

@@ -17,9 +17,14 @@ from comptroller_server.commands.opening import account
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
-__all__ = ["NOBODY", "Voter", "forget_credential", "identify", "keep_credential"]
+__all__ = ["NOBODY", "Voter", "by_credential", "forget_credential", "identify", "keep_credential"]
 
 _CREDENTIAL_BYTES_MAX = 512
+
+by_credential = click.option(
+    "--credential-file", type=click.Path(path_type=Path), help="Your approver credential."
+)
+"""Gives a command `credential_file`, for `identify`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from comptroller_audit.vocabulary import JsonObject
 from comptroller_policy.approvals import OPEN, asked_digest
 from comptroller_server.app import attached
 from comptroller_server.call.case import Refused
-from comptroller_server.commands.credentials import NOBODY, Voter, identify
+from comptroller_server.commands.credentials import NOBODY, Voter, by_credential, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.requests import (
@@ -55,7 +55,7 @@ _is_index = re.compile(r"0|[1-9][0-9]{0,5}").fullmatch
 @click.option("--reason", default="", help="Why; it stands in the record.")
 @click.option("--digest", help="What you edit: the digest on the card, or its first 16 digits.")
 @click.option("--yes", is_flag=True, help="Edit whatever it asks for now, without looking.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def edit(

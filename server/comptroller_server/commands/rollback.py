@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from comptroller_server.app import attached
-from comptroller_server.commands.credentials import identify
+from comptroller_server.commands.credentials import by_credential, identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import ID_CHARS_MIN, on_store, quiet_stdout
 from comptroller_server.commands.showing import compact, emit, say
@@ -23,7 +23,7 @@ __all__ = ["rollback"]
 @click.command()
 @click.argument("task")
 @click.option("--yes", is_flag=True, help="Do it. Without it, only the plan is shown.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def rollback(ctx: click.Context, task: str, yes: bool, credential_file: Path | None) -> None:

@@ -17,7 +17,7 @@ from comptroller_policy.declarations import RolloutMode
 from comptroller_policy.rollout import PERCENT_MAX, ROLLOUTS, Word, effective, level_in
 from comptroller_policy.rollout_changes import EVIDENCE, Demote, NotPromoted, Promote, missing_for, next_step
 from comptroller_policy.rules import APPROVER
-from comptroller_server.commands.credentials import identify
+from comptroller_server.commands.credentials import by_credential, identify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import at, emit, say, table
@@ -140,7 +140,7 @@ def status(ctx: click.Context, tool: str | None) -> None:
 @click.option("--tool", help="One tool; without it, every tool that has a next step, or none of them.")
 @click.option("--to", metavar="PERCENT|auto", help="How far; without it, the next step of 5, 25, 50, auto.")
 @click.option("--reason", default="", help="Why; it stands in the record.")
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def promote(

@@ -25,7 +25,7 @@ from comptroller_audit.unit import Unit
 from comptroller_budgets.tasks import TaskRow
 from comptroller_policy.approvers import approver_names
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
-from comptroller_server.commands.credentials import identify
+from comptroller_server.commands.credentials import by_credential, identify
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import emit, say
@@ -114,7 +114,7 @@ def halt(ctx: click.Context, tool: str | None, task: str | None, principal: str 
 
 @click.command()
 @_scoped
-@click.option("--credential-file", type=click.Path(path_type=Path), help="Your approver credential.")
+@by_credential
 @options()
 @click.pass_context
 def resume(
