@@ -19,6 +19,7 @@ __all__ = ["EXIT_FAILED", "cli", "main"]
 
 _COMMANDS = {
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
+    "config": ("config:config", "What `comptroller.yaml` may say, for editors."),
     "import": (
         "import_servers:import_servers",
         "Govern the MCP servers of a client; take them over from its file.",

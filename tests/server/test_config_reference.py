@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from comptroller_server.config.editor_schema import SCHEMA_NAME, as_text, published_schema
 from comptroller_server.config.loading import config_json_schema
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "config.md"
@@ -60,3 +61,10 @@ def test_the_page_gives_the_real_defaults() -> None:
     told = {key: default.strip() for key, _, default in ROW.findall(REFERENCE.read_text())}
     real = _keys(SCHEMA)
     assert {key: default for key, default in told.items() if default != real.get(key)} == {}
+
+
+def test_the_published_schema_is_made_of_the_models_and_the_page() -> None:
+    current = as_text(REFERENCE.read_text())
+    told = "it is older than the models or docs/config.md: run `python -m comptroller_server.config.editor_schema`"
+    assert published_schema() == current, told
+    assert REFERENCE.with_name(SCHEMA_NAME).read_text() == current, told
