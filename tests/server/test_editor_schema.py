@@ -25,7 +25,8 @@ SAMPLES = [
 
 def complaints(text: str) -> list[str]:
     """What an editor would mark, as `key path: message`."""
-    tree: Any = YAML(typ="safe", pure=True).load(text)
+    yaml: Any = YAML(typ="safe", pure=True)
+    tree: Any = yaml.load(text)
     validator = jsonschema_rs.Draft7Validator(json.loads(published_schema()))
     return [f"{error.instance_path}: {error.message}" for error in validator.iter_errors(tree)]
 

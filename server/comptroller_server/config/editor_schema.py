@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from comptroller_server.config.model import config_json_schema
 
@@ -55,7 +55,7 @@ class _Inlined:
         """`written` at the key path `at`; `inside` are the definitions on the way, since a grammar may repeat itself."""
         if not isinstance(written, dict):
             return written
-        whole: dict[str, Any] = written
+        whole = cast("dict[str, Any]", written)
         if "$ref" in whole:
             name = str(whole["$ref"]).rsplit("/", 1)[-1]
             if name in inside:
