@@ -443,6 +443,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         f"{_S}/test_approvals.py::test_only_the_same_person_client_and_task_may_resume",
     ),
+    Mutation(
+        f"{_SERVER}/call/repeats.py",
+        "        row = now  #",
+        "        #",
+        f"{_S}/test_enemy_races.py::test_a_yes_that_comes_while_a_resume_looks_is_no_forged_one",
+    ),
+    Mutation(
+        f"{_AUDIT}/store.py",
+        "        self.connection.execute(self._begin)\n",
+        "",
+        "tests/audit/test_store.py::test_what_one_commit_changed_is_never_read_in_part",
+    ),
+    Mutation(
+        f"{_BUDGETS}/lifecycle.py",
+        'if self.waiting is not None and row["awaiting"] != self.waiting:',
+        "if False:",
+        f"{_S}/test_enemy_races.py::test_a_call_that_begins_to_wait_while_its_task_is_handed_off_is_closed_with_it",
+    ),
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/tasks.py",

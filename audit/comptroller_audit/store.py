@@ -28,19 +28,29 @@ __all__ = ["BATCH_UNITS_MAX", "FaultPoint", "InlineLane", "Reader", "Store", "Th
 T = TypeVar("T")
 MIGRATION_WAIT_S_MAX = 30.0
 """How long opening waits for another process that migrates the same SQLite file."""
+_BEGIN_POSTGRES = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
 
 class Reader:
-    """Point reads and queries on one connection; each call sees the newest committed state."""
+    """Point reads and queries on one connection. Within `at_once` all of them see the same moment."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._begin = "BEGIN" if database.is_sqlite else _BEGIN_POSTGRES
         self.connection = database.connect()
         self._file = database.file_id()
 
     def is_stale(self) -> bool:
         """Whether another file now lies at the store's path."""
         return self._database.file_id() != self._file
+
+    def at_once(self, work: Callable[[Reader], T]) -> T:
+        """Run `work` on the newest committed state: what changes in one commit is never seen in part."""
+        self.connection.execute(self._begin)
+        try:
+            return work(self)
+        finally:
+            self.connection.execute("ROLLBACK")
 
     def rows(self, tenant: str, relation: Relation, ids: Sequence[str]) -> dict[str, Row]:
         return select_rows(self._database, self.connection.cursor(), tenant, relation, ids)
@@ -121,7 +131,10 @@ class Store:
         return await waiting.future
 
     async def read(self, work: Callable[[Reader], T]) -> T:
-        """Run `work` on the read connection: inline on SQLite (microseconds), in a thread on Postgres."""
+        """Run `work` on the newest committed state, all of it as of one moment.
+
+        Inline on SQLite (microseconds), in a thread on Postgres.
+        """
         if self.database.is_sqlite:
             return self.read_now(work)
         return await asyncio.to_thread(self.read_now, work)
@@ -137,13 +150,13 @@ class Store:
             if self._reader.is_stale():
                 self._read_anew()
             try:
-                return work(self._reader)
+                return self._reader.at_once(work)
             except Exception as error:
                 if not is_driver_error(error):
                     raise
             self._read_anew()
             try:
-                return work(self._reader)
+                return self._reader.at_once(work)
             except Exception as error:
                 if not is_driver_error(error):
                     raise

@@ -75,8 +75,9 @@ class BeginTask:
 class EndTask:
     """Part: an open task ends with `outcome`; calls that name it are refused from now on.
 
-    `seen_ms` is the row's `since_ms` when its success was looked at: if the task went on since, look again. A task
-    with calls in flight does not end. With `rests` implied tasks of its (principal, actor) may change nothing for
+    `seen_ms` is the row's `since_ms` when its success was looked at: if the task went on since, look again. `waiting` is
+    how many of its calls waited for a person when this was composed; another number moves it, since what waits is
+    closed with its task. A task with calls in flight does not end. With `rests` implied tasks of its (principal, actor) may change nothing for
     `task_idle_s`: the work is with a person.
     """
 
@@ -88,6 +89,7 @@ class EndTask:
     rests: bool = False
     seen_ms: int | None = None
     call: str = ""
+    waiting: int | None = None
 
     def keys(self) -> Iterable[Key]:
         return [(TASKS, self.task)]
@@ -100,6 +102,8 @@ class EndTask:
             text = "A call of this task is still running. Wait for its answer, then end the task."
             return Refusal(Code.IN_PROGRESS, text, "after:2", self.call or None)
         if self.seen_ms is not None and row["since_ms"] != self.seen_ms:
+            return Moved("task")
+        if self.waiting is not None and row["awaiting"] != self.waiting:
             return Moved("task")
         ended: Row = {
             **row,

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from comptroller_audit.calls import CALLS, Lost, MoveCall
-from comptroller_audit.database import table_of
+from comptroller_audit.database import Row, table_of
 from comptroller_audit.errors import StoreClosed, StoreUnavailable, StoreUnsuitable
 from comptroller_audit.log import LogEntry, LogPayload
 from comptroller_audit.sealing import Sealed
@@ -41,6 +41,7 @@ from tests.audit.storekit import (
 pytestmark = pytest.mark.anyio
 
 NO = Refusal(Code.DENIED, "No.")
+WAIT_S_MAX = 10.0
 
 
 def stop_with(stop: Stop) -> Do:
@@ -350,6 +351,22 @@ async def test_reads_see_the_newest_commit_at_once(store_url: str, tmp_path: Pat
             rows = await store.read(lambda reader: reader.row(TENANT, COUNTERS, "n"))
             assert rows is not None
             assert rows["used"] == expected
+
+
+async def test_what_one_commit_changed_is_never_read_in_part(store_url: str, tmp_path: Path) -> None:
+    async with open_store(store_url, tmp_path) as store, open_store(store_url, tmp_path) as other:
+        await commit(store, count_up("a"), count_up("b"))
+
+        def read(reader: Reader) -> tuple[Row | None, ...]:
+            first = reader.row(TENANT, COUNTERS, "a")
+            committed = asyncio.run_coroutine_threadsafe(commit(other, count_up("a"), count_up("b")), loop)
+            committed.result(WAIT_S_MAX)
+            return first, reader.row(TENANT, COUNTERS, "b")
+
+        loop = asyncio.get_running_loop()
+        first, second = await asyncio.to_thread(store.read_now, read)
+        assert first == second == {"used": 1, "held": 0}
+        assert store.read_now(lambda reader: reader.row(TENANT, COUNTERS, "b")) == {"used": 2, "held": 0}
 
 
 async def test_the_newest_of_two_writers_of_a_row_wins_within_a_batch(store_url: str, tmp_path: Path) -> None:

@@ -329,12 +329,10 @@ async def test_a_file_that_is_removed_takes_no_more_commits_and_none_is_made_in_
 
 
 async def test_a_damaged_head_row_takes_no_more_entries(store_url: str, tmp_path: Path) -> None:
-    def damage(reader: Reader) -> None:
-        reader.connection.cursor().execute("UPDATE log_head SET frontier = 'zz'")
-
     async with open_store(store_url, tmp_path) as store:
         await commit(store, count_up())
-        store.read_now(damage)
+        with contextlib.closing(store.database.connect()) as connection:
+            connection.execute("UPDATE log_head SET frontier = 'zz'")
         await fails(commit(store, count_up()), "damaged")
 
 

@@ -202,11 +202,15 @@ class Repeats:
     # -- pending calls --------------------------------------------------------------------------------------------
 
     async def _pending(self, case: Case, call: str, row: Row, replay: bool) -> Answer | None:
-        approval, now = await self._store.read(lambda reader: _asked_and_now(reader, case.tenant, call, row))
+        def look(reader: Reader) -> tuple[Row | None, Row | None]:
+            return reader.row(case.tenant, APPROVALS, row["approval"]), reader.row(case.tenant, CALLS, call)
+
+        approval, now = await self._store.read(look)
         if approval is None or now is None:
             raise Refused(Refusal(Code.CALL_UNKNOWN, _NO_SUCH_CALL, "never"))
         if (now["state"], now["approval"]) != (row["state"], row["approval"]):  # another resume was faster
             return await self._answer(case, call, now, replay)
+        row = now  # it lists the records of the votes that the approval has
         if approval["expires_ms"] <= self._clock.now_ms():
             await self._close(case, call, row, CallState.EXPIRED, "nobody decided in time")
             text = "Nobody decided in time. Propose the call again if it is still needed."
@@ -310,14 +314,6 @@ class Repeats:
             return entries(reader, self._ring, tenant, log_indexes(row))
 
         return await self._store.read(read)
-
-
-def _asked_and_now(reader: Reader, tenant: str, call: str, row: Row) -> tuple[Row | None, Row | None]:
-    """The approval a pending call waits for, and its row as it is now.
-
-    In this order: they change in one commit, so an approval that is used up is never seen with a row that waits.
-    """
-    return reader.row(tenant, APPROVALS, row["approval"]), reader.row(tenant, CALLS, call)
 
 
 def _belongs(case: Case, row: Row) -> bool:

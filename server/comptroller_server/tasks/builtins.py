@@ -193,7 +193,13 @@ class BuiltIns:
             record = self._evidence.built_in(case, RecordType.TASK_ENDED, case.task.id, ending.packet)
             code = ending.problem.code.value if ending.problem is not None else ""
             part = EndTask(
-                case.task.id, ending.outcome, self._budgets, code=code, seen_ms=ending.seen_ms, call=case.call
+                case.task.id,
+                ending.outcome,
+                self._budgets,
+                code=code,
+                seen_ms=ending.seen_ms,
+                call=case.call,
+                waiting=found.waiting,
             )
             return record, case.task.id, [part, *self._closing(found)], code
 
@@ -227,7 +233,14 @@ class BuiltIns:
             record = self._evidence.built_in(case, RecordType.HANDED_OFF, task, packet)
             parts: list[Part] = [
                 NoteHandoff(task, HandoffCause.ASKED, case.subject.actor.id),
-                EndTask(task, TaskOutcome.HANDED_OFF, self._budgets, rests=True, call=case.call),
+                EndTask(
+                    task,
+                    TaskOutcome.HANDED_OFF,
+                    self._budgets,
+                    rests=True,
+                    call=case.call,
+                    waiting=found.waiting,
+                ),
             ]
             parts += self._closing(found)
             # A task in which nothing was called yet is entered first, so that there is one to hand over.

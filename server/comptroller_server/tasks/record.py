@@ -39,6 +39,11 @@ class TaskRecord:
     pending: Sequence[tuple[str, Row]] = ()
 
     @property
+    def waiting(self) -> int:
+        """How many of its calls wait for a person."""
+        return self.row["awaiting"] if self.row is not None else 0
+
+    @property
     def request(self) -> JsonObject | None:
         """`{text, trusted}`, or None for an implied task."""
         return cast("JsonObject | None", self.began.get("request"))
