@@ -1853,4 +1853,41 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        elif problems := ():\n",
         "tests/server/test_classify_command.py::test_what_cannot_be_offered_is_said_and_never_accepted",
     ),
+    # -- shaped tools ------------------------------------------------------------------------------------------------
+    Mutation(
+        "tools/comptroller_tools/catalogue.py",
+        "            arguments=compile_schema(own),\n",
+        "            arguments=compile_schema(definition.input_schema),\n",
+        f"{_S}/test_shaping.py::test_an_argument_of_the_operators_is_unknown_like_any_other",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "arguments=tool.shaping.sent(case.arguments)",
+        "arguments=case.arguments",
+        f"{_S}/test_shaping.py::test_a_model_sees_and_gives_its_own_arguments_and_the_source_gets_all",
+    ),
+    Mutation(
+        f"{_SERVER}/call/intake.py",
+        "tool.shaping.own(case.arguments) if case.resumed is not None else case.arguments",
+        "case.arguments",
+        f"{_S}/test_shaping.py::test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_reference_alone",
+    ),
+    Mutation(
+        f"{_SERVER}/people/editing.py",
+        "        if touched := tool.shaping.touched(before, after):\n",
+        "        if touched := ():\n",
+        f"{_S}/test_shaping.py::test_nobody_edits_what_the_operator_gives",
+    ),
+    Mutation(
+        f"{_POLICY}/rules.py",
+        "        *_hidden(tool, rules),\n",
+        "",
+        f"{_S}/test_shaping.py::test_a_hidden_tool_is_neither_listed_nor_callable_and_still_looks_things_up",
+    ),
+    Mutation(
+        "tools/comptroller_tools/shaping.py",
+        "    if tied := sorted(set(schema) - _PLAIN):\n",
+        "    if tied := ():\n",
+        f"{_S}/test_shaping.py::test_arguments_that_hang_together_are_not_shaped",
+    ),
 )

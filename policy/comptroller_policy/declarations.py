@@ -93,11 +93,12 @@ class ApprovalRule(_Declared):
 
 
 class ToolRules(_Declared):
-    """The policy part of one entry of `tools:`."""
+    """The policy part of one entry of `tools:`. A `hidden` tool is there for Comptroller's own reads and reversals."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")
     allow_actions: tuple[Effect, ...] = ()
     roles: tuple[Name, ...] | None = None
+    hidden: bool = False
     constraints: dict[str, Any] = Field(default_factory=dict)
     resource: str | None = None
     facts: dict[Name, FactRule] = Field(default_factory=dict)

@@ -1,6 +1,7 @@
 """What the config says about a tool, as Cedar text with stable `@id`s. `comptroller policy show` prints it.
 
 allow_actions, roles   <tool>.allow                      permit
+hidden                 <tool>.hidden                     forbid, for everybody but Comptroller itself
 constraints            <tool>.max_<arg>, .min_<arg>, .require_<arg>, .one_of.<arg>, .pattern.<arg>   forbid
 approval               <tool>.approval.<role>[.<n>]      gate
 nothing classified     <tool>.unclassified               gate, one approver (a requester's gate does not replace it)
@@ -32,11 +33,14 @@ from comptroller_policy.schema import (
 )
 from comptroller_policy.syntax import Policy, parse_policy, quoted
 
-__all__ = ["APPROVER", "REQUESTER", "compile_rules"]
+__all__ = ["APPROVER", "OURSELVES", "REQUESTER", "compile_rules"]
 
 APPROVER = "approver"
 REQUESTER = "requester"
 """A confirmation by the person at the client: their client's word, so never enough where people must agree."""
+
+OURSELVES = "comptroller|service:comptroller"
+"""The principal of look-ups and reversals. No identity provider is an issuer of this name: theirs are URLs."""
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CEDAR_WORDS = frozenset({"true", "false", "if", "then", "else", "in", "like", "has", "is", "__cedar"})
@@ -82,6 +86,7 @@ def compile_rules(tool: ToolFacts, rollout: RolloutMode) -> tuple[list[Policy], 
     rules: ToolRules = tool.rules
     found = [
         *_permits(tool, rules),
+        *_hidden(tool, rules),
         *_constraints(tool, rules),
         *_approvals(tool, rules),
         *_defaults(tool, rules, rollout),
@@ -116,6 +121,13 @@ def _permits(tool: ToolFacts, rules: ToolRules) -> Iterator[Policy | Finding]:
         reason = f"{tool.name} is open to {' and '.join(rules.roles)}."
         rest = f"when {{ principal in [{named}] }}"
         yield _policy(f"{tool.name}.allow", where, reason, "permit", tool.name, rest)
+
+
+def _hidden(tool: ToolFacts, rules: ToolRules) -> Iterator[Policy | Finding]:
+    if rules.hidden:
+        reason = f"{tool.name} is for Comptroller's own look-ups and reversals."
+        rest = f"unless {{ principal == {NAMESPACE}::Principal::{quoted(OURSELVES)} }}"
+        yield _policy(f"{tool.name}.hidden", f"tools.{tool.name}.hidden", reason, "forbid", tool.name, rest)
 
 
 # ------------------------------------------------------------------------------------------ constraints

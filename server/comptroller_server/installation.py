@@ -90,7 +90,8 @@ class Installation:
         try:
             config = self.config
             citing = citation_terms(config.retrieval, config.safety)
-            return Catalogue(config.tools, self.sources, config.safety.patterns, citing)
+            fixed = {name: value.get_secret_value() for name, value in config.fixed_secrets.items()}
+            return Catalogue(config.tools, self.sources, config.safety.patterns, citing, fixed)
         except CatalogueInvalid as error:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 from comptroller_audit.patterns import Pattern
@@ -31,6 +32,7 @@ from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.redacted_schemas import redacted, taking_tokens
 from comptroller_tools.redactions import Redactions, redactions_of
+from comptroller_tools.shaping import Shaping, shaped, shaping_findings
 from comptroller_tools.source import Source, ToolDefinition
 from comptroller_tools.upstream.source import UpstreamSource
 from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
@@ -57,6 +59,9 @@ class Tool:
     config: ToolConfig
     source: Source
     definition: ToolDefinition
+    """Of what is sent: with the operator's `arguments` put in."""
+    own_input: Mapping[str, Any]
+    """The schema of what its callers give, which `arguments` checks."""
     arguments: Validator
     output: Validator | None
     derived: Mapping[str, Expression]
@@ -66,6 +71,7 @@ class Tool:
     advertised_output: Mapping[str, Any] | None
     description: str
     redactions: Redactions = field(default_factory=Redactions)
+    shaping: Shaping = field(default_factory=Shaping)
     needs_citation: bool = False
     compensation: Compensation | None = None
     batch: Batch | None = None
@@ -108,8 +114,11 @@ class Catalogue:
         sources: Mapping[str, Source],
         patterns: Collection[Pattern] = (),
         citing: CitationTerms = ANY_CITATION,
+        secrets: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """`patterns` are what redaction looks for: advertised schemas leave room for what it puts in place of that."""
+        """`patterns` are what redaction looks for: advertised schemas leave room for what it puts in place of that.
+        `secrets` are the values of fixed arguments, by the reference that was written."""
+        self._secrets = secrets
         self._sources = sources
         self._patterns = frozenset(patterns)
         self._citing = citing
@@ -181,7 +190,10 @@ class Catalogue:
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self, config: ToolConfig, where: str) -> Tool:
-        source, definition = self._origin(config, where)
+        source, defined = self._origin(config, where)
+        if misfits := list(shaping_findings(defined, config.arguments, self._secrets)):
+            raise CatalogueInvalid([Finding(f"{where}.{at}", problem) for at, problem in misfits])
+        shaping, definition, own = shaped(defined, config.arguments, self._secrets)
         problems = screen(replace(definition, name=config.name), config.effect)
         title = definition.input_schema.get("title")
         if config.schema_name is not None and config.schema_name != title:
@@ -203,23 +215,23 @@ class Catalogue:
             raise CatalogueInvalid(
                 [Finding(f"{where}.{field}" if field else where, problem) for field, problem in wrong]
             )
-        shown_input = taking_tokens(definition.input_schema, config.takes_tokens)
+        shown_input = taking_tokens(own, config.takes_tokens)
         shown_output = for_clients(output)
         if self._patterns or redactions.hides:
             shown_output = redacted(shown_output, self._patterns, redactions.output)
         if not side_effect:
             shown_output = with_refs(shown_output)
         rule = config.batch
-        if found := [
-            Finding(at, text) for at, text in batch_findings(rule, definition.input_schema, f"{where}.batch")
-        ]:
+        if found := [Finding(at, text) for at, text in batch_findings(rule, own, f"{where}.batch")]:
             raise CatalogueInvalid(found)
         return Tool(
             name=config.name,
             config=config,
             source=source,
             definition=definition,
-            arguments=compile_schema(definition.input_schema),
+            own_input=own,
+            arguments=compile_schema(own),
+            shaping=shaping,
             output=compile_schema(output) if output is not None else None,
             derived={name: compile_expression(text) for name, text in config.derived.items()},
             units=units,
@@ -260,14 +272,21 @@ class Catalogue:
     def _tools_named(self, tool: Tool) -> list[Finding]:
         """Tools that this one's facts and recovery read."""
         config, where = tool.config, f"tools.{tool.name}"
-        named = [(f"facts.{name}.tool", fact.tool) for name, fact in config.facts.items()]
+        named = [(f"facts.{name}", fact.tool, fact.arguments) for name, fact in config.facts.items()]
         if config.recover is not None:
-            named.append(("recover.tool", config.recover.tool))
-        return [
-            Finding(f"{where}.{field}", f"`{name}` must be a tool of this config that is classified as read.")
-            for field, name in named
-            if (other := self._tools.get(name)) is None or not other.is_read
-        ]
+            named.append(("recover", config.recover.tool, config.recover.arguments))
+        findings: list[Finding] = []
+        for key, name, arguments in named:
+            other = self._tools.get(name)
+            if other is None or not other.is_read:
+                text = f"`{name}` must be a tool of this config that is classified as read."
+                findings.append(Finding(f"{where}.{key}.tool", text))
+                continue
+            for given in (*other.shaping.fixed, *sorted(other.shaping.removed)):
+                if given in arguments:
+                    text = f"gives `{given}`, which `tools.{name}.arguments` fixes or removes; leave it out"
+                    findings.append(Finding(f"{where}.{key}.arguments", text))
+        return findings
 
     def _cross_check(self, tool: Tool) -> list[Finding]:
         """Paths and expressions against the schemas they read."""

@@ -47,7 +47,8 @@ class Compensation:
         """The arguments that can be told before the effect. Raises `ExpressionError`."""
         unknown = self.unknown
         told = {name: value for name, value in self.arguments.items() if name not in unknown}
-        return cast("JsonObject", render(told, scope))
+        filled = self.target.shaping.filled(cast("JsonObject", render(told, scope)))
+        return {name: value for name, value in filled.items() if name not in unknown}
 
     def complete(self, scope: Scope) -> JsonObject:
         """All arguments; `scope` has the output as well. Raises `ExpressionError`."""
@@ -76,7 +77,7 @@ def _is_told_after(value: Json) -> bool:
 
 def _misfits(rule: CompensateRule, target: Tool, schemas: Schemas) -> list[str]:
     """Arguments that are missing, unknown or of another type than the compensating tool takes."""
-    schema = target.definition.input_schema
+    schema = target.own_input
     properties: Mapping[str, Any] = schema.get("properties", {})
     faults = [
         f"`{name}` is required by `{target.name}`; say where it comes from, like `{{output.{name}}}`"
@@ -120,7 +121,10 @@ def _uncountable(rule: CompensateRule, target: Tool) -> list[str]:
     for unit, expression in target.units.items():
         for path in expression.paths:
             root, name = path.split(".")[:2]
-            if root == "input" and name not in rule.arguments:
+            given = name in rule.arguments
+            if root == "input" and not given and name in target.shaping.filled({}):
+                continue
+            if root == "input" and not given:
                 faults.append(f"`{name}` is counted as `{unit}` by `{target.name}`; give it a value")
             elif root == "input" and _is_told_after(rule.arguments[name]):
                 text = (

@@ -5,13 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comptroller_policy.declarations import Name, ToolRules
 from comptroller_tools.check_rules import CHECKS_MAX, CheckRule
 
 __all__ = [
     "AbsentMeans",
+    "ArgumentRule",
     "BatchRule",
     "BreakerConfig",
     "CompensateRule",
@@ -85,6 +86,23 @@ class BatchRule(_Declared):
     max: int = Field(default=20, ge=2, le=100)
 
 
+class ArgumentRule(_Declared):
+    """One argument as an operator wants it: a value that is always sent, another default, or never given.
+
+    `fixed` may be a `secret://` reference. A caller neither sees nor gives what is fixed or removed.
+    """
+
+    fixed: Any = None
+    default: Any = None
+    remove: Literal[True] | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ArgumentRule:
+        if sum(one is not None for one in (self.fixed, self.default, self.remove)) != 1:
+            raise ValueError("it needs one of `fixed`, `default` and `remove: true`, and only one")
+        return self
+
+
 class BreakerConfig(_Declared):
     """After `failures` in a row a source is left alone for `reset_s` seconds; then one call tries."""
 
@@ -113,6 +131,7 @@ class ToolConfig(ToolRules):
     source: str | None = None
     source_tool: str | None = Field(default=None, min_length=1, max_length=128)
     description: str | None = None
+    arguments: dict[str, ArgumentRule] = Field(default_factory=dict, max_length=100)
     records: tuple[RecordRule, ...] = ()
     cites: tuple[Name, ...] = ()
     units: dict[Name, str] = Field(default_factory=dict)

@@ -193,7 +193,8 @@ class Citations:
             fact = tool.config.facts[name]
             reader = self._catalogue.find(fact.tool)
             assert reader is not None  # it was just read
-            for record in self._shown(case, reader, render(dict(fact.arguments), case.scope), value):
+            asked = reader.shaping.filled(cast("JsonObject", render(dict(fact.arguments), case.scope)))
+            for record in self._shown(case, reader, asked, value):
                 for citation in case.citations:
                     if _moved(citation, record, reader.name):
                         await self._stop(case, await self._changed(case, citation, reader, value))

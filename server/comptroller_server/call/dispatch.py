@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.owners import Owner
@@ -155,7 +155,8 @@ class Dispatcher:
         case.read_at = ReadAt(self._clock.monotonic(), max(self._clock.now_ms(), case.window_ms))
         began = self._tracer.now()
         case.tries += 1
-        outcome = await self._hand_over(case, action)
+        sent = replace(action, arguments=tool.shaping.sent(case.arguments))
+        outcome = await self._hand_over(case, sent)
         self._breakers.of(tool.source.name).note(outcome)
         self._tracer.handed_over(case.trace, action, tool.source.name, outcome, began)
         return outcome

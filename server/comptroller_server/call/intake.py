@@ -188,9 +188,14 @@ class Intake:
         await self.citations.read(case)
 
     def fit(self, case: Case) -> None:
-        """Arguments against the tool's own schema, in canonical bytes, and the record they act on."""
+        """Arguments against the schema of what callers give, then as they are sent: in canonical bytes, and the record
+        they act on. Of stored ones, what the operator gives is what is configured now."""
         tool = case.tool_in_hand
-        case.argument_bytes = fitted(tool.name, tool.arguments, case.arguments)
+        own = tool.shaping.own(case.arguments) if case.resumed is not None else case.arguments
+        case.argument_bytes = fitted(tool.name, tool.arguments, own)
+        if tool.config.arguments:
+            case.arguments = tool.shaping.filled(own)
+            case.argument_bytes = canonical_bytes(case.arguments)
         try:
             case.record = resource_of(tool.config.resource, case.arguments)
         except (CanonicalError, RecordPathError) as error:

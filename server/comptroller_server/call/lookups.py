@@ -163,11 +163,13 @@ class LookUps:
             raise LookUpFailed(str(error)) from error
         if problems := tool.arguments.check(rendered):
             raise LookUpFailed(f"`{name}` refuses the arguments: {problems[0]}")
+        rendered = tool.shaping.filled(rendered)
         if switch_id(SwitchScope.TOOL, tool.name) in self._switches(tenant).active:
             raise LookUpFailed(f"a person has halted `{tool.name}`")
         if not self._allows(service_subject(tenant, tool.config.roles or ()), tool, rendered):
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
-        outcome = await self._run(tool, Action(tool.definition.name, rendered, effect_key), deadline)
+        action = Action(tool.definition.name, tool.shaping.sent(rendered), effect_key)
+        outcome = await self._run(tool, action, deadline)
         if outcome.error is not None or outcome.value is None:
             raise LookUpFailed(f"`{name}`: {outcome.error or 'it returned nothing'}")
         value = self._release.release(outcome.value, Audience.RECORD).value
@@ -201,7 +203,7 @@ class LookUps:
             return False
         try:
             rendered = cast("dict[str, Any]", render(dict(arguments), scope))
-            return self._allows(subject, tool, rendered)
+            return self._allows(subject, tool, tool.shaping.filled(rendered))
         except (ExpressionError, LookUpFailed):
             return False
 

@@ -13,6 +13,7 @@ from comptroller_server.config.judges import judge_findings, judged_tool_finding
 from comptroller_server.config.model import Document
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.safety import cache_findings, unknown_sources
+from comptroller_server.config.shaping import hidden_findings
 from comptroller_server.config.verification import verification_findings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.batches import batch_name
@@ -42,7 +43,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, (tool, node) in enumerate(zip(document.tools, _entries(right), strict=True)):
         facts = written.facts[node.file, node.at]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
-        reading = (*cache_findings(tool, document.retrieval), *_batch(tool, written))
+        reading = (*cache_findings(tool, document.retrieval), *_batch(tool, written), *hidden_findings(tool))
         found += [(("tools", at, *path), message) for path, message in reading]
     found += _windows(document, written)
     found += _models(document, written)

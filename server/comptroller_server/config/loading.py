@@ -20,6 +20,7 @@ from comptroller_server.config.findings import empty_values, shape_findings
 from comptroller_server.config.model import Config, Document, StoreSettings, config_json_schema
 from comptroller_server.config.paths import KeyPath, finding_at, without, written_part
 from comptroller_server.config.values import (
+    fixed_secrets_of,
     judge_keys_of,
     misplaced_secrets,
     pins_of,
@@ -69,9 +70,11 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     policies, policy_findings = policy_files(right, document.policies, base_dir)
     judge_keys, key_secrets, key_findings = judge_keys_of(right, document.judges, base_dir, data_dir)
     upstreams, upstream_secrets, upstream_findings = upstreams_of(right, document.sources, base_dir, data_dir)
+    fixed, fixed_values, fixed_findings = fixed_secrets_of(right, document.tools, base_dir, data_dir)
     pins, pin_findings = pins_of(base_dir)
     findings += [
         *upstream_findings,
+        *fixed_findings,
         *pin_findings,
         *key_findings,
         *store_findings,
@@ -99,6 +102,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         tasks=document.tasks,
         judges=document.judges,
         judge_keys=judge_keys,
+        fixed_secrets=fixed,
         tools=document.tools,
         policies=policies,
         rollout=document.rollout,
@@ -107,7 +111,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         logging=document.logging,
         http=document.http,
         environment=document.environment,
-        secrets=(*secrets, *key_secrets, *upstream_secrets),
+        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values),
         tree=tree,
     )
 

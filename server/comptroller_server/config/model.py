@@ -238,7 +238,7 @@ class Config:
 
     `files` are the files read, in order, for a later reload. `policies` are the operator's Cedar files, named
     relative to `base_dir`. `secrets` are the values behind `secret://` references and in the store's URL: what
-    leaves the process is searched for them. `pins` are the definitions of upstreams that a person accepted.
+    leaves the process is searched for them. `fixed_secrets` are those of fixed arguments, by reference. `pins` are the definitions of upstreams that a person accepted.
     """
 
     path: Path
@@ -259,6 +259,7 @@ class Config:
     tasks: TasksConfig
     judges: Mapping[str, JudgeConfig]
     judge_keys: Mapping[str, SecretStr]
+    fixed_secrets: Mapping[str, SecretStr]
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
     rollout: RolloutConfig

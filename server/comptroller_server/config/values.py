@@ -23,12 +23,15 @@ from comptroller_policy.model import PolicyFile
 from comptroller_server.config.judges import JudgeConfig
 from comptroller_server.config.model import SourceConfig, StoreConfig, StoreSettings
 from comptroller_server.config.paths import KeyPath, finding_at
+from comptroller_server.config.shaping import FIXED_SECRETS, fixed_secrets
 from comptroller_server.config.upstreams import SECRET_PLACES, upstream_settings
 from comptroller_server.config.yaml_lines import Node
+from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.upstream.pins import LOCK_NAME, Pins, PinsInvalid, read_pins
 from comptroller_tools.upstream.settings import UpstreamSettings
 
 __all__ = [
+    "fixed_secrets_of",
     "judge_keys_of",
     "misplaced_secrets",
     "pins_of",
@@ -45,7 +48,12 @@ SECRET_BYTES_MAX = 65_536
 """Bytes in one secret file."""
 
 _SECRET = "secret://"  # noqa: S105 - the scheme of references, not a secret
-_SECRET_PLACES: tuple[KeyPath, ...] = (("store", "url"), ("judges", "*", "key"), *SECRET_PLACES)
+_SECRET_PLACES: tuple[KeyPath, ...] = (
+    ("store", "url"),
+    ("judges", "*", "key"),
+    *SECRET_PLACES,
+    FIXED_SECRETS,
+)
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
 _DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
@@ -163,6 +171,14 @@ def upstreams_of(
     )
 
 
+def fixed_secrets_of(
+    tree: Node, tools: Sequence[ToolConfig], base_dir: Path, data_dir: Path
+) -> tuple[dict[str, SecretStr], tuple[str, ...], list[Finding]]:
+    """The values behind fixed arguments by reference, the same as secrets to withhold, and what is wrong."""
+    found, findings = fixed_secrets(tree, tools, lambda text: _revealed(text, base_dir, data_dir))
+    return found, tuple(value.get_secret_value() for value in found.values()), findings
+
+
 def pins_of(base_dir: Path) -> tuple[Pins, list[Finding]]:
     """The accepted definitions beside the config, and what is wrong with their file."""
     path = base_dir / LOCK_NAME
@@ -184,7 +200,7 @@ def misplaced_secrets(tree: Node) -> Iterator[Finding]:
         if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
             text = (
                 "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers` "
-                "and `bearer` of an MCP server only; remove it"
+                "and `bearer` of an MCP server and in `fixed` arguments only; remove it"
             )
             yield finding_at(tree, path, text)
 

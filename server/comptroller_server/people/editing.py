@@ -218,6 +218,9 @@ class Editing:
             raise _not(
                 Code.INVALID_ARGUMENTS, "This changes nothing: the arguments are so already.", case.call
             )
+        if touched := tool.shaping.touched(before, after):
+            text = f"`{touched[0]}` is given by the configuration, so nobody changes it in one call."
+            raise _not(Code.INVALID_ARGUMENTS, text, case.call)
         edited = Edited.of(packet) or Edited(before, asked_in(packet))
         if len(edited.by) >= EDITS_MAX:
             text = (
