@@ -1258,8 +1258,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/config/loading.py",
-        "        secrets=(*secrets, *key_secrets, *upstream_secrets),\n",
-        "        secrets=(*secrets, *upstream_secrets),\n",
+        "        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values),\n",
+        "        secrets=(*secrets, *upstream_secrets, *fixed_values),\n",
         f"{_S}/test_judges.py::test_the_key_is_in_no_answer_and_no_record",
     ),
     Mutation(
@@ -1889,5 +1889,11 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if tied := sorted(set(schema) - _PLAIN):\n",
         "    if tied := ():\n",
         f"{_S}/test_shaping.py::test_arguments_that_hang_together_are_not_shaped",
+    ),
+    Mutation(
+        f"{_SERVER}/config/loading.py",
+        "secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values),",
+        "secrets=(*secrets, *key_secrets, *upstream_secrets),",
+        f"{_S}/test_shaping.py::test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_reference_alone",
     ),
 )

@@ -100,7 +100,7 @@ async def test_a_model_sees_and_gives_its_own_arguments_and_the_source_gets_all(
 
 async def test_an_argument_of_the_operators_is_unknown_like_any_other(shop: Shop, upstream: Upstream) -> None:
     for name in ("root", "verbose", "key", "nothing"):
-        answer = await shop.call("find", query="a", **{name: "/etc"})
+        answer = await shop.call("find", {"query": "a", name: "/etc"})
         assert code_of(answer) == "invalid_arguments"
         assert f"unknown property `{name}`" in answer.text
         assert "/srv/docs" not in answer.text
