@@ -34,6 +34,25 @@ _UPSTREAM = "tools/comptroller_tools/upstream"
 _S = "tests/scenarios"
 
 MUTATIONS: tuple[Mutation, ...] = (
+    # -- policies as code ------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/rehearsal/deciding.py",
+        "for name in sorted(needed - asked.facts.keys()):",
+        "for name in ():",
+        "tests/server/test_policy_cases.py::test_a_case_that_cannot_be_decided_is_neither_passed_nor_failed",
+    ),
+    Mutation(
+        f"{_SERVER}/rehearsal/trying.py",
+        "if decision.errors and ERROR_DENY not in (text.policies or ()):",
+        "if False:",
+        "tests/server/test_policy_cases.py::test_an_error_while_deciding_is_only_expected_by_its_name",
+    ),
+    Mutation(
+        f"{_SERVER}/rehearsal/trying.py",
+        "if text.phase is Phase.AFTER and decided.phase is Phase.BEFORE:",
+        "if False:",
+        "tests/server/test_policy_cases.py::test_what_came_back_is_decided_after_the_call",
+    ),
     # -- the report ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/report_calls.py",

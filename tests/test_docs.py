@@ -179,6 +179,15 @@ async def test_the_checks_of_their_page_hold_in_the_meeting_rooms(rooms: Path) -
     assert not few.is_error
 
 
+def test_the_cases_of_the_meeting_rooms_pass_and_cover_every_rule(rooms: Path) -> None:
+    cases = rooms / "policies" / "rooms.test.yaml"
+    cases.write_text(blocks(ROOT / "docs" / "policy-as-code.md", "yaml")[0][1])
+    tested = run(rooms, "policy", "test", "--cover")
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+    cases.write_text(cases.read_text().replace("{booked: 8}", "{booked: 9}"))
+    assert run(rooms, "policy", "test").returncode == 1
+
+
 def code_of(answer: Answer) -> Json:
     refusal = answer.meta["comptroller/refusal"]
     assert isinstance(refusal, dict)

@@ -102,6 +102,14 @@ class Bundle:
         prepared = slice_.after if after else slice_.before
         return tuple(policy.id for policy in prepared.policies) if prepared is not None else ()
 
+    def rules(self) -> Mapping[str, Policy]:
+        """Every policy that decides about some tool, before or after a call, by its id."""
+        prepared = (
+            part for slice_ in self._slices.values() for part in (slice_.before, slice_.after) if part
+        )
+        found = {policy.id: policy for part in prepared for policy in part.policies}
+        return {id_: policy for id_, policy in found.items() if id_ != AFTER_IMPLICIT}
+
     def visible(self, subject: Subject, tool: str) -> bool:
         """False only when every call of `tool` by `subject` would be denied, whatever its arguments."""
         return tool in self._slices and self._visible(subject, tool)

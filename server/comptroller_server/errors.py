@@ -5,17 +5,27 @@ ComptrollerError
     ├── ConfigInvalid     the configuration does not load; carries every finding (config.py)
     ├── IdentityError     no subject can be proved, or a token file is not safe to use (identity.py)
     ├── TransportError    a transport cannot be opened as asked (stdio.py, http.py)
+    ├── CannotDecide      what is known of a call is not enough to decide it (rehearsal/)
     └── CommandError      a command cannot be done as asked: no such id, no such file, a credential unknown (commands/)
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 from comptroller_audit.vocabulary import ComptrollerError
 from comptroller_policy.errors import Finding
 
-__all__ = ["CommandError", "ConfigInvalid", "IdentityError", "ServerError", "TransportError"]
+__all__ = [
+    "CannotDecide",
+    "CommandError",
+    "ConfigInvalid",
+    "IdentityError",
+    "Lack",
+    "ServerError",
+    "TransportError",
+]
 
 
 class ServerError(ComptrollerError):
@@ -40,3 +50,28 @@ class TransportError(ServerError):
 
 class CommandError(ServerError):
     """A command cannot be done as asked. Nothing was changed; the command line ends with exit code 2."""
+
+
+class Lack(StrEnum):
+    """What is missing where a call cannot be decided."""
+
+    ERASED = "erased"
+    ARGUMENTS = "arguments"
+    TOOL = "tool"
+    FACTS = "facts"
+    HISTORY = "history"
+    DERIVED = "derived"
+    DRAW = "draw"
+    RECORD = "record"
+
+
+class CannotDecide(ServerError):
+    """What is known of a call is not enough to decide it. Nothing is guessed: `lacks` says what kind of thing is missing.
+
+    `part` is the section of a test case that the message is about: `arguments`, `facts`, `history`, `derived`, `tool`.
+    """
+
+    def __init__(self, lacks: Lack, message: str, part: str = "") -> None:
+        self.lacks = lacks
+        self.part = part
+        super().__init__(message)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.vocabulary import Code, Refusal
@@ -13,21 +13,29 @@ from comptroller_policy.errors import ExpressionError
 from comptroller_policy.model import Decision, Question, Verdict
 from comptroller_policy.rollout import Standing
 from comptroller_policy.rules import REQUESTER
+from comptroller_policy.switches import Switches
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.lookups import service_subject, unavailable
 from comptroller_server.call.traces import TraceLevel, Tracer
-from comptroller_server.call.watch import Watch
 from comptroller_server.undo.reversal import cannot_reverse, next_for, together
 from comptroller_tools.compensation import Compensation
 from comptroller_tools.source import EffectHappened
 
-__all__ = ["Decisions"]
+__all__ = ["Decisions", "SeesSwitches"]
+
+
+class SeesSwitches(Protocol):
+    """Who knows which switches are set: the watch of a serving process."""
+
+    def switches(self, tenant: str) -> Switches: ...
 
 
 class Decisions:
     """Asks the bundle, and turns a deny into a refusal that says what to do next."""
 
-    def __init__(self, bundle: Bundle, watch: Watch, clock: Clock, environment: str, tracer: Tracer) -> None:
+    def __init__(
+        self, bundle: Bundle, watch: SeesSwitches, clock: Clock, environment: str, tracer: Tracer
+    ) -> None:
         self._bundle = bundle
         self._tracer = tracer
         self._watch = watch
@@ -42,7 +50,7 @@ class Decisions:
             raise Refused(refusal)
         case.decided_ms = self._clock.now_ms()
         case.trace.forget()
-        decision = self._bundle.decide_early(question := self._question(case))
+        decision = self._bundle.decide_early(question := self.question(case))
         self._trace(case, "early", question, decision)
         if decision is not None and decision.verdict is Verdict.DENY:
             case.decision = decision
@@ -69,7 +77,7 @@ class Decisions:
 
     def _decide(self, case: Case, *, confirmed: bool) -> None:
         """The call, together with what would reverse it. Raises `Refused` when that is certain to be denied."""
-        case.decision = self._bundle.decide(question := self._question(case, confirmed=confirmed))
+        case.decision = self._bundle.decide(question := self.question(case, confirmed=confirmed))
         self._trace(case, "before", question, case.decision)
         compensation = case.tool_in_hand.compensation
         if compensation is not None and case.decision.verdict is not Verdict.DENY:
@@ -87,7 +95,7 @@ class Decisions:
         if outcome.effect is EffectHappened.NONE and not case.tool_in_hand.is_read:
             return
         after = case.read_back
-        question = self._question(case, outcome.value, after)
+        question = self.question(case, outcome.value, after)
         case.decision_after = self._bundle.decide_after(question)
         self._trace(case, "after", question, case.decision_after)
         if case.decision_after.verdict is not Verdict.ALLOW and case.problem is None:
@@ -122,7 +130,7 @@ class Decisions:
             raise Refused(cannot_reverse(case, case.reversal, target.name, stop))
         case.decision = together(case.decision, case.reversal, target.name)
 
-    def _question(
+    def question(
         self,
         case: Case,
         output: Any = None,
@@ -130,6 +138,7 @@ class Decisions:
         *,
         confirmed: bool = False,
     ) -> Question:
+        """The case as policy sees it; with `output` for the decision after the call."""
         voted = {role: count for role, count in case.approvals.items() if role != REQUESTER}
         return Question(
             tool=case.tool_in_hand.name,

@@ -25,6 +25,7 @@ from comptroller_policy.rules import REQUESTER
 from comptroller_server.call.evidence import TOO_LONG
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
+from comptroller_server.commands.policy_cases import try_cases
 from comptroller_server.commands.record import CallRecord, clients_word, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
@@ -35,7 +36,10 @@ __all__ = ["policy"]
 
 @click.group()
 def policy() -> None:
-    """The policies, and why they decided as they did."""
+    """The policies, why they decided as they did, and what they would decide."""
+
+
+policy.add_command(try_cases)
 
 
 @policy.command()

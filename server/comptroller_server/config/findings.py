@@ -66,10 +66,21 @@ _SUBJECT = re.compile(r"^\w+( input)? should")
 """How Pydantic begins a message; ours begin with the field."""
 
 
-def shape_findings(tree: Node, error: ValidationError, told: Collection[KeyPath] = ()) -> list[Finding]:
-    """One finding for each thing in `error`, without repeating the user's values; `told` is said already."""
+def shape_findings(
+    tree: Node,
+    error: ValidationError,
+    told: Collection[KeyPath] = (),
+    schema: Mapping[str, Any] | None = None,
+) -> list[Finding]:
+    """One finding for each thing in `error`, without repeating the user's values; `told` is said already.
+
+    `schema` is the JSON Schema of the file, where that is not the configuration.
+    """
+    document = schema if schema is not None else _schema()
     details = error.errors(include_url=False, include_context=True, include_input=True)
-    unknown = {_path(one): _unknown_key(_path(one)) for one in details if one["type"] == "extra_forbidden"}
+    unknown = {
+        _path(one): _unknown_key(_path(one), document) for one in details if one["type"] == "extra_forbidden"
+    }
     findings: list[Finding] = []
     for one in details:
         path = _path(one)
@@ -122,10 +133,10 @@ def _explained(path: KeyPath, unknown: Mapping[KeyPath, str]) -> bool:
     return any(_refused_here(other) or f"write `{path[-1]}`" in text for other, text in neighbours)
 
 
-def _unknown_key(path: KeyPath) -> str:
+def _unknown_key(path: KeyPath, document: Mapping[str, Any]) -> str:
     if _refused_here(path):
         return "is not supported in this version, so nothing would enforce it; remove it"
-    known = _known_keys(path[:-1])
+    known = _known_keys(path[:-1], document)
     near = _nearest(str(path[-1]), known)
     if near:
         return f"is not a key here; write `{near}`"
@@ -168,15 +179,15 @@ def _schema() -> dict[str, Any]:
     return config_json_schema()
 
 
-def _known_keys(path: KeyPath) -> list[str]:
+def _known_keys(path: KeyPath, document: Mapping[str, Any]) -> list[str]:
     """The keys that the model at `path` has, by walking the published JSON Schema."""
-    schema = _resolved(_schema())
+    schema = _resolved(document, document)
     for part in path:
-        schema = _resolved(_inside(schema, part))
+        schema = _resolved(_inside(schema, part), document)
     return list(schema.get("properties", {}))
 
 
-def _inside(schema: dict[str, Any], part: str | int) -> dict[str, Any]:
+def _inside(schema: Mapping[str, Any], part: str | int) -> Mapping[str, Any]:
     """The schema of one entry. Names an operator chooses share one schema, under a pattern or any name."""
     if isinstance(part, int):
         found = schema.get("items")
@@ -185,12 +196,12 @@ def _inside(schema: dict[str, Any], part: str | int) -> dict[str, Any]:
     else:
         patterns: dict[str, Any] = schema.get("patternProperties", {})
         found = next(iter(patterns.values())) if patterns else schema.get("additionalProperties")
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
+    return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def _resolved(schema: dict[str, Any]) -> dict[str, Any]:
+def _resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[str, Any]:
     for option in schema.get("anyOf", ()):
         if option.get("type") != "null":
-            return _resolved(option)
+            return _resolved(option, document)
     reference: str | None = schema.get("$ref")
-    return _schema()["$defs"][reference.rsplit("/", 1)[-1]] if reference else schema
+    return document["$defs"][reference.rsplit("/", 1)[-1]] if reference else schema
