@@ -978,6 +978,31 @@ MUTATIONS: tuple[Mutation, ...] = (
         "case.received_ms",
         f"{_S}/test_enemy_world.py::test_a_clock_set_back_makes_no_rule_over_history_forget",
     ),
+    # -- the first hour --------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/setting_up/placing.py",
+        "    if there and not force:\n",
+        "    if False:\n",
+        "tests/server/test_init_command.py::test_what_is_there_stays_unless_it_is_forced",
+    ),
+    Mutation(
+        f"{_SERVER}/setting_up/answers.py",
+        "    if any(Release((), (CREDENTIALS,)).secrets_in(word) for word in words):\n",
+        "    if False:\n",
+        "tests/server/test_init_command.py::test_what_cannot_be_used_is_refused_before_anything_is_written",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/init.py",
+        "        if store.exists() and not force:\n",
+        "        if False:\n",
+        "tests/server/test_init_command.py::test_a_store_of_that_name_is_gone_on_with_only_when_forced",
+    ),
+    Mutation(
+        f"{_SERVER}/setting_up/documents.py",
+        '        return [*lines, "    approval: [{role: approver}]           # a person agrees to each call"]\n',
+        "        return lines\n",
+        "tests/server/test_init_command.py::test_functions_are_listed_with_what_their_names_say_and_money_is_limited",
+    ),
     Mutation(
         f"{_SERVER}/call/outcomes.py",
         "charges_for(limits, amounts, scopes, case.window_ms)",

@@ -18,6 +18,7 @@ from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, o
 __all__ = ["EXIT_FAILED", "cli", "main"]
 
 _COMMANDS = {
+    "init": ("init:init", "Write a first configuration, from a few questions or from flags."),
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
     "config": ("config:config", "What `comptroller.yaml` may say, for editors."),
     "import": (

@@ -21,7 +21,7 @@ from comptroller_audit.store import Reader
 from comptroller_budgets.ledger import amount_text
 from comptroller_policy.approvers import approver_names
 from comptroller_policy.errors import Finding
-from comptroller_server.commands.invocation import findings, invocation_of, options
+from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
 from comptroller_server.commands.showing import Card, emit, say
 from comptroller_server.config.model import Config
@@ -30,7 +30,7 @@ from comptroller_server.installation import TENANT, Installation
 from comptroller_server.undo.reversal import irreversible
 from comptroller_server.upstreams.asking import ask, upstream_warnings
 
-__all__ = ["check"]
+__all__ = ["Checked", "check", "checked_as_json", "run_check", "show_checked"]
 
 SQLITE_SAFE = (3, 51, 3)
 """From here on two connections cannot corrupt a WAL by writing and checkpointing together; before, our lock does it."""
@@ -60,6 +60,17 @@ def check(ctx: click.Context) -> None:
     Exit code 1 with findings, each with its file and line; warnings alone leave it 0.
     """
     invocation = invocation_of(ctx)
+    checked = run_check(invocation)
+    if invocation.as_json:
+        emit(checked_as_json(checked))
+    else:
+        show_checked(checked)
+    if checked.findings:
+        findings()
+
+
+def run_check(invocation: Invocation) -> Checked:
+    """All that is wrong or unwise. Raises `CommandError` when there is no configuration."""
     checked = Checked()
     try:
         checked.installation = installation_of(invocation)
@@ -67,12 +78,7 @@ def check(ctx: click.Context) -> None:
         checked.findings.extend(error.findings)
     if checked.installation is not None:
         _check(checked, checked.installation)
-    if invocation.as_json:
-        emit(_as_json(checked))
-    else:
-        _show(checked)
-    if checked.findings:
-        findings()
+    return checked
 
 
 def _check(checked: Checked, installation: Installation) -> None:
@@ -210,7 +216,8 @@ def _default_limits(config: Config) -> list[str]:
     return [f"{limit.id}: {amount_text(limit.max_micro)}" for limit in limits if limit.is_default]
 
 
-def _as_json(checked: Checked) -> dict[str, Any]:
+def checked_as_json(checked: Checked) -> dict[str, Any]:
+    """The document of `check --json`."""
     return {
         "ok": not checked.findings,
         "findings": [{"where": one.where, "message": one.message} for one in checked.findings],
@@ -221,7 +228,8 @@ def _as_json(checked: Checked) -> dict[str, Any]:
     }
 
 
-def _show(checked: Checked) -> None:
+def show_checked(checked: Checked) -> None:
+    """Findings, warnings, and what is used."""
     for finding in checked.findings:
         say(str(finding))
     for warning in checked.warnings:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from comptroller_server.commands.showing import emit, say
 from comptroller_server.config.loading import FRAGMENTS, load_config
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
+from comptroller_server.setting_up.clients import serve_words
 from comptroller_server.upstreams.accepting import accept
 from comptroller_server.upstreams.asking import ask
 from comptroller_server.upstreams.importing import ClientFile, Found, read_client_file
@@ -232,14 +232,7 @@ def _switch(invocation: Invocation, found: ClientFile, imported: Sequence[Found]
         raise CommandError(
             f"{client!r} is no client of this configuration; add it to `identity.local.clients`, or name one with --client"
         )
-    args = ["serve", "--client", client, "--config", str(config.path)]
-    if invocation.data_dir is not None:
-        args += ["--data-dir", str(config.data_dir)]
-    program = shutil.which("comptroller")
-    entry = (
-        {"command": program, "args": args}
-        if program is not None
-        else {"command": sys.executable, "args": ["-m", "comptroller_server.cli", *args]}
-    )
+    program, *args = serve_words(client, config.path, invocation.data_dir)
+    entry = {"command": program, "args": args}
     after = found.switched(entry, [one.name for one in imported])
     return switch(config.data_dir, found.path, found.content, after)

@@ -13,7 +13,16 @@ from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.upstream.cleaning import clean
 from comptroller_tools.upstream.definitions import Unusable, Written, differences, names_problems, offered
 
-__all__ = ["Seen", "Standing", "entry_of", "exposed_name", "look_over", "proposed_effect"]
+__all__ = [
+    "Seen",
+    "Standing",
+    "effect_by_name",
+    "entry_of",
+    "exposed_name",
+    "look_over",
+    "proposed_effect",
+    "words_of",
+]
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _READING = frozenset(
@@ -121,12 +130,22 @@ def _unusable(written: Written) -> tuple[str, ...]:
 
 def proposed_effect(written: Written) -> Effect:
     """A guess for a person to judge: `read` only where name and hints both say so, else the strictest that fits."""
-    words = {word.lower() for word in _WORDS.findall(written.name)}
-    hints = written.hints
+    named, hints = effect_by_name(written.name), written.hints
+    claims = hints.get("readOnlyHint") is True and hints.get("destructiveHint") is not True
+    return Effect.EXECUTE if named is Effect.READ and not claims else named
+
+
+def effect_by_name(name: str) -> Effect:
+    """What a name sounds like: `read` or `delete` where it says so, else the strictest."""
+    words = words_of(name)
     if words & _REMOVING:
         return Effect.DELETE
-    claims = hints.get("readOnlyHint") is True and hints.get("destructiveHint") is not True
-    return Effect.READ if claims and words & _READING and not words & _CHANGING else Effect.EXECUTE
+    return Effect.READ if words & _READING and not words & _CHANGING else Effect.EXECUTE
+
+
+def words_of(name: str) -> set[str]:
+    """`issueRefund` and `issue_refund`: issue, refund."""
+    return {word.lower() for word in _WORDS.findall(name)}
 
 
 def exposed_name(source: str, name: str, taken: Collection[str]) -> str:
