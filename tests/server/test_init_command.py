@@ -245,8 +245,13 @@ async def test_what_it_prints_to_paste_starts_a_server_with_the_limits(tmp_path:
             names = {tool.name for tool in (await client.list_tools()).tools}
             assert {"search_tickets", "lookup_invoice", "issue_refund"} <= names
             found = await client.call_tool("search_tickets", {"status": "open"})
-            why = {"reason": "The customer was charged twice.", "citations": []}
-            refund = {"invoice_id": "inv_1", "amount_usd": 51, "reason_code": "goodwill", "why": why}
+            why: dict[str, Any] = {"reason": "The customer was charged twice.", "citations": []}
+            refund: dict[str, Any] = {
+                "invoice_id": "inv_1",
+                "amount_usd": 51,
+                "reason_code": "goodwill",
+                "why": why,
+            }
             refused = await client.call_tool("issue_refund", refund)
     assert not found.is_error and (folder / "desk.db").is_file() and list(elsewhere.iterdir()) == []
     told = refused.content[0]

@@ -21,7 +21,7 @@ from comptroller_server.commands.invocation import Invocation, findings, invocat
 from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.errors import CommandError
-from comptroller_server.installation import TENANT
+from comptroller_server.installation import TENANT, Installation
 from comptroller_server.setting_up.answers import Answers, SourceKind
 from comptroller_server.setting_up.clients import CLIENTS, ClientKind, serve_words, start_words
 from comptroller_server.setting_up.documents import CONFIG, documents
@@ -70,7 +70,7 @@ ROLE = "approver"
 @options()
 @click.pass_context
 def init(
-    ctx: click.Context, folder: Path, yes: bool, credential_out: Path | None, force: bool, **flags: Any
+    ctx: click.Context, /, folder: Path, yes: bool, credential_out: Path | None, force: bool, **flags: Any
 ) -> None:
     """Write a first configuration into DIR, enrol who approves, check it, and show what the client needs.
 
@@ -217,7 +217,7 @@ def _notes(answers: Answers, tools: Sequence[Proposed]) -> list[str]:
 
 
 def _enrolled(invocation: Invocation) -> set[str]:
-    async def names(installation: Any) -> set[str]:
+    async def names(installation: Installation) -> set[str]:
         known = await installation.store.read(lambda reader: approver_names(reader, TENANT))
         return {one.name for one in known}
 
