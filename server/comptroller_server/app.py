@@ -56,6 +56,7 @@ from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.checkpoints import Checkpointer
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
+from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["Service", "attached", "running"]
@@ -86,6 +87,7 @@ class Service:
     compensation: Reversals
     editing: Editing
     pages: DecisionPages
+    offers: Offers
     recovered: list[Recovered]
 
 
@@ -150,7 +152,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     checkpointer, rounds = _checkpointer(i), _rounds(i)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
-        compensation, editing, pages, [],
+        compensation, editing, pages, Offers(i.catalogue, i.policy, release), [],
     )  # fmt: skip
 
 

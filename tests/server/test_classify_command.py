@@ -83,7 +83,7 @@ def test_a_file_accepts_what_it_names_and_nothing_else(tmp_path: Path, upstream:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("files: {gone: read}", "lists no tool"),
+        ("files: {gone: read}", "lists no `gone`"),
         ("files: {look: readonly}", "must be one of"),
         ("files: [look]", "must be `{TOOL: EFFECT}`"),
     ],

@@ -32,8 +32,10 @@ from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
 from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.redacted_schemas import redacted, taking_tokens
 from comptroller_tools.redactions import Redactions, redactions_of
+from comptroller_tools.relaying import relaying_findings
 from comptroller_tools.shaping import Shaping, shaped, shaping_findings
 from comptroller_tools.source import Source, ToolDefinition
+from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.source import UpstreamSource
 from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
 from comptroller_tools.verification import Expectation, compile_expectations
@@ -82,6 +84,8 @@ class Tool:
     is_outbound: bool = field(init=False)
     """Whether credentials are kept out of its arguments: all side effects, unless the config says otherwise."""
     retries_max: int = field(init=False)
+    kind: Kind = field(init=False)
+    """Whether it is called as a tool, or is how the resources or a prompt of an upstream are read."""
     upstream: str | None = field(init=False)
     """The MCP server of somebody else that it comes from: nothing that it says is trusted."""
 
@@ -89,6 +93,7 @@ class Tool:
         # Asked many times a call, so worked out once.
         theirs = isinstance(self.source, UpstreamSource)
         object.__setattr__(self, "upstream", self.source.name if theirs else None)
+        object.__setattr__(self, "kind", kind_of(self.definition.name) if theirs else Kind.TOOL)
         object.__setattr__(self, "effect", self.config.effect)
         object.__setattr__(self, "is_read", self.effect is Effect.READ)
         object.__setattr__(self, "is_free_read", self.is_read and not self.units)
@@ -140,6 +145,7 @@ class Catalogue:
                     tool.config.verify, self._schemas(tool), f"tools.{tool.name}"
                 )
                 self._tools[tool.name] = replace(tool, expectations=expectations)
+        findings += relaying_findings([(tool.config, tool.source.name) for tool in self])
         findings += citation_findings([(tool.config, tool.source.name) for tool in self], citing)
         if findings:
             raise CatalogueInvalid(findings)

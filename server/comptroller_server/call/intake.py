@@ -19,6 +19,7 @@ from comptroller_audit.unit import Moved
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
 from comptroller_budgets.tasks import task_unknown
 from comptroller_policy.engine import Bundle
+from comptroller_server.call.addressed import check_address
 from comptroller_server.call.books import Books
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.citations import Citations
@@ -36,6 +37,7 @@ from comptroller_tools.batches import Batch
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import RecordPathError
 from comptroller_tools.records import resource_of
+from comptroller_tools.upstream.definitions import Kind
 from comptroller_tools.validation import check_why, split_why
 
 __all__ = ["RESUME", "Intake", "IntakeTerms"]
@@ -98,6 +100,7 @@ class Intake:
         self._advertised = [
             (tool, [self._advertise(tool)] + ([self._advertise(tool.batch)] if tool.batch else []))
             for tool in catalogue
+            if tool.kind is Kind.TOOL
         ]
         metering.listing = self.listing
         self._key_of = lru_cache(maxsize=10_000)(self._principal_key)
@@ -156,20 +159,22 @@ class Intake:
             raise Refused(refusal)
         _check_meta(case.proposal)
         self.metering.receive(case)
-        name = case.proposal.tool
+        name, kind = case.proposal.tool, case.proposal.kind
         if case.task.is_unknown:
             raise Refused(task_unknown())
-        if name == RESUME:
+        if kind is Kind.TOOL and name == RESUME:
             return
-        if name in BUILT_INS and self._sees_any(case.subject):
+        if kind is Kind.TOOL and name in BUILT_INS and self._sees_any(case.subject):
             return
-        if (many := self._catalogue.batched(name)) is not None and self._bundle.visible(
-            case.subject, many.name
+        if (
+            kind is Kind.TOOL
+            and (many := self._catalogue.batched(name)) is not None
+            and self._bundle.visible(case.subject, many.name)
         ):
             case.many = many
             return
         tool = self._catalogue.find(name)
-        if tool is None or not self._bundle.visible(case.subject, name):
+        if tool is None or tool.kind is not kind or not self._bundle.visible(case.subject, name):
             raise Refused(Refusal(Code.UNKNOWN_TOOL, "There is no such tool; list the tools again.", "never"))
         case.tool = tool
         case.arguments = case.proposal.arguments
@@ -196,6 +201,7 @@ class Intake:
         if tool.config.arguments:
             case.arguments = tool.shaping.filled(own)
             case.argument_bytes = canonical_bytes(case.arguments)
+        check_address(tool, case.arguments, case.call)
         try:
             case.record = resource_of(tool.config.resource, case.arguments)
         except (CanonicalError, RecordPathError) as error:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from comptroller_audit.vocabulary import Effect, JsonObject, Subject
 from comptroller_tools.source import Progress, no_progress
+from comptroller_tools.upstream.definitions import Kind
 
 __all__ = ["AdvertisedTool", "Answer", "Ask", "Confirmation", "Governor", "Proposal", "Reply"]
 
@@ -53,6 +54,7 @@ class Proposal:
     the client can show its person a form, `can_open` that it can have them open a page; `confirmation` is what came of one.
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
     the command line alone. `part_of` is the batch call that this one is an item of; no transport sets it.
+    `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
     """
 
     subject: Subject
@@ -66,6 +68,7 @@ class Proposal:
     task_header: str | None = None
     by_token: bool = False
     part_of: str | None = None
+    kind: Kind = Kind.TOOL
 
 
 @dataclass(frozen=True, slots=True)

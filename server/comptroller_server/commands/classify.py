@@ -21,6 +21,7 @@ from comptroller_server.installation import Installation
 from comptroller_server.upstreams.accepting import ROLE, Accepted, accept, open_to_accept
 from comptroller_server.upstreams.asking import Asked, ask
 from comptroller_server.upstreams.standing import Seen, Standing
+from comptroller_tools.upstream.definitions import Kind, kind_of
 
 __all__ = ["choose", "classify", "show_answers", "show_written", "written_problems"]
 
@@ -116,7 +117,8 @@ def _asked_for(answers: Sequence[Asked], *, quiet: bool) -> Chosen:
         say()
         say(f"{source}: {seen.name}", bold=True)
         say(f"  {cut(' '.join(seen.description.split()))}")
-        word = click.prompt("  It is", type=click.Choice(options_), default=SKIP)
+        fitting = options_ if kind_of(seen.name) is Kind.TOOL else [Effect.READ.value, SKIP]
+        word = click.prompt("  It is", type=click.Choice(fitting), default=SKIP)
         if word != SKIP:
             chosen.setdefault(source, {})[seen.name] = seen, Effect(word)
     return chosen
@@ -140,8 +142,10 @@ def _from_file(path: Path, answers: Sequence[Asked]) -> Chosen:
                 continue
             if word not in [effect.value for effect in Effect]:
                 raise CommandError(f"{path}: `{source}.{name}` must be one of {', '.join(Effect)} or {SKIP}")
+            if kind_of(name) is not Kind.TOOL and word != Effect.READ:
+                raise CommandError(f"{path}: `{source}.{name}` can only be read; write read or {SKIP}")
             if (source, name) not in known:
-                raise CommandError(f"{path}: `{source}` lists no tool `{name}` now; nothing was written")
+                raise CommandError(f"{path}: `{source}` lists no `{name}` now; nothing was written")
             seen = waiting.get((source, name))
             if seen is not None and seen.effect not in (None, Effect(word)):
                 raise CommandError(

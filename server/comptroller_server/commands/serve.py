@@ -121,7 +121,13 @@ async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Eve
 
 def _server(service: Service, of: SubjectOf) -> GovernedServer:
     wait_s = service.installation.config.limits.elicitation_wait_s
-    return build_server(service.pipeline, subject_of=of, version=__version__, elicitation_wait_s=wait_s)
+    return build_server(
+        service.pipeline,
+        subject_of=of,
+        version=__version__,
+        elicitation_wait_s=wait_s,
+        offers=service.offers,
+    )
 
 
 def _client(config: Config, named: str | None) -> str:

@@ -32,6 +32,7 @@ _OURS = frozenset(
 )
 
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
+MimeType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,127}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
@@ -39,7 +40,7 @@ class McpConfig(BaseModel):
     """An MCP server: a command that speaks on its standard streams, or the URL of a streamable HTTP endpoint.
 
     Values of `env` and `headers` may be `secret://` references, and `bearer` must be one. `errors_mean` says whether a
-    side effect that the server answers with an error is in doubt, or known not to have been done.
+    side effect that the server answers with an error is in doubt, or known not to have been done. `media` are the types of binary resources that are let through unsearched.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -54,6 +55,7 @@ class McpConfig(BaseModel):
     start_s: float = Field(default=20, gt=0, le=600)
     message_kib_max: int = Field(default=8192, ge=1, le=65_536)
     errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT
+    media: tuple[MimeType, ...] = Field(default=(), max_length=64)
 
     @field_validator("url")
     @classmethod
@@ -161,7 +163,7 @@ def _settings(
     name: str, config: McpConfig, values: Mapping[KeyPath, str], base_dir: Path, data_dir: Path
 ) -> UpstreamSettings:
     written: Any = config.model_dump(
-        mode="json", exclude_defaults=True, exclude={"start_s", "message_kib_max"}
+        mode="json", exclude_defaults=True, exclude={"start_s", "message_kib_max", "media"}
     )
     transport: StdioCommand | HttpEndpoint
     if config.url is not None:
@@ -180,5 +182,10 @@ def _settings(
         transport = StdioCommand(command, config.args, env, Path(os.path.normpath(cwd)))
         identity = {"transport": "stdio", **written}
     return UpstreamSettings(
-        transport, identity, config.start_s, config.message_kib_max * 1024, config.errors_mean
+        transport,
+        identity,
+        config.start_s,
+        config.message_kib_max * 1024,
+        config.errors_mean,
+        frozenset(config.media),
     )

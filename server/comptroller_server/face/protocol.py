@@ -50,6 +50,9 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
+from comptroller_server.face.relay import OUR_META, Relay
+from comptroller_server.upstreams.offers import Offers
+from comptroller_tools.upstream.definitions import Kind
 
 __all__ = [
     "LIST_TTL_MS",
@@ -73,9 +76,6 @@ SubjectOf: TypeAlias = Callable[[RequestContext], Subject]
 
 TASK_IN_SCOPE = "comptroller.task"
 """Where the HTTP transport leaves the header `Comptroller-Task`."""
-
-OUR_META = "comptroller/"
-"""Every `_meta` key of ours starts with this, and no other key leaves in an answer."""
 
 LIST_TTL_MS = 5_000
 """How long a client may keep a tool list, milliseconds. Short, because a switch or a policy can change it."""
@@ -112,7 +112,14 @@ _log = structlog.get_logger("comptroller.protocol")
 class GovernedServer(Server[Any]):
     """The SDK's low-level server with the pipeline behind it. Calls outlive the request that asked for them."""
 
-    def __init__(self, governor: Governor, subject_of: SubjectOf, version: str, pushes: Pushes) -> None:
+    def __init__(
+        self,
+        governor: Governor,
+        subject_of: SubjectOf,
+        version: str,
+        pushes: Pushes,
+        offers: Offers | None = None,
+    ) -> None:
         self._pushes = pushes
         self._governor = governor
         self._subject_of = subject_of
@@ -126,6 +133,7 @@ class GovernedServer(Server[Any]):
             on_call_tool=self._call_tool,
             # Without this the SDK runs the whole `tools/list` before every modern HTTP call.
             get_tool_input_schema=self._header_schema,
+            **Relay(offers, subject_of, self._read).handlers(),
         )
         # The SDK's tracing puts raw exception texts into spans; spans are a sink like any other.
         self.middleware.clear()
@@ -197,6 +205,19 @@ class GovernedServer(Server[Any]):
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {_cut(params.name, TOOL_NAME_CHARS_MAX)}")
         return _result(answer)
 
+    async def _read(self, ctx: RequestContext, tool: str, arguments: JsonObject, kind: Kind) -> Answer:
+        """One reading of a resource or a prompt. Nobody at the client is asked: there is no form to ask with."""
+        proposal = Proposal(
+            subject=self._subject_of(ctx),
+            tool=tool,
+            arguments=arguments,
+            meta=_wire_meta(ctx),
+            task_header=_scope(ctx).get(TASK_IN_SCOPE),
+            by_token=ctx.request is not None,
+            kind=kind,
+        )
+        return await self._outlive_caller(proposal)
+
     async def _outlive_caller(self, proposal: Proposal) -> Answer:
         """Run the call in its own task: a caller that goes away stops waiting, and nothing else stops."""
         task = asyncio.create_task(self._governor.call(proposal), name=f"call {proposal.tool[:40]}")
@@ -240,10 +261,18 @@ class GovernedServer(Server[Any]):
 
 
 def build_server(
-    governor: Governor, *, subject_of: SubjectOf, version: str, elicitation_wait_s: float = ELICITATION_WAIT_S
+    governor: Governor,
+    *,
+    subject_of: SubjectOf,
+    version: str,
+    elicitation_wait_s: float = ELICITATION_WAIT_S,
+    offers: Offers | None = None,
 ) -> GovernedServer:
-    """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`."""
-    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s))
+    """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`.
+
+    `offers` are resources and prompts of upstreams; without any, the server says that it has none.
+    """
+    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers)
 
 
 def parse_message(message: JsonObject) -> JSONRPCMessage | None:

@@ -12,8 +12,9 @@ from comptroller_server.config.loading import FRAGMENTS
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.upstreams.standing import Seen, Standing, entry_of, exposed_name
-from comptroller_tools.upstream.definitions import Written
+from comptroller_tools.upstream.definitions import Written, kind_of
 from comptroller_tools.upstream.pins import LOCK_NAME, write_pins
+from comptroller_tools.upstream.relayed import RESOURCES, entry_name
 
 __all__ = ["ROLE", "Accepted", "accept", "open_to_accept"]
 
@@ -45,7 +46,7 @@ def accept(config: Config, chosen: Mapping[str, Mapping[str, tuple[Seen, Effect]
     taken = {tool.name.casefold() for tool in config.tools}
     for source, tools in chosen.items():
         missing = {
-            name: effect
+            entry_name(name, kind_of(name)): effect
             for name, (_, effect) in tools.items()
             if entry_of(source, name, config.tools) is None
         }
@@ -59,6 +60,12 @@ def accept(config: Config, chosen: Mapping[str, Mapping[str, tuple[Seen, Effect]
     return Accepted(lock, files)
 
 
+def _wanted_name(source: str, name: str) -> str:
+    if name == RESOURCES:
+        return f"{source}_resource"
+    return name.removeprefix(kind_of(name).prefix)
+
+
 def _write_entries(base_dir: Path, source: str, tools: Mapping[str, Effect], taken: set[str]) -> Path:
     """A file of its own, so that nothing anybody wrote is touched."""
     lines = [
@@ -66,7 +73,7 @@ def _write_entries(base_dir: Path, source: str, tools: Mapping[str, Effect], tak
         "tools:",
     ]
     for name, effect in tools.items():
-        offered = exposed_name(source, name, taken)
+        offered = exposed_name(source, _wanted_name(source, name), taken)
         taken.add(offered.casefold())
         lines += [f"  - name: {json.dumps(offered)}", f"    source: {json.dumps(source)}"]
         if offered != name:

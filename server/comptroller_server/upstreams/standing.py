@@ -11,7 +11,16 @@ from comptroller_audit.vocabulary import Effect
 from comptroller_server.config.checks import BUILT_IN_TOOLS, TOOL_NAME_CHARS_MAX
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.upstream.cleaning import clean
-from comptroller_tools.upstream.definitions import Unusable, Written, differences, names_problems, offered
+from comptroller_tools.upstream.definitions import (
+    Kind,
+    Unusable,
+    Written,
+    differences,
+    kind_of,
+    names_problems,
+    offered,
+)
+from comptroller_tools.upstream.relayed import check_relayed, entry_name
 
 __all__ = [
     "Seen",
@@ -115,21 +124,25 @@ def look_over(
 
 
 def entry_of(source: str, name: str, tools: Sequence[ToolConfig]) -> ToolConfig | None:
-    """The entry of `tools:` that offers the tool."""
+    """The entry of `tools:` that offers the tool, or by which a resource or a prompt is read."""
+    wanted = entry_name(name, kind_of(name))
     return next(
-        (one for one in tools if one.source == source and (one.source_tool or one.name) == name), None
+        (one for one in tools if one.source == source and (one.source_tool or one.name) == wanted), None
     )
 
 
 def _unusable(written: Written) -> tuple[str, ...]:
     try:
-        return tuple(names_problems(offered(written)))
+        check_relayed(written)
+        return tuple(names_problems(offered(written))) if written.kind is Kind.TOOL else ()
     except Unusable as unusable:
         return (str(unusable),)
 
 
 def proposed_effect(written: Written) -> Effect:
     """A guess for a person to judge: `read` only where name and hints both say so, else the strictest that fits."""
+    if written.kind is not Kind.TOOL:
+        return Effect.READ
     named, hints = effect_by_name(written.name), written.hints
     claims = hints.get("readOnlyHint") is True and hints.get("destructiveHint") is not True
     return Effect.EXECUTE if named is Effect.READ and not claims else named

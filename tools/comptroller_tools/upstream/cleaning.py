@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any, cast
 
-__all__ = ["DESCRIPTION_CHARS_MAX", "HIDDEN", "clean", "cleaned_schema", "hidden_in", "shown"]
+__all__ = ["DESCRIPTION_CHARS_MAX", "HIDDEN", "clean", "cleaned_schema", "hidden_in", "seen", "shown"]
 
 DESCRIPTION_CHARS_MAX = 2_000
 SCHEMA_TEXT_CHARS_MAX = 500
@@ -37,6 +37,11 @@ def clean(text: str, chars_max: int = DESCRIPTION_CHARS_MAX) -> str:
         text = _TAG.sub("", _COMMENT.sub("", text))
     text = _LINES.sub("\n\n", _SPACES.sub("  ", text)).strip()
     return text if len(text) <= chars_max else f"{text[:chars_max].rstrip()}…"
+
+
+def seen(text: str) -> str:
+    """All of a text that can be seen, line ends included, with markup and layout as they are."""
+    return _without_hidden(text.replace("\r\n", "\n"))
 
 
 def hidden_in(text: str) -> bool:

@@ -1,12 +1,14 @@
-"""Definitions of an upstream's tools: as they came, the digest that pins them, and as they are offered.
+"""Definitions of what an upstream lists: as they came, the digest that pins them, and as tools are offered.
 
-The digest covers what can change what a tool means or takes: name, title, description, both schemas, annotations.
+The digest covers what can change what one means or takes: of a tool its name, title, description, both schemas and
+annotations; of a resource its address, name, title, description and type; of a prompt its name, texts and arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, cast
 
 from comptroller_audit.canonical import canonical_bytes, digest
@@ -17,12 +19,10 @@ from comptroller_tools.source import ToolDefinition
 from comptroller_tools.upstream.cleaning import clean, cleaned_schema, hidden_in
 from comptroller_tools.validation import compile_schema, screen
 
-__all__ = ["TEXT_OUTPUT", "Unusable", "Written", "differences", "offered", "read_listing"]
+__all__ = ["TEXT_OUTPUT", "Kind", "Unusable", "Written", "differences", "kind_of", "offered", "read_listing"]
 
-PINNED_KEYS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 DEFINITION_BYTES_MAX = 65_536
 TOOLS_MAX = 500
-NAME_CHARS_MAX = 128
 
 TEXT_OUTPUT: JsonObject = {
     "type": "object",
@@ -36,28 +36,63 @@ TEXT_OUTPUT: JsonObject = {
 """What a tool without an output schema returns, as we put it: its texts, and what else came, named and withheld."""
 
 
+class Kind(StrEnum):
+    """What an upstream lists. All but tools are named with their kind before them: `prompt:NAME`, `resource:URI`."""
+
+    TOOL = "tool"
+    RESOURCE = "resource"
+    TEMPLATE = "template"
+    PROMPT = "prompt"
+
+    @property
+    def prefix(self) -> str:
+        return "" if self is Kind.TOOL else f"{self}:"
+
+
+_TEXTS = ("name", "title", "description")
+PINNED_KEYS: Mapping[Kind, tuple[str, ...]] = {
+    Kind.TOOL: (*_TEXTS, "inputSchema", "outputSchema", "annotations"),
+    Kind.RESOURCE: ("uri", *_TEXTS, "mimeType"),
+    Kind.TEMPLATE: ("uriTemplate", *_TEXTS, "mimeType"),
+    Kind.PROMPT: (*_TEXTS, "arguments"),
+}
+_NAMED_BY = {Kind.TOOL: "name", Kind.RESOURCE: "uri", Kind.TEMPLATE: "uriTemplate", Kind.PROMPT: "name"}
+_CHARS_MAX = {Kind.TOOL: 128, Kind.RESOURCE: 2_048, Kind.TEMPLATE: 2_048, Kind.PROMPT: 100}
+"""Of a name; that of a prompt has to fit into `source_tool` with its kind before it."""
+
+
+def kind_of(name: str) -> Kind:
+    """What the name of a pin, or of a source's tool, stands for."""
+    return next((kind for kind in Kind if kind.prefix and name.startswith(kind.prefix)), Kind.TOOL)
+
+
 class Unusable(Exception):
     """A definition cannot be offered; the text says why. It keeps one tool out and never the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A definition as the upstream wrote it, reduced to what is pinned. `digest` is SHA-256 (hex)."""
+    """A definition as the upstream wrote it, reduced to what is pinned. `digest` is SHA-256 (hex).
+
+    `name` says the kind too; what the upstream itself calls it is `own`.
+    """
 
     name: str
     definition: Mapping[str, Any]
     digest: str
 
     @classmethod
-    def of(cls, raw: Any) -> Written:
+    def of(cls, raw: Any, kind: Kind = Kind.TOOL) -> Written:
         """Raises `Unusable` when it cannot even be named or digested."""
         if not isinstance(raw, Mapping):
-            raise Unusable("a tool is no object")
-        tool = cast("Mapping[str, Any]", raw)
-        name = tool.get("name")
-        if not isinstance(name, str) or not 1 <= len(name) <= NAME_CHARS_MAX:
-            raise Unusable("a tool has no name, or a very long one")
-        kept = {key: tool[key] for key in PINNED_KEYS if tool.get(key) is not None}
+            raise Unusable(f"a {kind} is no object")
+        given = cast("Mapping[str, Any]", raw)
+        name = given.get(_NAMED_BY[kind])
+        if not isinstance(name, str) or not 1 <= len(name) <= _CHARS_MAX[kind]:
+            raise Unusable(f"a {kind} has no `{_NAMED_BY[kind]}`, or a very long one")
+        if kind is Kind.TOOL and kind_of(name) is not Kind.TOOL:
+            raise Unusable(f"`{clean(name, 80)}` is a name of ours for what is no tool")
+        kept = {key: given[key] for key in PINNED_KEYS[kind] if given.get(key) is not None}
         try:
             written = canonical_bytes(kept)
         except CanonicalError as error:
@@ -66,7 +101,21 @@ class Written:
             ) from None
         if len(written) > DEFINITION_BYTES_MAX:
             raise Unusable(f"its definition is larger than {DEFINITION_BYTES_MAX} bytes")
-        return cls(name, kept, digest("comptroller/upstream-tool/v1", written).hex())
+        return cls(kind.prefix + name, kept, digest(f"comptroller/upstream-{kind}/v1", written).hex())
+
+    @property
+    def kind(self) -> Kind:
+        return kind_of(self.name)
+
+    @property
+    def own(self) -> str:
+        """The name, address or template as the upstream knows it."""
+        return self.name.removeprefix(self.kind.prefix)
+
+    def text(self, key: str) -> str:
+        """One of its texts, cleaned; empty where there is none."""
+        value = self.definition.get(key)
+        return clean(value) if isinstance(value, str) else ""
 
     @property
     def hints(self) -> Mapping[str, bool]:
@@ -80,7 +129,7 @@ class Written:
         }
 
 
-def read_listing(raw: Sequence[Any]) -> tuple[dict[str, Written], list[str]]:
+def read_listing(raw: Sequence[Any], kind: Kind = Kind.TOOL) -> tuple[dict[str, Written], list[str]]:
     """The usable entries of a listing by name, and a sentence for each that is not.
 
     A name that comes twice, by case too, is none: nobody could say which of the two is called.
@@ -89,7 +138,7 @@ def read_listing(raw: Sequence[Any]) -> tuple[dict[str, Written], list[str]]:
     wrong: list[str] = []
     for tool in raw[:TOOLS_MAX]:
         try:
-            written = Written.of(tool)
+            written = Written.of(tool, kind)
         except Unusable as unusable:
             wrong.append(str(unusable))
             continue
@@ -99,7 +148,7 @@ def read_listing(raw: Sequence[Any]) -> tuple[dict[str, Written], list[str]]:
         f"`{clean(one[0].name, 80)}` is listed {len(one)} times" for one in listed.values() if len(one) > 1
     ]
     if len(raw) > TOOLS_MAX:
-        wrong.append(f"{len(raw) - TOOLS_MAX} tools more than {TOOLS_MAX} are left out")
+        wrong.append(f"{len(raw) - TOOLS_MAX} {kind}s more than {TOOLS_MAX} are left out")
     return found, wrong
 
 

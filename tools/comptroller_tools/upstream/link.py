@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
-from typing import Any, cast
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
+from typing import Any, Protocol, cast
 
 import mcp_types as types
 import structlog
@@ -19,10 +19,10 @@ from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from comptroller_tools.upstream.cleaning import shown
-from comptroller_tools.upstream.definitions import TOOLS_MAX, Written, read_listing
+from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
 from comptroller_tools.upstream.over_http import Refusals, http_streams
 from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
@@ -37,10 +37,36 @@ RELIST_EVERY_S = 60.0
 """A definition can change without a word; this is how long that can go unseen."""
 CLIENT = types.Implementation(name="comptroller", version="1")
 
+_LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
+    "tools/list": ("tools", types.Tool),
+    "resources/list": ("resources", types.Resource),
+    "resources/templates/list": ("resourceTemplates", types.ResourceTemplate),
+    "prompts/list": ("prompts", types.Prompt),
+}
+"""Where a listing holds what, and how an entry must read."""
+_ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get"})
+
 _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
 )
+_CONTENTS: TypeAdapter[types.ReadResourceResult | types.InputRequiredResult] = TypeAdapter(
+    types.ReadResourceResult | types.InputRequiredResult
+)
+_MESSAGES: TypeAdapter[types.GetPromptResult | types.InputRequiredResult] = TypeAdapter(
+    types.GetPromptResult | types.InputRequiredResult
+)
 _log = structlog.stdlib.get_logger()
+
+
+_CHANGES = (
+    types.ToolListChangedNotification,
+    types.ResourceListChangedNotification,
+    types.PromptListChangedNotification,
+)
+
+
+class _Ask(Protocol):
+    def __call__(self, *, params: types.PaginatedRequestParams | None) -> Awaitable[object]: ...
 
 
 class Unreachable(Exception):
@@ -52,7 +78,7 @@ class Unreachable(Exception):
 
 
 class Listing:
-    """The tools as the upstream lists them now, and a sentence for each entry that cannot be used."""
+    """What the upstream lists now, of every kind, and a sentence for each entry that cannot be used."""
 
     def __init__(self, tools: Mapping[str, Written], wrong: list[str]) -> None:
         self.tools = dict(tools)
@@ -72,14 +98,15 @@ class _Dispatcher(JSONRPCDispatcher):
         self, method: str, params: Any, opts: Any = None, **more: Any
     ) -> dict[str, Any]:
         result = await super().send_raw_request(method, params, opts, **more)
-        if method == "tools/call":
+        if method in _ANSWERS:
             result.pop("_meta", None)
-        if method == "tools/list":
-            tools, cursor = result.get("tools"), result.get("nextCursor")
-            self.page = list(cast("list[object]", tools)) if isinstance(tools, list) else []
+        if method in _LISTS:
+            key, shape = _LISTS[method]
+            listed, cursor = result.get(key), result.get("nextCursor")
+            self.page = list(cast("list[object]", listed)) if isinstance(listed, list) else []
             self.cursor = cursor if isinstance(cursor, str) else None
             # One entry that the SDK cannot read would cost the whole page.
-            result["tools"] = [tool for tool in self.page if _readable(tool)]
+            result[key] = [one for one in self.page if _readable(one, shape)]
         return result
 
     async def run(self, *arguments: Any, **named: Any) -> None:
@@ -89,19 +116,26 @@ class _Dispatcher(JSONRPCDispatcher):
             self.ended.set()
 
 
-def _readable(tool: Any) -> bool:
+def _readable(entry: Any, shape: type[BaseModel]) -> bool:
     try:
-        types.Tool.model_validate(tool, by_name=False)
+        shape.model_validate(entry, by_name=False)
     except ValidationError:
         return False
     return True
 
 
 class Link:
-    """A connection from `open` to `close`. `listing` is the newest one; `changed` is called for each."""
+    """A connection from `open` to `close`. `kinds` are listed beside tools; `changed` is called with each listing."""
 
-    def __init__(self, name: str, settings: UpstreamSettings, changed: Callable[[Listing], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: UpstreamSettings,
+        kinds: Collection[Kind],
+        changed: Callable[[Listing], None],
+    ) -> None:
         self._name = name
+        self._kinds = kinds
         self._settings = settings
         self._changed = changed
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -161,6 +195,20 @@ class Link:
             params=types.CallToolRequestParams(name=tool, arguments=dict(arguments))
         )
         return await self._session.send_request(request, _RESULT, progress_callback=progress)
+
+    async def read(self, address: str) -> types.ReadResourceResult | types.InputRequiredResult:
+        """One `resources/read`. Raises MCPError, ValidationError."""
+        assert self._session is not None
+        request = types.ReadResourceRequest(params=types.ReadResourceRequestParams(uri=address))
+        return await self._session.send_request(request, _CONTENTS)
+
+    async def prompt(
+        self, name: str, arguments: Mapping[str, str]
+    ) -> types.GetPromptResult | types.InputRequiredResult:
+        """One `prompts/get`. Raises MCPError, ValidationError."""
+        assert self._session is not None
+        params = types.GetPromptRequestParams(name=name, arguments=dict(arguments))
+        return await self._session.send_request(types.GetPromptRequest(params=params), _MESSAGES)
 
     # -- the task -------------------------------------------------------------------------------------------------
 
@@ -247,6 +295,30 @@ class Link:
         await self._list(session)
 
     async def _list(self, session: ClientSession) -> None:
+        found: dict[str, Written] = {}
+        wrong: list[str] = []
+        has = session.server_capabilities
+        more = [
+            (Kind.RESOURCE, session.list_resources, has is not None and has.resources is not None),
+            (Kind.TEMPLATE, session.list_resource_templates, has is not None and has.resources is not None),
+            (Kind.PROMPT, session.list_prompts, has is not None and has.prompts is not None),
+        ]
+        if has is None or has.tools is not None or not any(offers for _, _, offers in more):
+            found, wrong = await self._pages(Kind.TOOL, session.list_tools)
+        for kind, ask, offers in more:
+            if not offers or kind not in self._kinds:
+                continue
+            try:
+                listed, unread = await self._pages(kind, ask)
+            except MCPError as error:  # the rest of it may be used all the same
+                if error.code != types.METHOD_NOT_FOUND:
+                    wrong.append(f"its {kind}s cannot be listed: {shown(error.error.message)}")
+                continue
+            found |= listed
+            wrong += unread
+        self._changed(Listing(found, wrong))
+
+    async def _pages(self, kind: Kind, ask: _Ask) -> tuple[dict[str, Written], list[str]]:
         assert self._dispatcher is not None
         found: list[Any] = []
         cursor: str | None = None
@@ -254,12 +326,12 @@ class Link:
             params = types.PaginatedRequestParams(cursor=cursor) if cursor is not None else None
             # It is kept as it came before the SDK reads it, and only that counts.
             with contextlib.suppress(ValidationError):
-                await session.list_tools(params=params)
+                await ask(params=params)
             found += self._dispatcher.page
             cursor = self._dispatcher.cursor
             if cursor is None or len(found) > TOOLS_MAX:
                 break
-        self._changed(Listing(*read_listing(found)))
+        return read_listing(found, kind)
 
     async def _stay(self, session: ClientSession) -> None:
         """Until it ends or is closed: list again when asked, and now and then unasked."""
@@ -299,16 +371,26 @@ class Link:
         """On a modern connection changes are told on a stream of their own. Without it the clock has to do."""
         if session.protocol_version not in MODERN_PROTOCOL_VERSIONS:
             return
-        capabilities = session.server_capabilities
-        if capabilities is None or capabilities.tools is None or not capabilities.tools.list_changed:
+        has = session.server_capabilities
+        if has is None:
+            return
+        tools, resources, prompts = (
+            one is not None and bool(one.list_changed) for one in (has.tools, has.resources, has.prompts)
+        )
+        if not (tools or resources or prompts):
             return
         with contextlib.suppress(Exception):
-            async with listen(session, tools_list_changed=True) as events:
+            async with listen(
+                session,
+                tools_list_changed=tools,
+                resources_list_changed=resources,
+                prompts_list_changed=prompts,
+            ) as events:
                 async for _ in events:
                     self._relist.set()
 
     async def _on_message(self, message: IncomingMessage) -> None:
-        if isinstance(message, types.ToolListChangedNotification):
+        if isinstance(message, _CHANGES):
             self._relist.set()
 
 

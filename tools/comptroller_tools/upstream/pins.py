@@ -1,8 +1,8 @@
-"""The lock file: the definitions that a person has accepted, by source and tool. Read by every start, written by one command.
+"""The lock file: the definitions that a person has accepted, by source and name. Read by every start, written by one command.
 
     {"v": 1, "sources": {"git": {"git_log": {"digest": "…", "definition": {"name": …, "inputSchema": …}}}}}
 
-What is offered comes from here and never from the wire, so a start needs no upstream, and an upstream changes nothing.
+What is no tool has its kind before its name: `resource:URI`, `template:URI`, `prompt:NAME`. What is offered comes from here and never from the wire, so a start needs no upstream, and an upstream changes nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from comptroller_audit.files import replace_file
 from comptroller_tools.errors import ToolError
-from comptroller_tools.upstream.definitions import Unusable, Written
+from comptroller_tools.upstream.definitions import Unusable, Written, kind_of
 
 __all__ = ["LOCK_NAME", "Pins", "PinsInvalid", "read_pins", "write_pins"]
 
@@ -22,7 +22,7 @@ LOCK_NAME = "comptroller.lock.json"
 LOCK_BYTES_MAX = 16 * 1024 * 1024
 
 Pins = Mapping[str, Mapping[str, Written]]
-"""Source, tool's own name, definition."""
+"""Source, name of the pin, definition."""
 
 
 class PinsInvalid(ToolError):
@@ -58,7 +58,7 @@ def _pinned(source: str, tools: Mapping[str, Any]) -> dict[str, Written]:
     pinned: dict[str, Written] = {}
     for name, entry in tools.items():
         try:
-            written = Written.of(entry["definition"])
+            written = Written.of(entry["definition"], kind_of(name))
         except Unusable as unusable:
             raise PinsInvalid(f"has an unusable definition of `{source}`: {unusable}") from None
         if written.name != name or written.digest != entry["digest"]:

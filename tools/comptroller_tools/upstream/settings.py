@@ -40,7 +40,7 @@ class HttpEndpoint:
 class UpstreamSettings:
     """`identity` is what was written (references, never secrets); it is part of what people approve.
 
-    `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
+    `media` are the MIME types whose blobs of resources are let through. `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
     """
 
     transport: StdioCommand | HttpEndpoint
@@ -48,3 +48,4 @@ class UpstreamSettings:
     start_s: float = 20.0
     message_bytes_max: int = 8 * 1024 * 1024
     errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT
+    media: frozenset[str] = frozenset()

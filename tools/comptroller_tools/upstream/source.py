@@ -19,7 +19,17 @@ import structlog
 from comptroller_audit.ambient import Clock, SystemClock
 from comptroller_tools.errors import SourceInvalid
 from comptroller_tools.source import Action, EffectHappened, Outcome, ToolDefinition
-from comptroller_tools.upstream.definitions import PINNED_KEYS, Unusable, Written, names_problems, offered
+from comptroller_tools.upstream.addresses import Addresses
+from comptroller_tools.upstream.definitions import (
+    PINNED_KEYS,
+    Kind,
+    Unusable,
+    Written,
+    kind_of,
+    names_problems,
+    offered,
+)
+from comptroller_tools.upstream.relayed import RESOURCES, definitions_of
 from comptroller_tools.upstream.settings import UpstreamSettings
 
 if TYPE_CHECKING:
@@ -57,6 +67,8 @@ class UpstreamSource:
         self._pins = dict(pins)
         self._clock: Clock = clock or SystemClock()
         self._definitions = _definitions(name, self._pins)
+        self._kinds = {pin.kind for pin in self._pins.values()} or set(Kind)
+        self.addresses = Addresses(self._pins)
         self._listing: Listing | None = None
         self._link: Link | None = None
         self._calls: set[asyncio.Task[Outcome]] = set()
@@ -76,9 +88,13 @@ class UpstreamSource:
     def definitions(self) -> Mapping[str, ToolDefinition]:
         return self._definitions
 
+    @property
+    def pins(self) -> Mapping[str, Written]:
+        return self._pins
+
     def quarantine(self, tool: str) -> str | None:
-        """Why a pinned tool is not used now, in words of ours alone; None while nothing speaks against it."""
-        if self._listing is None:
+        """Why a tool, or another pin, is not used now, in words of ours alone; None while nothing speaks against it."""
+        if self._listing is None or tool == RESOURCES:  # of resources each stands for itself
             return None
         pinned, now = self._pins.get(tool), self._listing.tools.get(tool)
         if pinned is None:
@@ -87,7 +103,9 @@ class UpstreamSource:
             return "its server lists it no longer, or not in a way that can be read"
         if now.digest == pinned.digest:
             return None
-        parts = [key for key in PINNED_KEYS if now.definition.get(key) != pinned.definition.get(key)]
+        parts = [
+            key for key in PINNED_KEYS[pinned.kind] if now.definition.get(key) != pinned.definition.get(key)
+        ]
         return f"its server now defines it otherwise ({', '.join(parts) or 'its spelling'})"
 
     def start(self) -> None:
@@ -103,7 +121,7 @@ class UpstreamSource:
 
     async def call(self, action: Action, deadline: float) -> Outcome:
         """Run `action.tool` until `deadline` (monotonic seconds). Raises nothing but `CancelledError`."""
-        if action.tool not in self._pins:
+        if action.tool not in self._definitions:
             return _nothing(f"source `{self._name}` has no pinned tool `{action.tool}`")
         if self._closed:
             return _nothing(f"source `{self._name}` is closed")
@@ -147,18 +165,28 @@ class UpstreamSource:
     async def _call(self, action: Action, sent: list[bool]) -> Outcome:
         from comptroller_tools.upstream.calling import call_tool
         from comptroller_tools.upstream.link import Unreachable
+        from comptroller_tools.upstream.reading import ask_for
 
         try:
             link = await self._up()
         except Unreachable as error:
             return _nothing(str(error), temporary=True)
-        if (why := self.quarantine(action.tool)) is not None:
+        pin = action.tool
+        if pin == RESOURCES:
+            accepted = self.addresses.find(str(action.arguments.get("uri")))
+            if accepted is None:
+                return _nothing("nobody has accepted a resource of that address; nothing was sent")
+            pin = accepted.name
+        if (why := self.quarantine(pin)) is not None:
             return Outcome(
-                EffectHappened.NONE, error=f"`{action.tool}` is quarantined: {why}", meta={QUARANTINED: why}
+                EffectHappened.NONE, error=f"`{pin}` is quarantined: {why}", meta={QUARANTINED: why}
             )
-        structured = "outputSchema" in self._pins[action.tool].definition
         sent[0] = True
-        outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
+        if kind_of(pin) is Kind.TOOL:
+            structured = "outputSchema" in self._pins[pin].definition
+            outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
+        else:
+            outcome = await ask_for(self._name, link, action, self._settings.media)
         if outcome.error is None or outcome.told_model is not None:
             self._failures = 0
         return outcome
@@ -185,7 +213,7 @@ class UpstreamSource:
     def _connect(self) -> Link:
         from comptroller_tools.upstream.link import Link
 
-        self._link = Link(self._name, self._settings, self._listed)
+        self._link = Link(self._name, self._settings, self._kinds, self._listed)
         return self._link
 
     async def _drop(self, link: Link) -> None:
@@ -210,9 +238,10 @@ class UpstreamSource:
 
 
 def _definitions(source: str, pins: Mapping[str, Written]) -> dict[str, ToolDefinition]:
-    found: dict[str, ToolDefinition] = {}
-    problems: list[str] = []
+    found, problems = definitions_of(pins)
     for name, pin in pins.items():
+        if pin.kind is not Kind.TOOL:
+            continue
         try:
             definition = offered(pin)
         except Unusable as unusable:

@@ -1,0 +1,131 @@
+"""Resources and prompts of upstreams as one principal sees them, under addresses and names that cannot collide.
+
+An address is offered as it is while its scheme is one upstream's alone. Upstreams that share a scheme have all of their
+addresses of it offered as `comptroller:SOURCE:ADDRESS`. A prompt has the name of its entry in `tools`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from comptroller_audit.redaction import Audience
+from comptroller_audit.vocabulary import Subject
+from comptroller_policy.engine import Bundle
+from comptroller_server.call.roads import Roads
+from comptroller_tools.catalogue import Catalogue, Tool
+from comptroller_tools.upstream.addresses import OUR_SCHEME, scheme_of
+from comptroller_tools.upstream.definitions import Kind, Unusable, Written
+from comptroller_tools.upstream.relayed import PromptArgument, prompt_arguments
+from comptroller_tools.upstream.source import UpstreamSource
+
+__all__ = ["OfferedPrompt", "OfferedResource", "Offers", "Reading"]
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedResource:
+    """A resource or a template; `uri` is as clients are to give it, texts are cleaned and released."""
+
+    uri: str
+    name: str
+    title: str
+    description: str
+    mime_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedPrompt:
+    name: str
+    description: str
+    arguments: Sequence[PromptArgument]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which tool reads an address, and what the upstream calls it."""
+
+    tool: str
+    uri: str
+
+
+class Offers:
+    """What is offered beside tools. Immutable but for what is set aside, which is asked for each time."""
+
+    def __init__(self, catalogue: Catalogue, bundle: Bundle, release: Roads) -> None:
+        self._bundle = bundle
+        self._release = release
+        self._readers = {tool.source.name: tool for tool in catalogue if tool.kind is Kind.RESOURCE}
+        self._prompts = [tool for tool in catalogue if tool.kind is Kind.PROMPT]
+        owners = Counter(
+            scheme for tool in self._readers.values() for scheme in _source(tool).addresses.schemes
+        )
+        self._shared = {scheme for scheme, count in owners.items() if count > 1}
+
+    @property
+    def has_resources(self) -> bool:
+        return bool(self._readers)
+
+    @property
+    def has_prompts(self) -> bool:
+        return bool(self._prompts)
+
+    def resources(self, subject: Subject) -> list[OfferedResource]:
+        return list(self._listed(subject, Kind.RESOURCE))
+
+    def templates(self, subject: Subject) -> list[OfferedResource]:
+        return list(self._listed(subject, Kind.TEMPLATE))
+
+    def prompts(self, subject: Subject) -> list[OfferedPrompt]:
+        return [
+            OfferedPrompt(
+                tool.name,
+                self._text(tool.description),
+                [
+                    (name, self._text(text), required)
+                    for name, text, required in prompt_arguments(_source(tool).pins[tool.definition.name])
+                ],
+            )
+            for tool in self._prompts
+            if self._bundle.visible(subject, tool.name) and tool.quarantine() is None
+        ]
+
+    def reading(self, offered: str) -> Reading | None:
+        """What is read where a client asks for `offered`; None where no upstream has anything accepted there."""
+        for source, tool in self._readers.items():
+            prefix = f"{OUR_SCHEME}:{source}:"
+            own = offered.removeprefix(prefix)
+            try:
+                shared = scheme_of(own) in self._shared
+            except Unusable:
+                continue
+            if shared is offered.startswith(prefix) and _source(tool).addresses.find(own) is not None:
+                return Reading(tool.name, own)
+        return None
+
+    def _listed(self, subject: Subject, kind: Kind) -> Iterator[OfferedResource]:
+        for tool in self._readers.values():
+            if not self._bundle.visible(subject, tool.name):
+                continue
+            source = _source(tool)
+            for pin in source.pins.values():
+                address = self._address(source.name, pin)
+                if pin.kind is not kind or source.quarantine(pin.name) is not None:
+                    continue
+                if self._text(address) != address:  # it holds a secret, and cannot be offered without it
+                    continue
+                texts = (self._text(pin.text(key)) for key in ("name", "title", "description", "mimeType"))
+                yield OfferedResource(address, *texts)
+
+    def _address(self, source: str, pin: Written) -> str:
+        if pin.kind in (Kind.RESOURCE, Kind.TEMPLATE) and scheme_of(pin.own) in self._shared:
+            return f"{OUR_SCHEME}:{source}:{pin.own}"
+        return pin.own
+
+    def _text(self, text: str) -> str:
+        return self._release.text(text, Audience.MODEL)
+
+
+def _source(tool: Tool) -> UpstreamSource:
+    assert isinstance(tool.source, UpstreamSource)
+    return tool.source

@@ -1,0 +1,31 @@
+"""What an entry of `tools` may say of resources and prompts: they are read, one at a time, by one entry each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from comptroller_audit.vocabulary import Effect
+from comptroller_policy.errors import Finding
+from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.upstream.definitions import Kind, kind_of
+from comptroller_tools.upstream.relayed import RESOURCES
+
+__all__ = ["relaying_findings"]
+
+
+def relaying_findings(tools: Sequence[tuple[ToolConfig, str]]) -> list[Finding]:
+    """`tools` are entries with the name of their source."""
+    findings: list[Finding] = []
+    readers: dict[str, str] = {}
+    for config, source in tools:
+        wanted, where = config.source_tool or config.name, f"tools.{config.name}"
+        if kind_of(wanted) is Kind.TOOL:
+            continue
+        if config.effect is not Effect.READ:
+            findings.append(Finding(f"{where}.allow_actions", f"`{wanted}` is read; write `[read]`"))
+        if config.batch is not None:
+            findings.append(Finding(f"{where}.batch", f"`{wanted}` is asked for one at a time; remove it"))
+        if wanted == RESOURCES and (first := readers.setdefault(source, config.name)) != config.name:
+            text = f"`{first}` reads the resources of `{source}` already; keep one of them"
+            findings.append(Finding(f"{where}.source_tool", text))
+    return findings

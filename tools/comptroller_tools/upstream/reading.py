@@ -1,0 +1,106 @@
+"""One `resources/read` or `prompts/get` of an upstream, as an `Outcome`. Both change nothing.
+
+Texts lose what nobody sees. What is no text is withheld, but for blobs of the types that the config lets through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Collection
+from typing import Any
+
+import mcp_types as types
+import structlog
+from mcp.shared.exceptions import MCPError
+from pydantic import ValidationError
+
+from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.cleaning import clean, seen
+from comptroller_tools.upstream.definitions import Kind, kind_of
+from comptroller_tools.upstream.link import Link
+from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed
+
+__all__ = ["ask_for"]
+
+_log = structlog.stdlib.get_logger()
+
+
+async def ask_for(upstream: str, link: Link, action: Action, media: Collection[str]) -> Outcome:
+    """Read a resource, or get a prompt. Raises nothing but cancellation. `media` are types whose blobs are let through."""
+    try:
+        if kind_of(action.tool) is Kind.PROMPT:
+            got = await link.prompt(action.tool.removeprefix(Kind.PROMPT.prefix), action.arguments)
+            return _prompt(upstream, got)
+        address = str(action.arguments["uri"])
+        return _resource(upstream, address, await link.read(address), media)
+    except MCPError as error:
+        if link.not_taken(error):
+            text = f"`{upstream}`: {error.error.message}"
+            return Outcome(EffectHappened.NONE, error=text, meta={"temporary": True})
+        await asyncio.sleep(0)  # a connection that ended says so after its requests did
+        if not link.alive:
+            return Outcome(EffectHappened.UNKNOWN, error=f"`{upstream}` went away: {link.why_ended}")
+        return failed(upstream, EffectHappened.NONE, error.error.message)
+    except ValidationError:
+        return _unusable(upstream, "the upstream's answer is not of the protocol")
+    except Exception as error:  # noqa: BLE001 -- the SDK's own; its text may quote anything
+        _log.warning("a request to an upstream broke", source=upstream, error=type(error).__name__)
+        text = f"the connection to `{upstream}` broke ({type(error).__name__})"
+        return Outcome(EffectHappened.UNKNOWN, error=text)
+
+
+def _resource(
+    upstream: str,
+    address: str,
+    result: types.ReadResourceResult | types.InputRequiredResult,
+    media: Collection[str],
+) -> Outcome:
+    if not isinstance(result, types.ReadResourceResult):
+        return _unusable(upstream, "the upstream asked a question back, which is not passed on")
+    contents = result.contents[:ITEMS_MAX]
+    if any(one.uri != address for one in contents):
+        return _unusable(upstream, "the upstream answered with another address than it was asked for")
+    texts = [one for one in contents if isinstance(one, types.TextResourceContents)]
+    value: dict[str, Any] = {"uri": address, "text": "\n".join(seen(one.text) for one in texts)}
+    if texts and texts[0].mime_type:
+        value["mime_type"] = clean(texts[0].mime_type, ITEM_CHARS_MAX)
+    other = [_blob(one, media) for one in contents if isinstance(one, types.BlobResourceContents)]
+    return _read(upstream, {**value, "other": other} if other else value)
+
+
+def _blob(one: types.BlobResourceContents, media: Collection[str]) -> dict[str, Any]:
+    mime_type = clean(one.mime_type or "", ITEM_CHARS_MAX)
+    named: dict[str, Any] = {"kind": "blob", "mime_type": mime_type}
+    try:
+        size = len(base64.b64decode(one.blob, validate=True))
+    except (binascii.Error, ValueError):
+        return {**named, "withheld": True}
+    return {**named, "blob": one.blob} if mime_type in media else {**named, "bytes": size, "withheld": True}
+
+
+def _prompt(upstream: str, result: types.GetPromptResult | types.InputRequiredResult) -> Outcome:
+    if not isinstance(result, types.GetPromptResult):
+        return _unusable(upstream, "the upstream asked a question back, which is not passed on")
+    value: dict[str, Any] = {"messages": [_message(one) for one in result.messages[:ITEMS_MAX]]}
+    if result.description:
+        value["description"] = clean(result.description)
+    return _read(upstream, value)
+
+
+def _message(one: types.PromptMessage) -> dict[str, Any]:
+    content = one.content
+    if isinstance(content, types.TextContent):
+        return {"role": one.role, "text": seen(content.text)}
+    mime_type = clean(getattr(content, "mime_type", None) or "", ITEM_CHARS_MAX)
+    return {"role": one.role, "kind": content.type, "mime_type": mime_type, "withheld": True}
+
+
+def _read(upstream: str, value: dict[str, Any]) -> Outcome:
+    return Outcome(EffectHappened.DONE, value=value, meta={UNTRUSTED: upstream})
+
+
+def _unusable(upstream: str, error: str) -> Outcome:
+    meta = {"output_invalid": True, UNTRUSTED: upstream}
+    return Outcome(EffectHappened.DONE, error=error, meta=meta)

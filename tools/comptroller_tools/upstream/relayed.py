@@ -1,0 +1,163 @@
+"""Resources and prompts of an upstream as tools of its source: what they take, and what they return.
+
+All resources of an upstream are read by one tool, `resource:*`, with the argument `uri`; each prompt is a tool of its
+own, `prompt:NAME`, with the prompt's arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from comptroller_audit.canonical import canonical_bytes, digest
+from comptroller_audit.vocabulary import JsonObject
+from comptroller_tools.source import ToolDefinition
+from comptroller_tools.upstream.addresses import Template, check_address
+from comptroller_tools.upstream.cleaning import clean, hidden_in
+from comptroller_tools.upstream.definitions import Kind, Unusable, Written, offered
+from comptroller_tools.validation import screen
+
+__all__ = ["RESOURCES", "PromptArgument", "check_relayed", "definitions_of", "entry_name", "prompt_arguments"]
+
+RESOURCES = "resource:*"
+"""The tool of a source that reads any accepted resource of it."""
+ARGUMENTS_MAX = 32
+ARGUMENT_CHARS_MAX = 20_000
+
+_TEXT: JsonObject = {"type": "string"}
+_RESOURCE_INPUT: JsonObject = {
+    "type": "object",
+    "properties": {"uri": {"type": "string", "minLength": 1, "maxLength": 2_048}},
+    "required": ["uri"],
+    "additionalProperties": False,
+}
+_RESOURCE_OUTPUT: JsonObject = {
+    "type": "object",
+    "properties": {
+        "uri": _TEXT,
+        "mime_type": _TEXT,
+        "text": _TEXT,
+        "other": {"type": "array", "items": {"type": "object"}},
+    },
+    "required": ["uri", "text"],
+    "additionalProperties": False,
+}
+_PROMPT_OUTPUT: JsonObject = {
+    "type": "object",
+    "properties": {
+        "description": _TEXT,
+        "messages": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "role": {"enum": ["user", "assistant"]},
+                    "text": _TEXT,
+                    "kind": _TEXT,
+                    "mime_type": _TEXT,
+                    "withheld": {"type": "boolean"},
+                },
+                "required": ["role"],
+                "additionalProperties": False,
+            },
+        },
+    },
+    "required": ["messages"],
+    "additionalProperties": False,
+}
+
+PromptArgument = tuple[str, str, bool]
+"""Name, description, whether it is required."""
+
+
+def entry_name(pin: str, kind: Kind) -> str:
+    """The source's tool by which a pin is used."""
+    return RESOURCES if kind in (Kind.RESOURCE, Kind.TEMPLATE) else pin
+
+
+def check_relayed(written: Written) -> None:
+    """Raises `Unusable` for what cannot be offered, of any kind."""
+    match written.kind:
+        case Kind.TOOL:
+            offered(written)
+        case Kind.RESOURCE:
+            check_address(written.own)
+        case Kind.TEMPLATE:
+            Template.of(written.own)
+        case Kind.PROMPT:
+            _prompt(written)
+
+
+def definitions_of(pins: Mapping[str, Written]) -> tuple[dict[str, ToolDefinition], list[str]]:
+    """The tools that the pinned resources and prompts make, and a sentence for each pin that cannot be offered."""
+    found: dict[str, ToolDefinition] = {}
+    problems: list[str] = []
+    resources: list[Written] = []
+    for name, pin in pins.items():
+        if pin.kind is Kind.TOOL:
+            continue
+        try:
+            check_relayed(pin)
+        except Unusable as unusable:
+            problems.append(f"its pinned {pin.kind} `{clean(pin.own, 80)}` cannot be offered: {unusable}")
+            continue
+        if pin.kind is Kind.PROMPT:
+            found[name] = _prompt(pin)
+        else:
+            resources.append(pin)
+    if resources:
+        found[RESOURCES] = _all_resources(resources)
+    return found, problems
+
+
+def _all_resources(pins: Sequence[Written]) -> ToolDefinition:
+    material: Any = sorted(pin.digest for pin in pins)
+    return ToolDefinition(
+        name=RESOURCES,
+        description="Read a resource by its address.",
+        input_schema=_RESOURCE_INPUT,
+        output_schema=_RESOURCE_OUTPUT,
+        digest=digest("comptroller/upstream-resources/v1", canonical_bytes(material)).hex(),
+    )
+
+
+def _prompt(pin: Written) -> ToolDefinition:
+    if hidden_in(pin.own):
+        raise Unusable("its name holds characters that cannot be seen")
+    arguments = prompt_arguments(pin)
+    definition = ToolDefinition(
+        name=pin.name,
+        description=pin.text("description") or pin.text("title"),
+        input_schema={
+            "type": "object",
+            "properties": {
+                name: {"type": "string", "maxLength": ARGUMENT_CHARS_MAX, "description": text}
+                for name, text, _ in arguments
+            },
+            "required": [name for name, _, required in arguments if required],
+            "additionalProperties": False,
+        },
+        output_schema=_PROMPT_OUTPUT,
+        digest=pin.digest,
+    )
+    if problems := [problem for problem in screen(definition) if "argument" in problem]:
+        raise Unusable("; ".join(problems))
+    return definition
+
+
+def prompt_arguments(pin: Written) -> list[PromptArgument]:
+    """Raises `Unusable` for arguments that cannot be told apart or read."""
+    given: object = pin.definition.get("arguments", [])
+    if not isinstance(given, list) or len(cast("list[object]", given)) > ARGUMENTS_MAX:
+        raise Unusable(f"its arguments are no list of {ARGUMENTS_MAX} at most")
+    found: list[PromptArgument] = []
+    for one in cast("list[object]", given):
+        argument = cast("Mapping[str, Any]", one) if isinstance(one, Mapping) else {}
+        name, text = argument.get("name"), argument.get("description")
+        if not isinstance(name, str) or not name:
+            raise Unusable("an argument of it has no name")
+        required = argument.get("required") is True
+        found.append((name, clean(text, 500) if isinstance(text, str) else "", required))
+    if len({name.casefold() for name, _, _ in found}) < len(found):
+        raise Unusable("two of its arguments have one name")
+    return found
