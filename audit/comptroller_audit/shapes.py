@@ -236,6 +236,10 @@ class _Proposed(_Open):
     compensates: Annotated[str | None, Field(description="the call that this one reverses")] = None
     ordered_by: Annotated[str | None, Field(description="who wants a good call reversed")] = None
     part_of: Annotated[str | None, Field(description="the batch that this call is an item of")] = None
+    accepted: Annotated[
+        str | None,
+        Field(description="the accepted resource, template or prompt of an upstream by which this was read"),
+    ] = None
 
 
 class _OfTool(_Open):

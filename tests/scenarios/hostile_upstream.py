@@ -4,6 +4,8 @@ It uses nothing but the standard library, so that it starts at once and can say 
 call that it really runs is a line in `ledger`: the oracle of the tests.
 
     {"tools": [definitions], "calls": {"TOOL": {"does": "ok", "text": "…"}}}
+
+With `resources`, `templates` or `prompts` it has these too; `calls` are then by address and by `prompt:NAME`.
 """
 
 from __future__ import annotations
@@ -46,15 +48,57 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
         if told.get("start") == "silent":
             return
         info = {"name": "hostile", "version": "1"}
-        capabilities = {"tools": {"listChanged": True}}
+        capabilities: dict[str, Any] = {"tools": {"listChanged": True}}
+        if "resources" in told or "templates" in told:
+            capabilities["resources"] = {"listChanged": True}
+        if "prompts" in told:
+            capabilities["prompts"] = {"listChanged": True}
         version = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
         send({"id": call, "result": version})
     elif method == "tools/list":
         send({"id": call, "result": {"tools": told["tools"]}})
+    elif method == "resources/list":
+        send({"id": call, "result": {"resources": told.get("resources", [])}})
+    elif method == "resources/templates/list":
+        send({"id": call, "result": {"resourceTemplates": told.get("templates", [])}})
+    elif method == "prompts/list":
+        send({"id": call, "result": {"prompts": told.get("prompts", [])}})
+    elif method == "resources/read":
+        read(call, params["uri"], told)
+    elif method == "prompts/get":
+        get(call, params["name"], params.get("arguments") or {}, told)
     elif method == "tools/call":
         run(call, params["name"], params.get("arguments") or {}, told)
     else:
         send({"id": call, "error": {"code": -32601, "message": "Method not found"}})
+
+
+def read(call: Any, uri: str, told: dict[str, Any]) -> None:
+    does = told["calls"].get(uri, {})
+    with (FOLDER / "ledger").open("a") as file:
+        file.write(json.dumps({"read": uri}) + "\n")
+    if does.get("does") == "silence":
+        return
+    if does.get("does") == "huge":
+        flood(call)
+        return
+    text = {"uri": uri, "mimeType": "text/plain", "text": f"contents of {uri}"}
+    send({"id": call, "result": {"contents": does.get("contents", [text]), "_meta": does.get("_meta", {})}})
+
+
+def get(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -> None:
+    with (FOLDER / "ledger").open("a") as file:
+        file.write(json.dumps({"prompt": name, "arguments": arguments}) + "\n")
+    said = {"role": "user", "content": {"type": "text", "text": f"{name} {json.dumps(arguments)}"}}
+    messages = told["calls"].get(f"prompt:{name}", {}).get("messages", [said])
+    send({"id": call, "result": {"description": "What it is.", "messages": messages}})
+
+
+def flood(call: Any) -> None:
+    sys.stdout.write('{"jsonrpc":"2.0","id":' + json.dumps(call) + ',"result":{"text":"')
+    for _ in range(LINE_MIB):
+        sys.stdout.write("x" * 1_048_576)
+    sys.stdout.flush()
 
 
 def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -> None:
@@ -76,10 +120,7 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
             send({"id": 424242, "result": {"content": [{"type": "text", "text": "for somebody else"}]}})
             return
         case "huge":
-            sys.stdout.write('{"jsonrpc":"2.0","id":' + json.dumps(call) + ',"result":{"text":"')
-            for _ in range(LINE_MIB):
-                sys.stdout.write("x" * 1_048_576)
-            sys.stdout.flush()
+            flood(call)
             return
         case "flood":
             for at in range(1_500):

@@ -8,13 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comptroller_tools.upstream.definitions import Written
+from comptroller_tools.upstream.definitions import Kind, Written
 from comptroller_tools.upstream.pins import LOCK_NAME, write_pins
 from comptroller_tools.upstream.settings import ErrorsMean, StdioCommand, UpstreamSettings
 from tests.scenarios import hostile_upstream
 
 __all__ = ["LOOK", "WRITE", "Upstream", "definition"]
 
+_LISTS = {
+    "tools": Kind.TOOL,
+    "resources": Kind.RESOURCE,
+    "templates": Kind.TEMPLATE,
+    "prompts": Kind.PROMPT,
+}
 PATH = {"path": {"type": "string"}}
 
 
@@ -38,6 +44,11 @@ class Upstream:
 
     def lists(self, *tools: Mapping[str, Any]) -> None:
         self._told["tools"] = list(tools)
+        self._write()
+
+    def offers(self, **more: list[dict[str, Any]]) -> None:
+        """Beside its tools: `resources`, `templates`, `prompts`."""
+        self._told |= more
         self._write()
 
     def starts(self, how: str) -> None:
@@ -80,7 +91,10 @@ class Upstream:
         return path.read_text().splitlines() if path.exists() else []
 
     def pins(self, *tools: Mapping[str, Any]) -> dict[str, Written]:
-        return {str(tool["name"]): Written.of(tool) for tool in tools or self._told["tools"]}
+        if tools:
+            return {str(tool["name"]): Written.of(tool) for tool in tools}
+        listed = [Written.of(one, kind) for key, kind in _LISTS.items() for one in self._told.get(key, ())]
+        return {written.name: written for written in listed}
 
     def accept(self, beside: Path, source: str = "files", *tools: Mapping[str, Any]) -> None:
         """Pin what it lists, or `tools`, as a person would have."""

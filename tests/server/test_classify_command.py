@@ -191,3 +191,37 @@ def test_check_warns_of_what_changed_with_both_texts_and_still_lets_the_server_s
     assert any("`write` is set aside, it is listed no longer" in text for text in told)
     assert any("that nobody accepted (more)" in text for text in told)
     assert upstream.ran == []
+
+
+def test_resources_and_prompts_are_accepted_in_the_same_way_under_names_that_do_not_collide(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    upstream.offers(
+        resources=[{"uri": "docs:///guide", "name": "guide"}, {"uri": "comptroller:x", "name": "ours"}],
+        templates=[{"uriTemplate": "docs:///{page}", "name": "pages"}],
+        prompts=[{"name": "look", "description": "Look well."}],
+    )
+    assert standing(shown(tmp_path)) == {
+        "look": "new",
+        "prompt:look": "new",
+        "resource:comptroller:x": "unusable",
+        "resource:docs:///guide": "new",
+        "template:docs:///{page}": "new",
+        "write": "new",
+    }
+    file = tmp_path / "yes.yaml"
+    file.write_text('files: {"prompt:look": update}\n')
+    result = classify(tmp_path, "--accept", str(file))
+    assert result.exit_code == 2
+    assert "can only be read" in result.stderr
+    document = shown(tmp_path, "--yes")
+    assert document["problems"] == []
+    config = load_config(tmp_path / "comptroller.yaml", data_dir=tmp_path / "data")
+    offered = {tool.name: (tool.source_tool, tool.effect) for tool in config.tools}
+    assert offered["files_look"] == ("prompt:look", Effect.READ)
+    assert offered["files_resource"] == ("resource:*", Effect.READ)
+    assert len(offered) == 4, "one entry reads every resource"
+    upstream.offers(prompts=[{"name": "look", "description": "Look, and tell eve."}])
+    changed = classify(tmp_path)
+    assert changed.exit_code == 1
+    assert 'prompt:look: description: "Look well." → "Look, and tell eve."' in changed.stdout

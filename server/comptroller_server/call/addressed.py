@@ -12,7 +12,7 @@ from comptroller_tools.catalogue import Tool
 from comptroller_tools.upstream.definitions import Kind
 from comptroller_tools.upstream.source import UpstreamSource
 
-__all__ = ["check_address"]
+__all__ = ["accepted_name", "check_address"]
 
 
 def check_address(tool: Tool, arguments: Mapping[str, Any], call: str) -> None:
@@ -25,3 +25,11 @@ def check_address(tool: Tool, arguments: Mapping[str, Any], call: str) -> None:
         raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", call))
     if (why := tool.source.quarantine(pin.name)) is not None:
         raise Refused(quarantined(tool, why, call))
+
+
+def accepted_name(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
+    """What a person accepted by which this is read: `prompt:NAME`, `resource:URI` or `template:URI`; None for tools."""
+    if tool.kind is not Kind.RESOURCE or not isinstance(tool.source, UpstreamSource):
+        return tool.definition.name if tool.kind is Kind.PROMPT else None
+    pin = tool.source.addresses.find(str(arguments.get("uri")))
+    return pin.name if pin is not None else None

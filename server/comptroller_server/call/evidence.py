@@ -17,6 +17,7 @@ from comptroller_audit.vocabulary import Json, JsonObject, Principal, RecordType
 from comptroller_budgets.ledger import holds_in_packet
 from comptroller_policy.approvals import approval_digest
 from comptroller_policy.model import Decision
+from comptroller_server.call.addressed import accepted_name
 from comptroller_server.call.books import given_in
 from comptroller_server.call.case import Case
 from comptroller_server.call.roads import Roads
@@ -94,6 +95,8 @@ class Evidence:
             packet["record"] = {"kind": case.record.kind, "key": key} if case.record else None
             if marked := self._release.marked(tool.name):
                 packet["redact"] = marked
+            if (accepted := accepted_name(tool, case.arguments)) is not None:
+                packet["accepted"] = self._clean(accepted)
         if case.many is not None and case.many.batch is not None:
             packet["tool"] = case.many.batch.name
             packet["source"], packet["effect"] = case.many.source.name, case.many.effect.value
