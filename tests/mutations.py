@@ -396,8 +396,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/intake.py",
-        "if tool is None or not self._bundle.visible(case.subject, name):",
-        "if tool is None:",
+        "tool.kind is not kind or not self._bundle.visible(case.subject, name):",
+        "tool.kind is not kind:",
         f"{_S}/test_calls.py::test_a_hidden_tool_and_a_missing_one_answer_alike",
     ),
     Mutation(

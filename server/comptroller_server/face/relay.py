@@ -135,11 +135,10 @@ class Relay:
         marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
         contents: list[TextResourceContents | BlobResourceContents] = []
         others = cast("list[dict[str, Any]]", value.get("other", []))
-        if value["text"] or not others:
+        text = str(value.get("text", ""))
+        if text or not others:
             mime_type = value.get("mime_type")
-            contents.append(
-                TextResourceContents(uri=params.uri, mime_type=mime_type, text=value["text"], _meta=marks)
-            )
+            contents.append(TextResourceContents(uri=params.uri, mime_type=mime_type, text=text, _meta=marks))
         contents += [_other(params.uri, one, marks) for one in others]
         return ReadResourceResult(contents=contents, ttl_ms=0, cache_scope="private", _meta=_meta(answer))
 
@@ -152,7 +151,7 @@ class Relay:
         marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
         messages = [
             PromptMessage(role=one["role"], content=TextContent(text=_said(one), _meta=marks))
-            for one in cast("list[dict[str, Any]]", value["messages"])
+            for one in cast("list[dict[str, Any]]", value.get("messages", []))
         ]
         return GetPromptResult(description=value.get("description"), messages=messages, _meta=_meta(answer))
 

@@ -7,8 +7,9 @@ addresses of it offered as `comptroller:SOURCE:ADDRESS`. A prompt has the name o
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Subject
@@ -17,7 +18,7 @@ from comptroller_server.call.roads import Roads
 from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.upstream.addresses import OUR_SCHEME, scheme_of
 from comptroller_tools.upstream.definitions import Kind, Unusable, Written
-from comptroller_tools.upstream.relayed import PromptArgument, prompt_arguments
+from comptroller_tools.upstream.relayed import PromptArgument
 from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["OfferedPrompt", "OfferedResource", "Offers", "Reading"]
@@ -78,14 +79,7 @@ class Offers:
 
     def prompts(self, subject: Subject) -> list[OfferedPrompt]:
         return [
-            OfferedPrompt(
-                tool.name,
-                self._text(tool.description),
-                [
-                    (name, self._text(text), required)
-                    for name, text, required in prompt_arguments(_source(tool).pins[tool.definition.name])
-                ],
-            )
+            OfferedPrompt(tool.name, self._text(tool.description), self._arguments(tool))
             for tool in self._prompts
             if self._bundle.visible(subject, tool.name) and tool.quarantine() is None
         ]
@@ -116,6 +110,15 @@ class Offers:
                     continue
                 texts = (self._text(pin.text(key)) for key in ("name", "title", "description", "mimeType"))
                 yield OfferedResource(address, *texts)
+
+    def _arguments(self, tool: Tool) -> list[PromptArgument]:
+        """Those that a caller gives, after the operator's shaping."""
+        given: Mapping[str, Any] = tool.advertised_input.get("properties", {})
+        required = tool.advertised_input.get("required", ())
+        return [
+            PromptArgument(name, self._text(str(one.get("description", ""))), name in required)
+            for name, one in given.items()
+        ]
 
     def _address(self, source: str, pin: Written) -> str:
         if pin.kind in (Kind.RESOURCE, Kind.TEMPLATE) and scheme_of(pin.own) in self._shared:

@@ -7,7 +7,7 @@ own, `prompt:NAME`, with the prompt's arguments.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from comptroller_audit.canonical import canonical_bytes, digest
 from comptroller_audit.vocabulary import JsonObject
@@ -17,7 +17,7 @@ from comptroller_tools.upstream.cleaning import clean, hidden_in
 from comptroller_tools.upstream.definitions import Kind, Unusable, Written, offered
 from comptroller_tools.validation import screen
 
-__all__ = ["RESOURCES", "PromptArgument", "check_relayed", "definitions_of", "entry_name", "prompt_arguments"]
+__all__ = ["RESOURCES", "PromptArgument", "check_relayed", "definitions_of", "entry_name"]
 
 RESOURCES = "resource:*"
 """The tool of a source that reads any accepted resource of it."""
@@ -66,8 +66,11 @@ _PROMPT_OUTPUT: JsonObject = {
     "additionalProperties": False,
 }
 
-PromptArgument = tuple[str, str, bool]
-"""Name, description, whether it is required."""
+
+class PromptArgument(NamedTuple):
+    name: str
+    description: str
+    required: bool
 
 
 def entry_name(pin: str, kind: Kind) -> str:
@@ -124,7 +127,7 @@ def _all_resources(pins: Sequence[Written]) -> ToolDefinition:
 def _prompt(pin: Written) -> ToolDefinition:
     if hidden_in(pin.own):
         raise Unusable("its name holds characters that cannot be seen")
-    arguments = prompt_arguments(pin)
+    arguments = _arguments(pin)
     definition = ToolDefinition(
         name=pin.name,
         description=pin.text("description") or pin.text("title"),
@@ -145,19 +148,19 @@ def _prompt(pin: Written) -> ToolDefinition:
     return definition
 
 
-def prompt_arguments(pin: Written) -> list[PromptArgument]:
+def _arguments(pin: Written) -> list[PromptArgument]:
     """Raises `Unusable` for arguments that cannot be told apart or read."""
     given: object = pin.definition.get("arguments", [])
     if not isinstance(given, list) or len(cast("list[object]", given)) > ARGUMENTS_MAX:
         raise Unusable(f"its arguments are no list of {ARGUMENTS_MAX} at most")
     found: list[PromptArgument] = []
     for one in cast("list[object]", given):
-        argument = cast("Mapping[str, Any]", one) if isinstance(one, Mapping) else {}
+        argument = cast("Mapping[str, Any]", one if isinstance(one, Mapping) else {})
         name, text = argument.get("name"), argument.get("description")
         if not isinstance(name, str) or not name:
             raise Unusable("an argument of it has no name")
-        required = argument.get("required") is True
-        found.append((name, clean(text, 500) if isinstance(text, str) else "", required))
+        described = clean(text, 500) if isinstance(text, str) else ""
+        found.append(PromptArgument(name, described, argument.get("required") is True))
     if len({name.casefold() for name, _, _ in found}) < len(found):
         raise Unusable("two of its arguments have one name")
     return found
