@@ -1863,8 +1863,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/intake.py",
-        "self._bundle.visible(\n            case.subject, many.name\n        ):",
-        "many.name:",
+        "            and self._bundle.visible(case.subject, many.name)\n",
+        "",
         f"{_S}/test_many.py::test_who_may_not_read_one_may_not_read_many_nor_see_that_it_can_be_done",
     ),
     Mutation(
