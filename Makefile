@@ -7,6 +7,8 @@ SHELL := /bin/sh
 SEED ?= 1
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
+# Hundreds of processes are started below: each would compile every module anew.
+export PYTHONDONTWRITEBYTECODE :=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.postgres import Cluster, PostgresUnavailableError, cluster
+from tests.stores import migrated_file
 
 # `dev` looks at new examples each time, `ci` at the same ones on every machine, `long` at many new ones.
 _SLOW_IS_FINE = [HealthCheck.too_slow]
@@ -80,7 +81,15 @@ def postgres_cluster(pytestconfig: pytest.Config) -> Iterator[Cluster]:
 
 @pytest.fixture
 def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
-    """The SQLAlchemy URL of an empty database that only this test has."""
+    """The SQLAlchemy URL of a migrated database without a row that only this test has."""
+    name = postgres_cluster.migrated_database()
+    yield postgres_cluster.url(name)
+    postgres_cluster.drop_database(name)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
+    """The SQLAlchemy URL of a database without a table that only this test has."""
     name = postgres_cluster.fresh_database()
     yield postgres_cluster.url(name)
     postgres_cluster.drop_database(name)
@@ -88,11 +97,23 @@ def postgres_url(postgres_cluster: Cluster) -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The SQLAlchemy URL of a fresh, empty store: the test runs once on SQLite and once on Postgres."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'store.db'}"
-    url: str = request.getfixturevalue("postgres_url")
-    return url
+    """The SQLAlchemy URL of a migrated store without a row: the test runs once on SQLite and once on Postgres."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("postgres_url")
+        return url
+    file = tmp_path / "store.db"
+    file.write_bytes(migrated_file())
+    file.chmod(0o600)
+    return f"sqlite:///{file}"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """As `store_url`, where nothing is yet: whoever opens it first makes the tables."""
+    if request.param == "postgres":
+        url: str = request.getfixturevalue("empty_postgres_url")
+        return url
+    return f"sqlite:///{tmp_path / 'store.db'}"
 
 
 def pytest_terminal_summary(

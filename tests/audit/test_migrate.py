@@ -54,8 +54,8 @@ def differences(database: Database) -> list[Any]:
         return found
 
 
-def test_the_migrated_schema_is_the_tables_of_the_code(store_url: str) -> None:
-    database = Database(store_url)
+def test_the_migrated_schema_is_the_tables_of_the_code(empty_store_url: str) -> None:
+    database = Database(empty_store_url)
     assert not schema_is_current(database)
     upgrade(database)
     assert schema_is_current(database)
@@ -73,15 +73,15 @@ def test_no_column_may_be_null() -> None:
     assert [str(column) for column in columns if column.nullable] == []
 
 
-def test_a_schema_that_is_current_is_left_as_it_is(store_url: str) -> None:
-    database = Database(store_url)
+def test_a_schema_that_is_current_is_left_as_it_is(empty_store_url: str) -> None:
+    database = Database(empty_store_url)
     upgrade(database)
     upgrade(database)
     assert schema_is_current(database)
 
 
-def test_a_newer_schema_is_refused(store_url: str) -> None:
-    database = Database(store_url)
+def test_a_newer_schema_is_refused(empty_store_url: str) -> None:
+    database = Database(empty_store_url)
     upgrade(database)
     with database.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
@@ -90,11 +90,11 @@ def test_a_newer_schema_is_refused(store_url: str) -> None:
 
 
 def test_a_migration_that_breaks_off_leaves_nothing_and_can_be_run_again(
-    store_url: str, monkeypatch: pytest.MonkeyPatch
+    empty_store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alembic import op
 
-    database = Database(store_url)
+    database = Database(empty_store_url)
     create = op.create_table
 
     def break_off(name: str, *columns: Any, **options: Any) -> Any:

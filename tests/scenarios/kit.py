@@ -23,8 +23,7 @@ from ruamel.yaml import YAML
 
 from comptroller_audit.ambient import RandomIds
 from comptroller_audit.calls import CALLS
-from comptroller_audit.database import Database, Relation, Row
-from comptroller_audit.migrate import upgrade
+from comptroller_audit.database import Relation, Row
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, calls_in_state, entries, newest_calls
 from comptroller_audit.store import Reader, Store
@@ -49,6 +48,7 @@ from comptroller_tools.desk.database import close_all, ensure
 from comptroller_tools.desk.faults import Fault, clear_faults, set_faults
 from comptroller_tools.desk.ledger import DeskEffect, effects
 from comptroller_tools.signatures import read_function
+from tests.stores import migrated_file
 
 __all__ = [
     "BEFORE",
@@ -347,14 +347,9 @@ def compiled_once(
 def _template(seed: int) -> tuple[bytes, bytes]:
     """A desk as it is generated, and a store as it is migrated, before anybody worked on either."""
     with tempfile.TemporaryDirectory() as folder:
-        desk, store = Path(folder) / "desk.db", Path(folder) / "comptroller.db"
+        desk = Path(folder) / "desk.db"
         ensure(desk, seed)
-        database = Database(f"sqlite:///{store}")
-        with database.write_lock():
-            upgrade(database)
-        database.close()
-        assert not Path(f"{store}-wal").exists() or not Path(f"{store}-wal").stat().st_size
-        return desk.read_bytes(), store.read_bytes()
+        return desk.read_bytes(), migrated_file()
 
 
 def stocked(folder: Path, seed: int = 1) -> Path:
