@@ -28,7 +28,7 @@ from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, calls_in_state, entries, newest_calls
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Stopped, Unit
-from comptroller_audit.vocabulary import Actor, CallState, JsonObject, RecordType, Subject
+from comptroller_audit.vocabulary import Actor, CallState, Json, JsonObject, RecordType, Subject
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval, asked_digest
 from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.declarations import RequesterTerms, RolloutMode
@@ -355,14 +355,16 @@ def json_read(path: Path, shown: str) -> tuple[Node | None, list[Finding]]:
     return _node(json.loads(text), shown), []
 
 
-def _node(value: Any, shown: str, at: int = 0) -> Node:
-    if not isinstance(value, (dict, list)):
+def _node(value: Json, shown: str, at: int = 0) -> Node:
+    if not isinstance(value, dict | list):
         return Node(shown, 1, value, at)
-    pairs = cast("dict[str, Any]", value).items() if isinstance(value, dict) else enumerate(value)
-    children = {key: _node(one, shown, key if isinstance(key, int) else 0) for key, one in pairs}
-    parts = tuple(children.values())
+    held: dict[str, Node] | tuple[Node, ...]
+    if isinstance(value, dict):
+        held = {key: _node(one, shown) for key, one in value.items()}
+        parts = tuple(held.values())
+    else:
+        parts = held = tuple(_node(one, shown, at) for at, one in enumerate(value))
     size, height = 1 + sum(one.size for one in parts), 1 + max((one.height for one in parts), default=0)
-    held = cast("dict[str, Node]", children) if isinstance(value, dict) else parts
     return Node(shown, 1, held, at, size, height)
 
 
