@@ -480,6 +480,36 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         f"{_S}/test_enemy_races.py::test_a_call_that_begins_to_wait_while_its_task_is_handed_off_is_closed_with_it",
     ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        "if self._head_open and self._head_bytes > HEAD_BYTES_MAX and",
+        "if False and",
+        "tests/server/test_http_wire.py::test_a_head_that_does_not_end_is_cut_off",
+    ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        "        if len(self.connections) > CONNECTIONS_MAX:",
+        "        if False:",
+        "tests/server/test_http_wire.py::test_more_connections_than_there_may_be_are_closed",
+    ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        "            self._wait()  # the rest",
+        "            pass  # the rest",
+        "tests/server/test_http_wire.py::test_a_client_that_goes_on_after_its_refusal_is_let_go",
+    ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        "            return\n        self._wait()",
+        "            return",
+        "tests/server/test_http_wire.py::test_a_client_that_does_not_go_on_is_let_go",
+    ),
+    Mutation(
+        f"{_SERVER}/face/http.py",
+        "self._sessions[subject.actor.id]",
+        "next(iter(self._sessions.values()))",
+        "tests/server/test_http.py::test_a_client_that_uses_up_its_sessions_leaves_the_others_theirs",
+    ),
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/tasks.py",

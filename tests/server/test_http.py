@@ -19,6 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_audit.vocabulary import Subject
 from comptroller_server.errors import IdentityError, TransportError
+from comptroller_server.face import http as http_module
 from comptroller_server.face.http import build_app, serve_http, subject_of
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import GovernedServer, RequestContext, SubjectOf, build_server
@@ -365,6 +366,17 @@ async def test_another_subject_cannot_use_a_session(tmp_path: Path) -> None:
         for method in ("GET", "DELETE"):
             assert (await send(on, method, headers=stranger)).status_code == 404
         assert (await send(on, json=ping, headers={**_TYPES, **session})).status_code == 200
+
+
+async def test_a_client_that_uses_up_its_sessions_leaves_the_others_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_module, "SESSIONS_MAX", 2)
+    async with running(tmp_path) as on:
+        opened = [(await send(on, json=_INITIALIZE, headers=_TYPES)).status_code for _ in range(3)]
+        assert opened == [200, 200, 503]
+        other = await send(on, json=_INITIALIZE, headers={**_TYPES, **on.bearer("desk")})
+        assert other.status_code == 200
 
 
 async def test_a_deleted_token_file_leaves_no_session_behind(tmp_path: Path) -> None:

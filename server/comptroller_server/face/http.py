@@ -17,8 +17,6 @@ from typing import Any, cast
 import uvicorn
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.transport_security import TransportSecuritySettings
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,7 +24,7 @@ from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.face.decide_page import HEADERS, page_of
 from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
-from comptroller_server.face.http_sessions import SESSION_HEADER, StreamedSessions, opens_one
+from comptroller_server.face.http_sessions import SESSION_HEADER, ClientSessions, opens_one
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import (
     TASK_IN_SCOPE,
@@ -36,6 +34,7 @@ from comptroller_server.face.protocol import (
     not_a_message,
     parse_message,
 )
+from comptroller_server.face.wire import GuardedProtocol
 from comptroller_server.signals import stop_on_signals
 
 __all__ = [
@@ -58,7 +57,7 @@ BODY_WAIT_S = 30.0
 """How long one request body may take to arrive, seconds."""
 
 SESSIONS_MAX = 1_000
-"""Open sessions of the 2025 protocol era; each idle one ends after SESSION_IDLE_S. The 2026 era has none."""
+"""Open sessions of the 2025 protocol era, of each client; an idle one ends after SESSION_IDLE_S. The 2026 era has none."""
 
 SESSION_IDLE_S = 1_800.0
 
@@ -93,32 +92,27 @@ def build_app(
     Reads the token files, so it raises `IdentityError` as `LocalIdentity.load_tokens` does. It needs its
     lifespan run (`serve_http` does) and serves one lifespan only.
     """
-    identity.load_tokens()
-    return _App(server, identity, limits or FrameLimits(), drain_s)
+    clients = identity.load_tokens()
+    return _App(server, identity, list(clients), limits or FrameLimits(), drain_s)
 
 
 class _App:
     def __init__(
-        self, server: GovernedServer, identity: LocalIdentity, limits: FrameLimits, drain_s: float
+        self,
+        server: GovernedServer,
+        identity: LocalIdentity,
+        clients: Sequence[str],
+        limits: FrameLimits,
+        drain_s: float,
     ) -> None:
         self._server = server
         self._identity = identity
         self._limits = limits
         self._drain_s = drain_s
-        self._sdk = self._manager(json_response=True)
-        self._sdk_streaming = self._manager(json_response=False)
-        self._streamed = StreamedSessions(SESSIONS_MAX)
-
-    def _manager(self, *, json_response: bool) -> StreamableHTTPSessionManager:
-        return StreamableHTTPSessionManager(
-            self._server,
-            json_response=json_response,
-            max_request_body_size=self._limits.bytes_max,
-            max_sessions=SESSIONS_MAX,
-            session_idle_timeout=SESSION_IDLE_S,
-            # Host and Origin are checked here, by exact port; the SDK's own check takes any port.
-            security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
-        )
+        self._sessions = {
+            client: ClientSessions(server, limits.bytes_max, SESSIONS_MAX, SESSION_IDLE_S)
+            for client in clients
+        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -131,8 +125,9 @@ class _App:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._sdk.run())
-            await stack.enter_async_context(self._sdk_streaming.run())
+            for sessions in self._sessions.values():
+                await stack.enter_async_context(sessions.plain.run())
+                await stack.enter_async_context(sessions.streaming.run())
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self._server.drain(self._drain_s)  # the SDK's tasks are cancelled when the stack unwinds
@@ -157,7 +152,8 @@ class _App:
         if subject is None:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
-        sdk = self._sdk_streaming if headers.only(SESSION_HEADER) in self._streamed else self._sdk
+        sessions = self._sessions[subject.actor.id]
+        sdk = sessions.of(headers.only(SESSION_HEADER))
         if headers.has_strange():  # a grant that is passed over would let more happen than was meant
             text = "Of Comptroller-* headers this server understands Comptroller-Task, given once."
             await _plain(400, text)(send)
@@ -171,9 +167,9 @@ class _App:
                 return
             receive = _replay(framed.data, receive)
             if _wants_progress(headers, framed.message):
-                sdk = self._sdk_streaming
+                sdk = sessions.streaming
             elif opens_one(framed.message):
-                sdk, send = self._sdk_streaming, self._streamed.noting(send)
+                sdk, send = sessions.streaming, sessions.streamed.noting(send)
         elif scope["method"] not in ("GET", "DELETE"):
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
             return
@@ -379,7 +375,7 @@ async def serve_http(
         config = uvicorn.Config(
             app,
             loop="asyncio",
-            http="httptools",
+            http=GuardedProtocol,
             ws="none",
             lifespan="on",
             access_log=False,

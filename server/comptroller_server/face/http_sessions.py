@@ -1,4 +1,4 @@
-"""Which sessions of the 2025 era get streams: those whose client can be asked while its call is open.
+"""The sessions of the 2025 era: each client's own, and streams for those that can be asked while their call is open.
 
 A session is of one kind. Most are answered in plain JSON, which costs less; over that nothing can be asked
 (MCP 2025-11-25 "Streamable HTTP").
@@ -10,11 +10,14 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, cast
 
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.transport_security import TransportSecuritySettings
 from starlette.types import Message, Send
 
 from comptroller_audit.vocabulary import JsonObject
+from comptroller_server.face.protocol import GovernedServer
 
-__all__ = ["SESSION_HEADER", "StreamedSessions", "opens_one"]
+__all__ = ["SESSION_HEADER", "ClientSessions", "StreamedSessions", "opens_one"]
 
 SESSION_HEADER = b"mcp-session-id"
 
@@ -57,3 +60,30 @@ class StreamedSessions:
         self._ids[session] = None
         while len(self._ids) > self._most:
             self._ids.popitem(last=False)
+
+
+class ClientSessions:
+    """The sessions of one client: `most` of each kind, so that no client uses up those of another.
+
+    An idle one ends after `idle_s` seconds; a body has `bytes_max` bytes.
+    """
+
+    def __init__(self, server: GovernedServer, bytes_max: int, most: int, idle_s: float) -> None:
+        def manager(*, json_response: bool) -> StreamableHTTPSessionManager:
+            return StreamableHTTPSessionManager(
+                server,
+                json_response=json_response,
+                max_request_body_size=bytes_max,
+                max_sessions=most,
+                session_idle_timeout=idle_s,
+                # Host and Origin are checked in http.py, by exact port; the SDK's own check takes any port.
+                security_settings=TransportSecuritySettings(enable_dns_rebinding_protection=False),
+            )
+
+        self.plain = manager(json_response=True)
+        self.streaming = manager(json_response=False)
+        self.streamed = StreamedSessions(most)
+
+    def of(self, session: str | None) -> StreamableHTTPSessionManager:
+        """Who has `session`, or would open one."""
+        return self.streaming if session in self.streamed else self.plain

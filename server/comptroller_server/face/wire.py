@@ -1,0 +1,92 @@
+"""HTTP on the wire, before any request is whole: how large a head may be, how long it may take, how many may connect.
+
+Nobody has shown a token yet, so each of these has a limit (CWE-400). uvicorn with httptools has none of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+__all__ = ["CONNECTIONS_MAX", "HEAD_BYTES_MAX", "HEAD_WAIT_S", "GuardedProtocol"]
+
+HEAD_BYTES_MAX = 64 * 1024
+"""Request line and headers of one request, bytes. Looked at after each read, which brings 256 KiB at most."""
+
+HEAD_WAIT_S = 30.0
+"""How long a request may take from its first byte, or a connection from its beginning, to the end of the headers; and
+how long a client that was answered may go on sending a body that nobody reads. Seconds."""
+
+CONNECTIONS_MAX = 500
+"""Connections at a time. One more is closed at once: the store and the tools need file descriptors too."""
+
+_TEXT = b"The request line and the headers are too large.\n"
+_TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-type: text/plain; charset=utf-8\r\n"
+    b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(_TEXT), _TEXT)
+)
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One connection, with limits until its request's head is complete."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_bytes = 0
+        self._head_open = True
+        self._waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self.logger.warning("More than %d connections; one was closed.", CONNECTIONS_MAX)
+            transport.abort()
+            return
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._head_open:
+            self._head_bytes += len(data)
+            self._wait()
+        super().data_received(data)
+        if self._head_open and self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+            self.logger.warning("A request whose headers do not end was refused.")
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._head_open = False
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._head_open, self._head_bytes = True, 0
+        self._stop_waiting()
+
+    def on_response_complete(self) -> None:
+        if not self._head_open:
+            self._wait()  # the rest of a body that was refused
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.loop.call_later(HEAD_WAIT_S, self._too_slow)
+
+    def _stop_waiting(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+    def _too_slow(self) -> None:
+        self._waiting = None
+        if not self.transport.is_closing():
+            self.transport.abort()
