@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from mcp import Client, MCPError
+from mcp_types import BlobResourceContents, TextResourceContents
 
 from comptroller_audit.ambient import RandomIds
 from comptroller_server.app import running
 from comptroller_server.cli import cli
 from comptroller_server.config.loading import load_config
+from comptroller_server.face.protocol import build_server
 from comptroller_server.installation import Ambient, Installation
 from tests.scenarios.kit import WHY, Clock, Faults, Shop, call_of, code_of, structured
 from tests.scenarios.real_upstreams import program, program_of_node
@@ -191,3 +194,45 @@ async def test_a_file_is_written_read_back_and_restored_when_it_should_not_be_so
         assert note.read_text() == "two"
         assert await write(outside, "yours") == "lookup_failed"
         assert outside.read_text() == "mine"
+
+
+async def test_resources_and_prompts_of_the_reference_server_are_read_as_they_were_accepted(
+    tmp_path: Path,
+) -> None:
+    mcp: dict[str, Any] = {"command": program_of_node("mcp-server-everything"), "media": ["text/plain"]}
+    (tmp_path / "comptroller.yaml").write_text(json.dumps({"sources": {"everything": {"mcp": mcp}}}))
+    accepted = {
+        "template:demo://resource/dynamic/text/{resourceId}": "read",
+        "template:demo://resource/dynamic/blob/{resourceId}": "read",
+        "resource:demo://resource/static/document/features.md": "read",
+        "prompt:args-prompt": "read",
+        "prompt:resource-prompt": "read",
+    }
+    (tmp_path / "yes.yaml").write_text(json.dumps({"everything": accepted}))
+    await asyncio.to_thread(classified, tmp_path, "--accept", str(tmp_path / "yes.yaml"))
+    async with service(tmp_path) as shop:
+        offers = shop.service.offers
+        server = build_server(
+            shop.service.pipeline, subject_of=lambda _: shop.subject, version="1", offers=offers
+        )
+        async with Client(server, cache=None) as client:
+            assert len((await client.list_resources()).resources) == 1
+            assert len((await client.list_resource_templates()).resource_templates) == 2
+            (text,) = (await client.read_resource("demo://resource/dynamic/text/7")).contents
+            assert isinstance(text, TextResourceContents)
+            assert "Resource 7" in text.text
+            (blob,) = (await client.read_resource("demo://resource/dynamic/blob/7")).contents
+            assert isinstance(blob, BlobResourceContents)
+            (page,) = (await client.read_resource("demo://resource/static/document/features.md")).contents
+            assert isinstance(page, TextResourceContents)
+            assert page.text.startswith("#")
+            with pytest.raises(MCPError, match="Unknown resource"):
+                await client.read_resource("demo://resource/static/document/startup.md")
+            (said,) = (await client.get_prompt("args-prompt", {"city": "Bern"})).messages
+            assert "Bern" in said.content.model_dump_json()
+            prompts = {prompt.name for prompt in (await client.list_prompts()).prompts}
+            assert prompts == {"args-prompt", "resource-prompt"}
+            embedded = (
+                await client.get_prompt("resource-prompt", {"resourceType": "Text", "resourceId": "1"})
+            ).messages
+            assert "Comptroller withholds" in embedded[-1].content.model_dump_json()

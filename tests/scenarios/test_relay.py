@@ -266,8 +266,27 @@ async def test_a_changed_definition_is_set_aside_alone(tmp_path: Path, upstream:
         error = await refused(client, GUIDE["uri"])
         assert code_of(error) == "tool_quarantined"
         assert "mimeType" in error.error.message
+        with pytest.raises(MCPError, match="set aside"):
+            await client.get_prompt("review", {"what": "it"})
         assert await text_of(client, "docs:///pages/1")
     assert upstream.ran == [{"read": "docs:///pages/1"}]
+
+
+async def test_no_secret_stands_in_what_is_listed(tmp_path: Path, upstream: Upstream) -> None:
+    secret = "TOPSECRET-4711"
+    upstream.offers(
+        resources=[
+            {**GUIDE, "description": f"It is {secret}.\u202e"},
+            {"uri": f"docs:///{secret}", "name": "bad"},
+        ],
+        prompts=[{**REVIEW, "arguments": [{"name": "what", "description": f"<b>{secret}</b>"}]}],
+    )
+    upstream.accept(tmp_path)
+    async with opened(tmp_path, behind(upstream), secrets=(secret,)) as shop, client_of(shop) as client:
+        (guide,) = (await client.list_resources()).resources
+        (review,) = (await client.list_prompts()).prompts
+        assert secret not in f"{guide} {review}"
+        assert "\u202e" not in str(guide.description)
 
 
 async def test_an_upstream_that_answers_wrongly_or_never_is_refused_in_time(
@@ -327,6 +346,7 @@ async def test_a_server_without_resources_and_prompts_says_so(tmp_path: Path) ->
     [
         ([{**READER, "allow_actions": ["update"]}], "is read; write `[read]`"),
         ([READER, {**READER, "name": "again"}], "reads the resources of `files` already"),
+        ([{**READER, "approval": [{"role": "approver"}]}], "nobody could resume it"),
         ([{**PROMPT, "batch": {"of": "what"}}], "one at a time"),
     ],
 )

@@ -23,6 +23,9 @@ def relaying_findings(tools: Sequence[tuple[ToolConfig, str]]) -> list[Finding]:
             continue
         if config.effect is not Effect.READ:
             findings.append(Finding(f"{where}.allow_actions", f"`{wanted}` is read; write `[read]`"))
+        if config.approval:
+            text = f"`{wanted}` would wait for a person, and nobody could resume it; write a rule that denies"
+            findings.append(Finding(f"{where}.approval", text))
         if config.batch is not None:
             findings.append(Finding(f"{where}.batch", f"`{wanted}` is asked for one at a time; remove it"))
         if wanted == RESOURCES and (first := readers.setdefault(source, config.name)) != config.name:

@@ -66,5 +66,5 @@ def upstream_warnings(answers: Iterable[Asked]) -> list[Finding]:
                 found.append(Finding(where, f"`{name}` is set aside: {'; '.join(seen.notes)}; {look}"))
         new = [clean(seen.name, 80) for seen in one.seen if seen.standing is Standing.NEW]
         if new:
-            found.append(Finding(where, f"lists tools that nobody accepted ({', '.join(new[:10])}); {look}"))
+            found.append(Finding(where, f"lists what nobody accepted ({', '.join(new[:10])}); {look}"))
     return found
