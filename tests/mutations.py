@@ -1008,7 +1008,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "case.received_ms",
         f"{_S}/test_enemy_world.py::test_a_clock_set_back_makes_no_rule_over_history_forget",
     ),
-    # -- the first hour --------------------------------------------------------------------------------------------
+    # -- the first hour, and what is examined there ------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/setting_up/placing.py",
         "    if there and not force:\n",
@@ -1032,6 +1032,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         '        return [*lines, "    approval: [{role: approver}]           # a person agrees to each call"]\n',
         "        return lines\n",
         "tests/server/test_init_command.py::test_functions_are_listed_with_what_their_names_say_and_money_is_limited",
+    ),
+    Mutation(
+        f"{_SERVER}/doctor/record.py",
+        "{'' if written else '&immutable=1'}",
+        "",
+        "tests/server/test_doctor.py::test_it_looks_at_everything_and_changes_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/doctor/record.py",
+        "    if newest - now > CLOCK_S_BEHIND * 1000:\n",
+        "    if False:\n",
+        "tests/server/test_doctor.py::test_the_clock_is_held_against_the_newest_record",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/doctor.py",
+        "        except Exception as error:  # noqa: BLE001 -- whatever cannot be looked at must not hide the rest\n",
+        "        except KeyError as error:\n",
+        "tests/server/test_doctor.py::test_what_cannot_be_looked_at_does_not_hide_the_rest",
     ),
     Mutation(
         f"{_SERVER}/call/outcomes.py",

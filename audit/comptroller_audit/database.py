@@ -29,7 +29,15 @@ from sqlmodel import SQLModel
 
 from comptroller_audit.errors import StoreUnavailable, StoreUnsuitable
 
-__all__ = ["Database", "Relation", "Row", "is_driver_error", "table_of"]
+__all__ = [
+    "NETWORK_FILE_SYSTEMS",
+    "Database",
+    "Relation",
+    "Row",
+    "file_system_of",
+    "is_driver_error",
+    "table_of",
+]
 
 Row = dict[str, Any]
 """One row without its `tenant` and `id`; never changed in place, always replaced."""
@@ -55,7 +63,7 @@ _SESSION = (
 )
 """What every Postgres session needs: durable commits, one isolation level, and no wait or stalled writer for ever."""
 _SYNCHRONISED = ("Dropbox", "OneDrive", "Google Drive", "GoogleDrive", "Mobile Documents", "CloudStorage")
-_NETWORK_FILE_SYSTEMS = frozenset(
+NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afpfs", "fuse.sshfs", "fuse.rclone", "9p", "ceph", "glusterfs"}
 )
 
@@ -391,8 +399,8 @@ def _suitable_path(url: URL) -> Path:
                 f"{path} lies in a synchronised folder ({part}), which corrupts SQLite files. "
                 "Set store.url to a folder on a local disk."
             )
-    kind = _file_system_of(path)
-    if kind in _NETWORK_FILE_SYSTEMS:
+    kind = file_system_of(path)
+    if kind in NETWORK_FILE_SYSTEMS:
         raise StoreUnsuitable(
             f"{path} lies on a network file system ({kind}), where SQLite's locks do not hold. "
             "Set store.url to a folder on a local disk, or use Postgres."
@@ -406,7 +414,7 @@ def _suitable_path(url: URL) -> Path:
     return path
 
 
-def _file_system_of(path: Path) -> str:
+def file_system_of(path: Path) -> str:
     """The file system type of the mount that holds `path`; empty where the system does not tell."""
     try:
         mounts = Path("/proc/mounts").read_text().splitlines()

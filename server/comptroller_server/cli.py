@@ -20,6 +20,10 @@ __all__ = ["EXIT_FAILED", "cli", "main"]
 _COMMANDS = {
     "init": ("init:init", "Write a first configuration, from a few questions or from flags."),
     "check": ("check:check", "Check configuration, policies, keys and store; change nothing."),
+    "doctor": (
+        "doctor:doctor",
+        "Look at the machine, the disk, the files, the clock and the clients; change nothing.",
+    ),
     "config": ("config:config", "What `comptroller.yaml` may say, for editors."),
     "import": (
         "import_servers:import_servers",

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +24,14 @@ from comptroller_server.commands.invocation import Invocation, findings, invocat
 from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
 from comptroller_server.commands.showing import Card, emit, say
 from comptroller_server.config.model import Config
+from comptroller_server.doctor.machine import SQLITE_SAFE
+from comptroller_server.doctor.places import exposed
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.undo.reversal import irreversible
 from comptroller_server.upstreams.asking import ask, upstream_warnings
 
 __all__ = ["Checked", "check", "checked_as_json", "run_check", "show_checked"]
-
-SQLITE_SAFE = (3, 51, 3)
-"""From here on two connections cannot corrupt a WAL by writing and checkpointing together; before, our lock does it."""
 
 
 @dataclass(slots=True)
@@ -93,7 +91,7 @@ def _check(checked: Checked, installation: Installation) -> None:
         _try(checked, config, "store.keys", lambda: installation.ring)
         _try(checked, config, "identity.local", lambda: installation.identity)
     _check_store(checked, config)
-    for path, message in _exposed(config):
+    for path, message in exposed(config):
         checked.warn(path, message)
     if not config.store.checkpoint_files:
         checked.warn(
@@ -170,32 +168,6 @@ def _check_database(checked: Checked, config: Config) -> None:
                         )
                     ]
                 )
-
-
-def _exposed(config: Config) -> Iterator[tuple[Path, str]]:
-    """Files that others can read though they hold what is private, or change though they decide what runs."""
-    private = [config.data_dir, config.data_dir / "tokens", *config.store.checkpoint_files]
-    if (path := store_path(config)) is not None:
-        private.append(path)
-    for place in private:
-        if (mode := _mode(place)) is not None and mode & 0o077:
-            yield place, f"can be read by other users (mode {mode:04o}); run `chmod go-rwx {place}`"
-    deciding = [*config.files, *(config.base_dir / file.name for file in config.policies)]
-    deciding += [
-        config.base_dir / s.python.partition(":")[0]
-        for s in config.sources.values()
-        if s.python is not None and ".py" in s.python
-    ]
-    for place in deciding:
-        if (mode := _mode(place)) is not None and mode & 0o022:
-            yield place, f"can be changed by other users (mode {mode:04o}); run `chmod go-w {place}`"
-
-
-def _mode(path: Path) -> int | None:
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        return None
 
 
 def _places(config: Config) -> dict[str, str]:

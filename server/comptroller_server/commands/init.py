@@ -151,8 +151,8 @@ class Begun:
                 self.answers.client.value,
             ],
             SourceKind.MCP: ["classify"],
-        }.get(self.answers.source, ["policy", "show"])
-        second = ["approvals", "list"] if first == ["policy", "show"] else ["check"]
+        }.get(self.answers.source, ["doctor"])
+        second = ["approvals", "list"] if first == ["doctor"] else ["check"]
         return [shlex.join([*start_words(), *words, *config]) for words in (first, second)]
 
     @property

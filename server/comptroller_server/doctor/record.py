@@ -1,0 +1,141 @@
+"""The record as it lies: its newest time against the clock, and its checkpoints against it. Opened for reading only."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.engine import make_url
+
+from comptroller_audit.checkpoint import CheckpointFile, log_origin, open_checkpoint, vkey_of
+from comptroller_audit.errors import AuditError
+from comptroller_audit.sealing import KeyRing
+from comptroller_server.config.model import Config
+from comptroller_server.doctor.disk import existing
+from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
+from comptroller_server.installation import TENANT, Installation
+
+__all__ = ["checkpoints", "clock"]
+
+CLOCK_S_BEHIND = 5.0
+"""Two machines may differ by so much."""
+_HEAD = "SELECT size, record_ms FROM log_head WHERE tenant = "
+
+
+def clock(patient: Patient, now_ms: int | None = None) -> Iterator[Line]:
+    """Whether the clock is where the newest record says it has been."""
+    now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    head = _head(patient)
+    if head is None:
+        yield ok("clock", f"{_utc(now)}; there is no record yet to compare it with")
+        return
+    _, newest = head
+    found = f"it is {_utc(now)}, and the newest record is of {_utc(newest)}"
+    means = "days and hours of budgets, approvals and retention go by this clock"
+    jump_s = patient.config.limits.clock_jump_s_max if patient.config is not None else 0
+    if newest - now > CLOCK_S_BEHIND * 1000:
+        yield problem(
+            "clock", f"{found}: the clock is behind the record", f"{means}; it was set back, or was wrong before", "set the clock (NTP)"
+        )  # fmt: skip
+    elif now - newest > jump_s * 1000:
+        yield warning(
+            "clock",
+            found,
+            f"either nothing was done for long, or the clock jumped ahead; {means}",
+            "look whether the clock is right",
+        )
+    else:
+        yield ok("clock", found)
+
+
+def checkpoints(patient: Patient) -> Iterator[Line]:
+    """Whether checkpoints lie elsewhere than what they prove, and whether the record still reaches them."""
+    config, database = patient.config, patient.database
+    if config is None:
+        return
+    files = config.store.checkpoint_files
+    if not files:
+        yield warning(
+            "checkpoints",
+            "none are kept",
+            "entries cut off the end of the log would not be noticed",
+            "add `store.checkpoints`",
+        )
+    for file in files:
+        if database is not None and _device(file) == _device(database):
+            yield warning(
+                "checkpoints",
+                f"{file} is on the same disk as the database",
+                "who loses or rewrites one, loses or rewrites both",
+                "copy it elsewhere regularly, with the key of `comptroller audit vkey`, or name a file on another disk",
+            )
+        else:
+            yield ok("checkpoints", f"{file} is on another disk than the database")
+    yield from _reached(patient, config)
+
+
+def _reached(patient: Patient, config: Config) -> Iterator[Line]:
+    head = _head(patient)
+    if head is None or not config.store.keys_file.exists():
+        return
+    ring = KeyRing.load(config.store.keys_file)
+    origin = log_origin(Installation(config).log_name, TENANT)
+    for file in config.store.checkpoint_files:
+        with contextlib.suppress(AuditError):  # another key's, or torn: `audit verify` tells
+            note = CheckpointFile(file).newest(origin)
+            if note is not None and (signed := open_checkpoint(note, vkey_of(ring.signer)).size) > head[0]:
+                yield problem(
+                    "checkpoints",
+                    f"the store has {head[0]} entries, and {file} holds a signed checkpoint of {signed}",
+                    "the store is an old copy, or was cut; the server does not start on it",
+                    "bring the newer store back, or move that file away to go on with this one all the same",
+                )
+
+
+def _head(patient: Patient) -> tuple[int, int] | None:
+    """Size and newest time (ms) of the log; None when there is none, or it is too old a store to tell."""
+    if patient.config is None:
+        return None
+    database = patient.database
+    if database is None:
+        return _postgres_head(patient.config)
+    if not database.is_file():
+        return None
+    # Without a log beside it nobody is writing, and opened in any other way SQLite would make one.
+    written = database.with_name(f"{database.name}-wal").exists()
+    uri = f"{database.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}"
+    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2)) as connection:
+        try:
+            row: Any = connection.execute(f"{_HEAD}?", (TENANT,)).fetchone()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return None
+            raise
+    return (int(row[0]), int(row[1])) if row else None
+
+
+def _postgres_head(config: Config) -> tuple[int, int] | None:
+    import psycopg
+
+    url = make_url(config.store.url.get_secret_value()).set(drivername="postgresql")
+    text = url.render_as_string(hide_password=False)
+    try:
+        with psycopg.connect(
+            text, connect_timeout=3, options="-c default_transaction_read_only=on"
+        ) as connection:
+            row: Any = connection.execute(f"{_HEAD}%s", (TENANT,)).fetchone()
+    except psycopg.Error:  # told where the server is asked for its version; or there is no table yet
+        return None
+    return (int(row[0]), int(row[1])) if row else None
+
+
+def _device(path: Path) -> int:
+    return existing(path).stat().st_dev
+
+
+def _utc(ms: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(ms / 1000))
