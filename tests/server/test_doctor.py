@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -20,6 +22,8 @@ from comptroller_server.doctor import clients, disk, machine, record
 from comptroller_server.doctor.lines import Level, Line, Patient
 from comptroller_server.installation import Installation
 from comptroller_server.setting_up.clients import CLIENTS, ClientKind
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Place:
 
 def comptroller(folder: Path, *words: str) -> Result:
     line = [*words, "--data-dir", str(folder / "data")]
-    return CliRunner().invoke(cli, line, prog_name="comptroller", env={"HOME": str(folder / "home"), "XDG_CONFIG_HOME": None})
+    return CliRunner().invoke(
+        cli, line, prog_name="comptroller", env={"HOME": str(folder / "home"), "XDG_CONFIG_HOME": None}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +88,9 @@ def found(lines: list[dict[str, str]], topic: str, level: Level) -> list[str]:
 
 
 def levels(lines: Iterator[Line]) -> list[Level]:
-    told = list(lines)
-    assert all(bool(line.means and line.do) == (line.level is not Level.OK) for line in told)
-    return [line.level for line in told]
+    seen = list(lines)
+    assert all(bool(line.means and line.do) == (line.level is not Level.OK) for line in seen)
+    return [line.level for line in seen]
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -159,23 +165,19 @@ def refused(_handle: int) -> None:
     raise OSError(5, "Input/output error")
 
 
-def test_the_disk_is_judged_by_room_kind_and_what_becomes_durable(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_disk_is_judged_by_room_kind_and_what_becomes_durable(place: Place) -> None:
     patient = place.patient()
     assert levels(disk.synced(patient, refused)) == [Level.PROBLEM]
-    times = iter(range(100))
-    with monkeypatch.context() as patched:
-        patched.setattr(disk.time, "perf_counter", lambda: next(times))
-        assert levels(disk.synced(patient)) == [Level.WARNING]
-    for mib, level in ((10, Level.PROBLEM), (500, Level.WARNING), (5000, Level.OK)):
-        usage = shutil.disk_usage(place.folder)._replace(free=mib * disk.MIB)
-        with monkeypatch.context() as patched:
-            patched.setattr(disk.shutil, "disk_usage", lambda _path, usage=usage: usage)
-            assert levels(disk.room(patient)) == [level]
-    for kind, level in (("nfs4", Level.PROBLEM), ("tmpfs", Level.WARNING), ("ext4", Level.OK)):
-        monkeypatch.setattr(disk, "file_system_of", lambda _path, kind=kind: kind)
-        assert levels(disk.kind(patient)) == [level]
+    assert levels(disk.synced(patient, now_s=itertools.count(0, 0.1).__next__)) == [Level.WARNING]
+    assert levels(disk.synced(patient, now_s=itertools.repeat(0.0).__next__)) == [Level.OK]
+    room = {mib: levels(disk.room(patient, partial(told, mib * disk.MIB))) for mib in (10, 500, 5000)}
+    assert room == {10: [Level.PROBLEM], 500: [Level.WARNING], 5000: [Level.OK]}
+    kinds = {kind: levels(disk.kind(patient, partial(told, kind))) for kind in ("nfs4", "tmpfs", "ext4")}
+    assert kinds == {"nfs4": [Level.PROBLEM], "tmpfs": [Level.WARNING], "ext4": [Level.OK]}
+
+
+def told(answer: T, _folder: Path) -> T:
+    return answer
 
 
 def test_what_cannot_be_looked_at_does_not_hide_the_rest(place: Place) -> None:
@@ -252,15 +254,15 @@ def test_clients_that_name_us_are_examined_one_by_one(place: Place) -> None:
     told = {
         line.found.partition(",")[0].partition(":")[0]: line for line in lines if line.level is not Level.OK
     }
-    assert {name: line.level for name, line in told.items()} == {
+    assert {name: line.level for name, line in bad.items()} == {
         "VS Code": Level.PROBLEM,
         "Cursor": Level.PROBLEM,
         "Claude Desktop": Level.PROBLEM,
         "Windsurf": Level.WARNING,
     }
-    assert "there is no /nowhere/comptroller" in told["VS Code"].found
-    assert "--client cursor" in told["Cursor"].found and "clients" in told["Cursor"].do
-    assert "no configuration at /nowhere/c.yaml" in told["Claude Desktop"].found
+    assert "there is no /nowhere/comptroller" in bad["VS Code"].found
+    assert "--client cursor" in bad["Cursor"].found and "clients" in bad["Cursor"].do
+    assert "no configuration at /nowhere/c.yaml" in bad["Claude Desktop"].found
     well = [line.found for line in lines if line.level is Level.OK]
     assert len(well) == 2 and all("Claude Code" in one for one in well)
     assert not any("other" in line.found.partition("`")[2] for line in lines)

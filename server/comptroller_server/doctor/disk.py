@@ -36,9 +36,13 @@ def existing(path: Path) -> Path:
     return next(one for one in (path, *path.parents) if one.exists())
 
 
-def room(patient: Patient) -> Iterator[Line]:
+def _free(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
+
+
+def room(patient: Patient, free_bytes: Callable[[Path], int] = _free) -> Iterator[Line]:
     folder = _folder(patient)
-    free = shutil.disk_usage(folder).free // MIB
+    free = free_bytes(folder) // MIB
     found = f"{free} MiB free at {folder}"
     means = "a store that cannot write stops everything that has a side effect"
     if free < FREE_MIB_MIN:
@@ -49,9 +53,9 @@ def room(patient: Patient) -> Iterator[Line]:
         yield ok("disk", found)
 
 
-def kind(patient: Patient) -> Iterator[Line]:
+def kind(patient: Patient, kind_of: Callable[[Path], str] = file_system_of) -> Iterator[Line]:
     folder = _folder(patient)
-    named = file_system_of(folder)
+    named = kind_of(folder)
     found = f"{folder} is on {named or 'a file system that this machine does not name'}"
     if named in NETWORK_FILE_SYSTEMS:
         yield problem(
@@ -71,7 +75,9 @@ def kind(patient: Patient) -> Iterator[Line]:
         yield ok("file system", found)
 
 
-def synced(patient: Patient, sync: Sync = os.fsync) -> Iterator[Line]:
+def synced(
+    patient: Patient, sync: Sync = os.fsync, now_s: Callable[[], float] = time.perf_counter
+) -> Iterator[Line]:
     """Write and sync a file without a name (or one that is gone at once), and time it."""
     folder = _folder(patient)
     if not os.access(folder, os.W_OK):
@@ -80,7 +86,7 @@ def synced(patient: Patient, sync: Sync = os.fsync) -> Iterator[Line]:
         )  # fmt: skip
         return
     try:
-        slowest_ms = _slowest_ms(folder, sync)
+        slowest_ms = _slowest_ms(folder, sync, now_s)
     except OSError as error:
         yield problem(
             "fsync",
@@ -101,13 +107,13 @@ def synced(patient: Patient, sync: Sync = os.fsync) -> Iterator[Line]:
         yield ok("fsync", found)
 
 
-def _slowest_ms(folder: Path, sync: Sync) -> float:
+def _slowest_ms(folder: Path, sync: Sync, now_s: Callable[[], float]) -> float:
     slowest = 0.0
     with tempfile.TemporaryFile(dir=folder) as file:
         for _ in range(SYNC_TRIES):
             file.write(b"\0" * 4096)
             file.flush()
-            begun = time.perf_counter()
+            begun = now_s()
             sync(file.fileno())
-            slowest = max(slowest, time.perf_counter() - begun)
+            slowest = max(slowest, now_s() - begun)
     return slowest * 1000
