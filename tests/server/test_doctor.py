@@ -251,7 +251,7 @@ def test_clients_that_name_us_are_examined_one_by_one(place: Place) -> None:
     )
     client_file(place, ClientKind.WINDSURF, '{"mcpServers": {')
     lines = list(clients.clients(place.patient()))
-    told = {
+    bad = {
         line.found.partition(",")[0].partition(":")[0]: line for line in lines if line.level is not Level.OK
     }
     assert {name: line.level for name, line in bad.items()} == {

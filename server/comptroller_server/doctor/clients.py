@@ -78,7 +78,7 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _words(entry: Mapping[str, Any]) -> list[str]:
     args = entry.get("args")
-    given: list[Any] = args if isinstance(args, list) else []
+    given = cast("list[object]", args) if isinstance(args, list) else []
     return [str(entry.get("command") or ""), *map(str, given)]
 
 
