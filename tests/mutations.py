@@ -53,6 +53,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/server/test_policy_cases.py::test_what_came_back_is_decided_after_the_call",
     ),
+    Mutation(
+        f"{_SERVER}/rehearsal/recorded.py",
+        "if name in rules and rules[name] == tool.config.facts.get(name) and not _is_withheld(value)",
+        "if not _is_withheld(value)",
+        "tests/scenarios/test_replay.py::test_what_was_never_looked_up_is_named_and_not_guessed",
+    ),
+    Mutation(
+        f"{_SERVER}/rehearsal/recorded.py",
+        "if _WITHHELD in json.dumps(own, ensure_ascii=False):",
+        "if False:",
+        "tests/scenarios/test_replay.py::test_under_the_same_configuration_nothing_is_decided_otherwise",
+    ),
+    Mutation(
+        f"{_SERVER}/rehearsal/deciding.py",
+        "if asked.draw is None and not asked.reverses and self.is_drawn(tool):",
+        "if False:",
+        "tests/scenarios/test_replay.py::test_a_draw_that_the_record_does_not_hold_is_not_made_up",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/replay.py",
+        "if given and not found.decided:  # what has no data never holds",
+        "if False:",
+        "tests/scenarios/test_replay.py::test_thresholds_gate_what_would_change",
+    ),
     # -- the report ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/report_calls.py",

@@ -41,6 +41,7 @@ _COMMANDS = {
     "why": ("why:why", "Everything about one call, on one screen."),
     "report": ("report:report", "Success, cost, containment and latency of all calls; a gate, a page."),
     "policy": ("policy:policy", "Show, test and compare the policies; explain a decision."),
+    "replay": ("replay:replay", "Decide recorded calls again under another configuration."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),
     "resume": ("switches:resume", "Lift what `halt` set."),
     "rollout": ("rollout:rollout", "How far tools go without a person; promote and demote."),

@@ -57,6 +57,8 @@ class Lack(StrEnum):
 
     ERASED = "erased"
     ARGUMENTS = "arguments"
+    FIT = "fit"
+    """Not missing, but not what the tool takes: the call would be refused before policy is asked."""
     TOOL = "tool"
     FACTS = "facts"
     HISTORY = "history"

@@ -18,8 +18,9 @@ from comptroller_server.installation import Installation
 from comptroller_server.rehearsal.cases import Case, cases_json_schema, read_cases
 from comptroller_server.rehearsal.deciding import Rehearsal
 from comptroller_server.rehearsal.trying import CaseEnd, Tried, cover_of, try_case
+from comptroller_tools import functions
 from comptroller_tools.validation import compile_schema
-from tests.scenarios.kit import DESK_CONFIG, code_of, details_of, opened, placed, tool_of
+from tests.scenarios.kit import DESK_CONFIG, code_of, details_of, opened, placed, read_once, tool_of
 from tests.server.cli_kit import run
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,11 @@ when { context.history.principal.refunds_today >= 3 };
 forbid (principal, action == Comptroller::Action::"cancel_refund", resource)
 when { context.now < datetime("2026-01-05") || context.environment == "closed" || context.actor == Comptroller::Actor::"mallory" };
 """
+
+
+@pytest.fixture(autouse=True)
+def types_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(functions, "read_function", read_once)
 
 
 @pytest.fixture(scope="module")

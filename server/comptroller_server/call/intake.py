@@ -10,7 +10,6 @@ from typing import Any, cast
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.calls import Claim
 from comptroller_audit.canonical import canonical_bytes, keyed_digest
-from comptroller_audit.errors import CanonicalError
 from comptroller_audit.patterns import CREDENTIALS
 from comptroller_audit.redaction import Audience
 from comptroller_audit.sealing import KeyRing
@@ -19,11 +18,10 @@ from comptroller_audit.unit import Moved
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Refusal, Subject
 from comptroller_budgets.tasks import task_unknown
 from comptroller_policy.engine import Bundle
-from comptroller_server.call.addressed import check_address
 from comptroller_server.call.books import Books
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.citations import Citations
-from comptroller_server.call.fitting import fitted
+from comptroller_server.call.fitting import fit
 from comptroller_server.call.metering import META_USAGE, Metering
 from comptroller_server.call.naming import META_REQUEST, META_TASK, call_row, check_names, named_task
 from comptroller_server.call.proposal import AdvertisedTool, Proposal
@@ -35,8 +33,6 @@ from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.tasks.taskbook import TaskBook, TaskView
 from comptroller_tools.batches import Batch
 from comptroller_tools.catalogue import Catalogue, Tool
-from comptroller_tools.errors import RecordPathError
-from comptroller_tools.records import resource_of
 from comptroller_tools.upstream.definitions import Kind
 from comptroller_tools.validation import check_why, split_why
 
@@ -197,15 +193,7 @@ class Intake:
         they act on. Of stored ones, what the operator gives is what is configured now."""
         tool = case.tool_in_hand
         own = tool.shaping.own(case.arguments) if case.resumed is not None else case.arguments
-        case.argument_bytes = fitted(tool.name, tool.arguments, own)
-        if tool.config.arguments:
-            case.arguments = tool.shaping.filled(own)
-            case.argument_bytes = canonical_bytes(case.arguments)
-        check_address(tool, case.arguments, case.call)
-        try:
-            case.record = resource_of(tool.config.resource, case.arguments)
-        except (CanonicalError, RecordPathError) as error:
-            raise Refused(Refusal(Code.INVALID_ARGUMENTS, str(error), "other_arguments")) from error
+        fit(case, own)
         case.guard = self._guard(case, tool)
 
     def refit(self, case: Case) -> None:

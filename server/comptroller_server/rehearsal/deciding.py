@@ -19,7 +19,7 @@ from comptroller_policy.rollout import Draw
 from comptroller_policy.switches import Switches
 from comptroller_server.call.case import Case, Compensates, Refused
 from comptroller_server.call.decisions import Decisions
-from comptroller_server.call.fitting import fitted
+from comptroller_server.call.fitting import fit
 from comptroller_server.call.proposal import Proposal
 from comptroller_server.call.took import Took
 from comptroller_server.call.traces import Tracer
@@ -27,8 +27,6 @@ from comptroller_server.errors import CannotDecide, Lack
 from comptroller_server.installation import Installation
 from comptroller_server.tasks.taskbook import TaskView
 from comptroller_tools.catalogue import Tool
-from comptroller_tools.errors import RecordPathError
-from comptroller_tools.records import resource_of
 from comptroller_tools.source import EffectHappened, Outcome
 
 __all__ = ["Asked", "CameBack", "Decided", "Phase", "Rehearsal"]
@@ -156,18 +154,15 @@ class Rehearsal:
             principal_key="",
             task=TaskView(asked.task, "", asked.step, "", is_new=False, remaining_ms=None),
         )
-        case.tool, case.arguments = tool, asked.arguments
+        case.tool = tool
         case.approvals, case.draw = dict(asked.approvals), asked.draw
         if asked.reverses:
             case.compensates = Compensates(asked.call, "", None, asked.task)
         try:
-            case.argument_bytes = fitted(tool.name, tool.arguments, asked.arguments)
-            case.record = resource_of(tool.config.resource, asked.arguments)
+            fit(case, asked.arguments)
         except Refused as refused:
             text = refused.refusal.text.removesuffix(" Correct them and call again.")
-            raise CannotDecide(Lack.ARGUMENTS, text, "arguments") from refused
-        except RecordPathError as error:
-            raise CannotDecide(Lack.ARGUMENTS, str(error), "arguments") from error
+            raise CannotDecide(Lack.FIT, text, "arguments") from refused
         return case
 
     def _complete(self, tool: Tool, case: Case, asked: Asked) -> None:
