@@ -1971,8 +1971,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_relay.py::test_what_was_accepted_is_listed_and_read_and_each_reading_is_one_recorded_call",
     ),
     Mutation(
-        f"{_SERVER}/call/intake.py",
-        "        check_address(tool, case.arguments, case.call)\n",
+        f"{_SERVER}/call/fitting.py",
+        "    check_address(tool, case.arguments, case.call)\n",
         "",
         f"{_S}/test_relay.py::test_past_the_face_the_pipeline_and_the_source_refuse_such_addresses_too",
     ),
