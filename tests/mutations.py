@@ -2091,4 +2091,47 @@ MUTATIONS: tuple[Mutation, ...] = (
         "secrets=(*secrets, *key_secrets, *upstream_secrets),",
         f"{_S}/test_shaping.py::test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_reference_alone",
     ),
+    # -- results in parts ------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "entry.owner != _owner(case)",
+        "False",
+        f"{_S}/test_parts.py::test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_restart",
+    ),
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "        if now - entry.at >= self._lives_s:\n",
+        "        if now - entry.at >= self._lives_s * 10:\n",
+        f"{_S}/test_parts.py::test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_restart",
+    ),
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "        while self._bytes > self._bytes_max:\n",
+        "        while False:\n",
+        f"{_S}/test_parts.py::test_the_rest_is_decided_like_the_read_and_memory_is_bounded",
+    ),
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "tool, value = case.tool_in_hand, case.released",
+        "tool, value = case.tool_in_hand, case.outcome.value",
+        f"{_S}/test_parts.py::test_nothing_that_must_not_be_shown_hides_across_a_cut",
+    ),
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "if taken is None and advertised is not None and advertised.check(case.cut.told):",
+        "if False:",
+        f"{_S}/test_parts.py::test_what_its_schema_does_not_let_be_cut_is_withheld",
+    ),
+    Mutation(
+        f"{_SERVER}/call/citations.py",
+        "            told = case.cut.part.lists_of(told)\n",
+        "            pass\n",
+        f"{_S}/test_parts.py::test_a_long_list_is_cut_by_items_and_only_what_was_told_can_be_cited",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        "        if case.taken is not None:  # a later part",
+        "        if False:  # a later part",
+        f"{_S}/test_parts.py::test_a_long_text_comes_in_parts_that_say_so_and_make_the_whole",
+    ),
 )

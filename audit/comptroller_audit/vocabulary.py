@@ -208,6 +208,7 @@ class Code(StrEnum):
     IDENTICAL_CALLS = "identical_calls"
     SOURCE_DOWN = "source_down"
     TOOL_QUARANTINED = "tool_quarantined"
+    RESULT_GONE = "result_gone"
     INTERNAL = "internal"
 
 
@@ -224,6 +225,7 @@ _CLASS_OF: Mapping[Code, RefusalClass] = {
     Code.KEY_CONFLICT: RefusalClass.TOOL_MISMATCH,
     Code.CITATION_STALE: RefusalClass.STALE_CONTEXT,
     Code.RECORD_CHANGED: RefusalClass.STALE_CONTEXT,
+    Code.RESULT_GONE: RefusalClass.STALE_CONTEXT,
     Code.DENIED: RefusalClass.POLICY_VIOLATION,
     Code.HALTED: RefusalClass.POLICY_VIOLATION,
     Code.CHECK_FAILED: RefusalClass.POLICY_VIOLATION,

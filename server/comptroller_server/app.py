@@ -31,6 +31,7 @@ from comptroller_server.call.loops import Loops
 from comptroller_server.call.many import Batches
 from comptroller_server.call.metering import metering_of
 from comptroller_server.call.outcomes import Outcomes
+from comptroller_server.call.parts import Parts
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.repeats import Repeats
 from comptroller_server.call.traces import Tracer
@@ -108,9 +109,10 @@ def build(installation: Installation, owner: Owner) -> Service:
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     citing = citation_terms(config.retrieval, config.safety)
     citations = Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing)
+    parts = Parts(i.catalogue, clock, ids, limits.more_s, limits.more_mib_max * 1024 * 1024)
     intake = Intake(
         i.catalogue, i.policy, store, ring, taskbook, Books(store, ring, release), quotas, citations, release, clock, ids,
-        IntakeTerms(limits.replay_window_s * 1000), metering,
+        IntakeTerms(limits.replay_window_s * 1000), metering, parts,
     )  # fmt: skip
     needs = needs_of(config.tools, config.judges)
     breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})

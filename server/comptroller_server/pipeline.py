@@ -150,6 +150,7 @@ class Pipeline:
                         stop = await self._outcomes.end(case)  # 14 commit
             if stop is None:
                 self._kept_reads.keep(case)
+                self._intake.parts.keep(case)
                 await self._compensation.reverse(case)  # what steps 11 and 12 found wrong
                 return success_answer(case)  # 15 answer
             if isinstance(stop, Existing | Lost):

@@ -26,6 +26,7 @@ EXPECTED = {
     "citation_stale": ("stale_context", "other_arguments"),
     "confirmation_stale": ("stale_context", "same_call"),
     "record_changed": ("stale_context", "person"),
+    "result_gone": ("stale_context", "other_arguments"),
     "denied": ("policy_violation", "other_arguments"),
     "halted": ("policy_violation", "person"),
     "check_failed": ("policy_violation", "other_arguments"),

@@ -27,8 +27,9 @@ from comptroller_tools.citing import (
     needs_citation,
 )
 from comptroller_tools.compensation import Compensation, compensation_findings
-from comptroller_tools.declarations import ToolConfig
+from comptroller_tools.declarations import ToolConfig, ToolLimits
 from comptroller_tools.errors import RecordPathError, SourceInvalid, ToolError
+from comptroller_tools.parts import BYTES_PER_TOKEN, PartLimits
 from comptroller_tools.records import check_records, check_resource
 from comptroller_tools.redacted_schemas import redacted, taking_tokens
 from comptroller_tools.redactions import Redactions, redactions_of
@@ -37,7 +38,15 @@ from comptroller_tools.shaping import Shaping, shaped, shaping_findings
 from comptroller_tools.source import Source, ToolDefinition
 from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.source import UpstreamSource
-from comptroller_tools.validation import Validator, compile_schema, for_clients, screen, with_refs, with_why
+from comptroller_tools.validation import (
+    Validator,
+    compile_schema,
+    for_clients,
+    screen,
+    with_more,
+    with_refs,
+    with_why,
+)
 from comptroller_tools.verification import Expectation, compile_expectations
 
 __all__ = ["Catalogue", "CatalogueInvalid", "Tool"]
@@ -86,6 +95,8 @@ class Tool:
     retries_max: int = field(init=False)
     kind: Kind = field(init=False)
     """Whether it is called as a tool, or is how the resources or a prompt of an upstream are read."""
+    parts: PartLimits | None = field(init=False)
+    """Beyond what its result is told in parts; None where it is told whole."""
     upstream: str | None = field(init=False)
     """The MCP server of somebody else that it comes from: nothing that it says is trusted."""
 
@@ -97,6 +108,7 @@ class Tool:
         object.__setattr__(self, "effect", self.config.effect)
         object.__setattr__(self, "is_read", self.effect is Effect.READ)
         object.__setattr__(self, "is_free_read", self.is_read and not self.units)
+        object.__setattr__(self, "parts", _part_limits(self.config.limits) if self.is_free_read else None)
         said = self.config.outbound
         object.__setattr__(self, "is_outbound", not self.is_read if said is None else said)
         given = self.config.limits.retries_max
@@ -227,6 +239,11 @@ class Catalogue:
             shown_output = redacted(shown_output, self._patterns, redactions.output)
         if not side_effect:
             shown_output = with_refs(shown_output)
+        if not side_effect and config.limits.cuts:
+            if "more" in (output or {}).get("properties", {}):
+                text = "a result in parts has `more`, and the tool's own result has it too; remove this limit"
+                raise CatalogueInvalid([Finding(f"{where}.limits", text)])
+            shown_output = with_more(shown_output)
         rule = config.batch
         if found := [Finding(at, text) for at, text in batch_findings(rule, own, f"{where}.batch")]:
             raise CatalogueInvalid(found)
@@ -348,6 +365,15 @@ class Catalogue:
             "task": _TASK_SCHEMA,
             **facts,
         }
+
+
+def _part_limits(limits: ToolLimits) -> PartLimits | None:
+    sizes = [limits.answer_kib_max and limits.answer_kib_max * 1024]
+    sizes.append(limits.answer_tokens_max and limits.answer_tokens_max * BYTES_PER_TOKEN)
+    bytes_max = min((size for size in sizes if size), default=None)
+    if bytes_max is None and limits.answer_items_max is None:
+        return None
+    return PartLimits(bytes_max, limits.answer_items_max)
 
 
 def _unpinned(sources: Mapping[str, Source]) -> str:

@@ -111,12 +111,23 @@ class BreakerConfig(_Declared):
 
 
 class ToolLimits(_Declared):
-    """`retries_max` is one for reads and none for anything else where it is not given."""
+    """`retries_max` is one for reads and none for anything else where it is not given.
+
+    A read's result beyond one of `answer_…` is told in parts; beyond `response_kib_max` it is withheld.
+    """
 
     timeout_s: float = Field(default=30, gt=0, le=600)
     response_kib_max: int = Field(default=256, ge=1, le=16_384)
     concurrency_max: int = Field(default=16, ge=1, le=1024)
     retries_max: int | None = Field(default=None, ge=0, le=10)
+    answer_kib_max: int | None = Field(default=None, ge=1, le=16_384)
+    answer_tokens_max: int | None = Field(default=None, ge=256, le=4_000_000)
+    answer_items_max: int | None = Field(default=None, ge=1, le=1_000_000)
+
+    @property
+    def cuts(self) -> bool:
+        """Whether a long result is told in parts."""
+        return any((self.answer_kib_max, self.answer_tokens_max, self.answer_items_max))
 
 
 class ToolConfig(ToolRules):

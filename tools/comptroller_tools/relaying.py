@@ -28,6 +28,9 @@ def relaying_findings(tools: Sequence[tuple[ToolConfig, str]]) -> list[Finding]:
             findings.append(Finding(f"{where}.approval", text))
         if config.batch is not None:
             findings.append(Finding(f"{where}.batch", f"`{wanted}` is asked for one at a time; remove it"))
+        if config.limits.cuts:
+            text = f"`{wanted}` is told whole; remove the `answer_…` limits"
+            findings.append(Finding(f"{where}.limits", text))
         if wanted == RESOURCES and (first := readers.setdefault(source, config.name)) != config.name:
             text = f"`{first}` reads the resources of `{source}` already; keep one of them"
             findings.append(Finding(f"{where}.source_tool", text))

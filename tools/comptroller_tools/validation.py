@@ -30,6 +30,7 @@ __all__ = [
     "for_clients",
     "screen",
     "split_why",
+    "with_more",
     "with_refs",
     "with_why",
 ]
@@ -66,6 +67,14 @@ _REFS_SCHEMA: JsonObject = {
         "properties": {"ref": {"type": "string"}, "kind": {"type": "string"}, "key": {"type": "string"}},
         "required": ["ref", "kind"],
     },
+}
+
+
+_MORE_SCHEMA: JsonObject = {
+    "type": "object",
+    "description": "This is a part. `more` asks `result_more` for the next; `left` counts characters or items to come.",
+    "properties": {"more": {"type": "string"}, "left": {"type": "object"}},
+    "required": ["more", "left"],
 }
 
 
@@ -211,6 +220,15 @@ def with_refs(output_schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     advertised = deepcopy(dict(output_schema))
     advertised["properties"] = {**advertised.get("properties", {}), "refs": deepcopy(_REFS_SCHEMA)}
+    return advertised
+
+
+def with_more(output_schema: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The output schema to advertise for a read that may answer in parts: with an optional `more`."""
+    if output_schema is None:
+        return None
+    advertised = deepcopy(dict(output_schema))
+    advertised["properties"] = {**advertised.get("properties", {}), "more": deepcopy(_MORE_SCHEMA)}
     return advertised
 
 

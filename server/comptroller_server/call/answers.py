@@ -6,7 +6,7 @@ import json
 
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
-from comptroller_server.call.case import Case
+from comptroller_server.call.case import Case, Cut
 from comptroller_server.call.naming import META_TASK
 from comptroller_server.call.proposal import Answer, Ask
 from comptroller_server.call.upstream_words import META_UNTRUSTED, fenced
@@ -14,6 +14,7 @@ from comptroller_server.call.upstream_words import META_UNTRUSTED, fenced
 __all__ = [
     "META_CACHED",
     "META_CALL",
+    "META_MORE",
     "META_RECEIPT",
     "META_REFUSAL",
     "answer_text",
@@ -31,6 +32,8 @@ META_REFUSAL = "comptroller/refusal"
 META_CALL = "comptroller/call"
 META_EDITED = "comptroller/edited"
 META_CACHED = "comptroller/cached"
+META_MORE = "comptroller/more"
+"""What to give to `result_more` for the rest of a result that was cut."""
 
 
 _LEADS = {
@@ -102,8 +105,8 @@ def success_answer(case: Case) -> Answer:
     """The released output as text and structured content, with refs named in both."""
     structured: JsonObject | None = None
     refs: list[Json] = [ref.as_json() for ref in case.refs]
-    if isinstance(case.released, dict):
-        structured = {**case.released, "refs": refs} if refs else dict(case.released)
+    if isinstance(told := case.told, dict):
+        structured = {**told, "refs": refs} if refs else dict(told)
     meta: JsonObject = {META_CALL: case.call, META_TASK: case.task.id}
     if case.edit_told:
         meta[META_EDITED] = case.edit_told
@@ -111,6 +114,8 @@ def success_answer(case: Case) -> Answer:
         meta[META_RECEIPT] = receipt_json(case.receipt)
     if case.cached is not None:
         meta[META_CACHED] = case.cached.age_s
+    if case.cut is not None and case.cut.more is not None:
+        meta[META_MORE] = case.cut.more
     if case.tool_in_hand.upstream is not None:
         meta[META_UNTRUSTED] = case.tool_in_hand.upstream
     offered = structured if case.tool_in_hand.definition.output_schema is not None else None
@@ -121,7 +126,9 @@ def answer_text(case: Case) -> str:
     """What the agent reads of a call that was done, from step 13 on. It is known, and metered, before it is sent."""
     if case.answer_text is not None:
         return case.answer_text
-    text = fenced(case.released, case.tool_in_hand.upstream)
+    text = fenced(case.cut.part.shown if case.cut else case.released, case.tool_in_hand.upstream)
+    if case.cut is not None:
+        text += f"\n{_about_the_cut(case.cut)}"
     if case.refs:
         named = ", ".join(f"{ref.id} ({ref.kind} {ref.key})" for ref in case.refs)
         text += f"\nRefs to cite in `why.citations`: {named}"
@@ -135,6 +142,17 @@ def answer_text(case: Case) -> str:
         text += "\n(Approved by a person and run once, exactly as proposed.)"
     case.answer_text = text
     return text
+
+
+def _about_the_cut(cut: Cut) -> str:
+    if cut.more is None:
+        return f"(This is part {cut.number + 1}, the last one.)"
+    left = ", ".join(f"{count} of `{name}`" for name, count in cut.part.left.items())
+    return (
+        f"(Cut: this is part {cut.number + 1}. Still to come, in characters or items: {left}. For the next part call "
+        f'`result_more` with {{"more": "{cut.more}"}}, within {cut.lives_s:.0f} seconds of the read; or read something '
+        "narrower.)"
+    )
 
 
 def built_in_answer(case: Case, told: JsonObject, text: str, receipt: Receipt) -> Answer:

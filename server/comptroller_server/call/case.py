@@ -25,11 +25,23 @@ from comptroller_server.tasks.built_in_tools import BUILT_INS
 from comptroller_server.tasks.taskbook import TaskView
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.check_running import Checked
+from comptroller_tools.parts import Part, Place
 from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
 
-__all__ = ["UNDECIDED", "Basis", "Cached", "Case", "Compensates", "ReadAt", "Refused", "Resumed"]
+__all__ = [
+    "UNDECIDED",
+    "Basis",
+    "Cached",
+    "Case",
+    "Compensates",
+    "Cut",
+    "ReadAt",
+    "Refused",
+    "Resumed",
+    "Taken",
+]
 
 
 UNDECIDED = Decision(Verdict.DENY, errors=("not decided",))
@@ -95,6 +107,41 @@ class Cached:
     call: str
     read_ms: int
     age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A later part of a long result, asked for with `result_more`: of result `name`, from where part `number` begins."""
+
+    name: str
+    number: int
+    starts: Mapping[Place, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a long result that an answer tells; `handle` asks for what is left, within `lives_s` seconds."""
+
+    part: Part
+    handle: str
+    number: int
+    lives_s: float
+
+    @property
+    def more(self) -> str | None:
+        """What to give to `result_more` for the next part; None when this is the last."""
+        return f"{self.handle}-{self.number + 1}" if self.part.left else None
+
+    @property
+    def told(self) -> JsonObject:
+        """The part as structured content."""
+        if not self.part.left:
+            return self.part.shown
+        return {**self.part.shown, "more": {"more": self.more, "left": dict(self.part.left)}}
+
+    @property
+    def in_packet(self) -> JsonObject:
+        return {"number": self.number, "left": dict(self.part.left)}
 
 
 @dataclass(slots=True)
@@ -179,6 +226,8 @@ class Case:
     # 10 to 14
     cached: Cached | None = None
     """What takes the place of asking the source."""
+    taken: Taken | None = None
+    """The part that is asked for, where the call is a `result_more`."""
     marks: Mapping[str, int] | None = None
     """What stood about its source's side effects before a read whose result may be kept; None where it may not."""
     read_at: ReadAt | None = None
@@ -198,6 +247,8 @@ class Case:
     refs: tuple[NewRef, ...] = ()
     released: Json = None
     """The output as the model may see it."""
+    cut: Cut | None = None
+    """The part of it that is told, where it is too long to be told whole."""
     kept: Json = None
     """The output as the record holds it."""
     answer_text: str | None = None
@@ -212,6 +263,11 @@ class Case:
     def __post_init__(self) -> None:
         self.subject = self.proposal.subject
         self.tenant = self.subject.tenant
+
+    @property
+    def told(self) -> Json:
+        """What of the released output the answer holds."""
+        return self.cut.told if self.cut is not None else self.released
 
     @property
     def stopped_by(self) -> tuple[str, str]:

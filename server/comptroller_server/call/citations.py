@@ -248,11 +248,16 @@ class Citations:
         tool = case.tool_in_hand
         if not self._terms.may_cite(tool.source.name):
             return ()
+        told, kept = case.released, case.kept
+        if case.cut is not None:  # what is not told yet cannot be cited
+            told = case.cut.part.lists_of(told)
+        if case.cut is not None and case.taken is not None:
+            kept, output = case.cut.part.lists_of(kept), case.cut.part.lists_of(output)
         try:
             shown = released_records(
                 tool.config.records,
-                case.released,
-                case.kept,
+                told,
+                kept,
                 output,
                 case.arguments,
                 self._digest(case.tenant),
@@ -262,6 +267,7 @@ class Citations:
         return tuple(
             NewRef(self._ids.short(), r.kind, r.key, r.version, r.listed)
             for r in shown
+            if case.taken is None or r.listed  # the others were given with the first part
             if r.key.isprintable() and r.version.isprintable()  # no database keeps every control character
         )
 

@@ -198,7 +198,7 @@ class Evidence:
                 "error": self._clean(outcome.error[:500]) if outcome and outcome.error else None,
             },
             "problem": self.refusal(case.problem) if case.problem else None,
-            "output": case.kept,
+            "output": case.kept if case.taken is None else None,
             "withheld": case.withheld,
             "verification": {
                 "result": (verification.result if verification else Verification.NOT_DECLARED).value,
@@ -227,6 +227,8 @@ class Evidence:
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
             packet["approvals"] = _confirmations(case)
+            if case.cut is not None:
+                packet["part"] = case.cut.in_packet
             if (cached := case.cached) is not None:
                 packet["cached"] = {"call": cached.call, "read_ms": cached.read_ms, "age_s": cached.age_s}
         return self._record(record_type, case, packet)

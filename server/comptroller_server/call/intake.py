@@ -24,6 +24,7 @@ from comptroller_server.call.citations import Citations
 from comptroller_server.call.fitting import fit
 from comptroller_server.call.metering import META_USAGE, Metering
 from comptroller_server.call.naming import META_REQUEST, META_TASK, call_row, check_names, named_task
+from comptroller_server.call.parts import MORE, MORE_SCHEMA, MORE_TEXT, Parts
 from comptroller_server.call.proposal import AdvertisedTool, Proposal
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.roads import Roads
@@ -79,7 +80,9 @@ class Intake:
         ids: Ids,
         terms: IntakeTerms,
         metering: Metering,
+        parts: Parts,
     ) -> None:
+        self.parts = parts
         self._catalogue = catalogue
         self._bundle = bundle
         self._store = store
@@ -160,6 +163,9 @@ class Intake:
             raise Refused(task_unknown())
         if kind is Kind.TOOL and name == RESUME:
             return
+        if kind is Kind.TOOL and name == MORE and self._sees_parts(case.subject):
+            self.parts.take_up(case)
+            return
         if kind is Kind.TOOL and name in BUILT_INS and self._sees_any(case.subject):
             return
         if (
@@ -192,7 +198,7 @@ class Intake:
         """Arguments against the schema of what callers give, then as they are sent: in canonical bytes, and the record
         they act on. Of stored ones, what the operator gives is what is configured now."""
         tool = case.tool_in_hand
-        own = tool.shaping.own(case.arguments) if case.resumed is not None else case.arguments
+        own = tool.shaping.own(case.arguments) if case.resumed or case.taken else case.arguments
         fit(case, own)
         case.guard = self._guard(case, tool)
 
@@ -212,6 +218,8 @@ class Intake:
         ]
         if any(tool.effect is not Effect.READ for tool in tools):
             tools.append(AdvertisedTool(RESUME, _RESUME_TEXT, _RESUME_SCHEMA, None, Effect.EXECUTE))
+        if self._sees_parts(subject):
+            tools.append(AdvertisedTool(MORE, MORE_TEXT, MORE_SCHEMA, None, Effect.READ))
         if tools:
             tools += [
                 AdvertisedTool(t.name, t.description, t.schema, None, t.effect) for t in BUILT_INS.values()
@@ -219,8 +227,8 @@ class Intake:
         return tools
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
-        if name == RESUME:
-            return _RESUME_SCHEMA
+        if name in (RESUME, MORE):
+            return _RESUME_SCHEMA if name == RESUME else MORE_SCHEMA
         if (built_in := BUILT_INS.get(name)) is not None:
             return built_in.schema
         if (many := self._catalogue.batched(name)) is not None and many.batch is not None:
@@ -248,6 +256,10 @@ class Intake:
 
     def _sees_any(self, subject: Subject) -> bool:
         return any(self._bundle.visible(subject, tool.name) for tool in self._catalogue)
+
+    def _sees_parts(self, subject: Subject) -> bool:
+        """Whether a result may come in parts, so that there is something to ask the rest of."""
+        return any(tool.parts and self._bundle.visible(subject, tool.name) for tool in self._catalogue)
 
     def _advertise(self, tool: Tool | Batch) -> AdvertisedTool:
         """A tool's description may come from anywhere; no secret and no credential stands in its schemas either."""

@@ -74,6 +74,8 @@ class KeptReads:
 
     async def recall(self, case: Case) -> None:
         """Before step 9: set the case's `cached`, where its result is known, young and still as good as read now."""
+        if case.taken is not None:  # a later part of what is kept as parts
+            return
         case.cached, case.marks = None, None
         lives_s = self._lives_s.get(case.tool_in_hand.name)
         if lives_s is None or case.resumed is not None:

@@ -243,6 +243,8 @@ def _outcome(packet: JsonObject) -> Iterable[str]:
         yield f"{packet.get('done')} of {packet.get('asked')} read, by calls {_joined(packet.get('calls'))}"
     if cached := section(packet, "cached"):
         yield f"the source was not asked: call {cached.get('call')} had read it {cached.get('age_s')} s before"
+    if part := section(packet, "part"):
+        yield f"told part {part.get('number')} of a long result, and was to tell more: {compact(part.get('left'))}"
     if packet.get("output") is not None:
         yield f"answered {compact(packet['output'])}"
     verification = section(packet, "verification")

@@ -13,7 +13,7 @@ from comptroller_server.config.judges import judge_findings, judged_tool_finding
 from comptroller_server.config.model import Document
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.safety import cache_findings, unknown_sources
-from comptroller_server.config.shaping import hidden_findings
+from comptroller_server.config.shaping import hidden_findings, part_findings
 from comptroller_server.config.verification import verification_findings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.batches import batch_name
@@ -22,7 +22,15 @@ from comptroller_tools.declarations import ToolConfig
 __all__ = ["BUILT_IN_TOOLS", "BUILT_IN_UNITS", "cross_findings"]
 
 BUILT_IN_TOOLS = frozenset(
-    {"task_begin", "task_status", "task_finish", "resume_call", "hand_off", "comptroller_status"}
+    {
+        "task_begin",
+        "task_status",
+        "task_finish",
+        "resume_call",
+        "result_more",
+        "hand_off",
+        "comptroller_status",
+    }
 )
 BUILT_IN_UNITS = frozenset({"calls", "steps", "cost_usd", *METERED_UNITS})
 TOOL_NAME_CHARS_MAX = 40
@@ -43,7 +51,12 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, (tool, node) in enumerate(zip(document.tools, _entries(right), strict=True)):
         facts = written.facts[node.file, node.at]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
-        reading = (*cache_findings(tool, document.retrieval), *_batch(tool, written), *hidden_findings(tool))
+        reading = (
+            *cache_findings(tool, document.retrieval),
+            *_batch(tool, written),
+            *hidden_findings(tool),
+            *part_findings(tool),
+        )
         found += [(("tools", at, *path), message) for path, message in reading]
     found += _windows(document, written)
     found += _models(document, written)

@@ -195,6 +195,8 @@ class LimitsConfig(_Section):
     replay_window_s: int = Field(default=86_400, ge=0, le=31_536_000)
     cache_entries_max: int = Field(default=1_000, ge=1, le=1_000_000)
     cache_mib_max: int = Field(default=16, ge=1, le=16_384)
+    more_s: float = Field(default=600, gt=0, le=3_600)
+    more_mib_max: int = Field(default=16, ge=1, le=16_384)
     elicitation_wait_s: float = Field(default=50, gt=0, le=600)
 
 

@@ -130,7 +130,7 @@ tools:
   - name: get_refund
     allow_actions: [read]
     records: [{kind: refund, id: "{output.refund_id}", version: "{output.updated_at}"}]
-  - {name: find_cancelled_refund, allow_actions: [read]}
+  - {name: find_cancelled_refund, allow_actions: [read], limits: {answer_kib_max: 64}}
   - name: cancel_refund  # an agent that wants it needs a person; Comptroller's own reversals do not
     facts: {refund: {tool: get_refund, arguments: {refund_id: "{input.refund_id}"}}}
     verify: [{fact: refund, expect: {status: "'cancelled'"}}]

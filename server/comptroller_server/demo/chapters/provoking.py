@@ -86,6 +86,11 @@ async def _citations(house: House) -> None:
         house.note(await propose_refund(agent, house.invoice(), 3, ["zzzzzzzz"]))
 
 
+async def _result_gone(house: House) -> None:
+    async with house.agent(Code.RESULT_GONE) as agent:
+        house.note(await agent.call("result_more", more="nothing-1"))
+
+
 async def _denied(house: House) -> None:
     async with house.agent(Code.DENIED) as agent:
         await house.refund(agent, house.invoice(), limit_usd(house.story) + 10)
@@ -289,6 +294,7 @@ SCENES: tuple[tuple[tuple[Code, ...], Scene], ...] = (
         _wrong_words,
     ),
     ((Code.CITATION_MISSING, Code.CITATION_STALE), _citations),
+    ((Code.RESULT_GONE,), _result_gone),
     ((Code.DENIED,), _denied),
     ((Code.SECRET_IN_ARGUMENTS,), _secret),
     ((Code.LOOKUP_FAILED,), _lookup_failed),
