@@ -319,22 +319,15 @@ class CachedView(_Open):
     age_s: Annotated[float, Field(ge=0)]
 
 
-class PartView(_Open):
-    """The answer told a part of a long result: the first is number 0, and `left` is what was still to come.
-
-    The record of the first holds the whole output; the others hold none, and `cached` names the call that read it.
-    """
-
-    number: Annotated[int, Field(ge=0)]
-    left: dict[str, int]
-
-
 class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
     """A read that was released: proposal, decision and result in one."""
 
     approvals: list[GivenApproval] = []
     cached: CachedView | None = None
-    part: PartView | None = None
+    part: Annotated[
+        Free | None,
+        Field(description="`{number, left}`: the part that was told; number 0 holds the whole output"),
+    ] = None
 
 
 class BatchPacket(_Proposed):

@@ -293,8 +293,9 @@ class Outcomes:
     def _take_output(self, case: Case, value: Json) -> None:
         """The output as the model may see it, and as the record holds it."""
         road = self._release.output(case.tool_in_hand.name)
-        shown = road.release(value, Audience.MODEL, case.book)
-        kept = shown if road.keeps_all else road.release(value, Audience.RECORD)
+        shown = kept = road.release(value, Audience.MODEL, case.book)
+        if not road.keeps_all:
+            kept = road.release(value, Audience.RECORD)
         if isinstance(shown.value, dict) != isinstance(value, dict):
             case.problem = self._unusable(case, "cannot be searched for what must not be shown")
             return
