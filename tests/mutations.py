@@ -2063,7 +2063,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/intake.py",
-        "tool.shaping.own(case.arguments) if case.resumed is not None else case.arguments",
+        "tool.shaping.own(case.arguments) if case.resumed or case.taken else case.arguments",
         "case.arguments",
         f"{_S}/test_shaping.py::test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_reference_alone",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -108,7 +108,8 @@ async def test_a_long_list_is_cut_by_items_and_only_what_was_told_can_be_cited(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     async with opened(tmp_path, behind(upstream)) as shop:
-        answer, told = await shop.call("find", path="a"), []
+        answer = await shop.call("find", path="a")
+        told: list[list[str]] = []
         assert structured(answer)["total"] == 7
         while True:
             part = structured(answer)
@@ -180,7 +181,7 @@ async def test_the_rest_is_decided_like_the_read_and_memory_is_bounded(
 
 
 async def test_it_is_offered_only_where_something_comes_in_parts(tmp_path: Path, upstream: Upstream) -> None:
-    plain = {**LOOKS, "limits": {}}
+    plain: dict[str, Any] = {**LOOKS, "limits": {}}
     async with opened(tmp_path, behind(upstream, plain)) as shop:
         assert MORE not in {tool.name for tool in shop.service.pipeline.listing(shop.subject)}
         assert code_of(await shop.call(MORE, more="a-1")) == "unknown_tool"
@@ -267,6 +268,7 @@ def test_parts_make_the_whole_again_and_every_one_brings_some_of_it(
 
 
 def _joined(first: Any, second: Any) -> Any:
-    if isinstance(first, dict):
-        return {**first, **{name: _joined(first[name], inner) for name, inner in second.items()}}
-    return first + second
+    if not isinstance(first, dict):
+        return first + second
+    whole = cast("dict[str, Any]", first)
+    return whole | {name: _joined(whole[name], inner) for name, inner in second.items()}
