@@ -2096,13 +2096,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_SERVER}/call/parts.py",
         "entry.owner != _owner(case)",
         "False",
-        f"{_S}/test_parts.py::test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_restart",
+        f"{_S}/test_parts.py::test_the_rest_is_one_persons_in_one_task_and_gone_after_a_restart",
     ),
     Mutation(
         f"{_SERVER}/call/parts.py",
         "        if now - entry.at >= self._lives_s:\n",
         "        if now - entry.at >= self._lives_s * 10:\n",
-        f"{_S}/test_parts.py::test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_restart",
+        f"{_S}/test_parts.py::test_the_rest_is_gone_when_its_time_is_over",
     ),
     Mutation(
         f"{_SERVER}/call/parts.py",

@@ -138,11 +138,19 @@ async def test_nothing_that_must_not_be_shown_hides_across_a_cut(tmp_path: Path,
             assert "0815" not in whole
 
 
-async def test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_restart(
-    tmp_path: Path, upstream: Upstream
-) -> None:
+async def test_the_rest_is_gone_when_its_time_is_over(tmp_path: Path, upstream: Upstream) -> None:
     clock = Clock()
     async with opened(tmp_path, behind(upstream, more_s=60), clock=clock) as shop:
+        answer = await shop.call("look", path="a")
+        assert code_of(await shop.call(MORE, more=more(answer))) is None
+        clock.pass_s(61)
+        assert code_of(await shop.call(MORE, more=more(answer))) == "result_gone"
+
+
+async def test_the_rest_is_one_persons_in_one_task_and_gone_after_a_restart(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with opened(tmp_path, behind(upstream)) as shop:
         answer = await shop.call("look", path="a")
         name = more(answer).rpartition("-")[0]
         guessed = [f"{name}-2", f"{name}-0", f"{name}--1", name, f"{name}-٣", "-", "nothing-1"]
@@ -151,14 +159,12 @@ async def test_the_rest_is_one_persons_in_one_task_and_gone_after_a_while_or_a_r
         refused += [await shop.call(MORE, more=more(answer), subject=who) for who in strangers]
         again = [structured(await shop.call(MORE, more=more(answer)))["text"] for _ in range(2)]
         assert again[0] == again[1]  # an answer that was lost is asked for again
-        clock.pass_s(61)
-        refused.append(await shop.call(MORE, more=more(answer)))
         last = await shop.call("look", path="b")
         assert code_of(await shop.call(MORE, more=more(last))) is None
         assert code_of(await shop.call("task_finish", claim="failed")) is None
         refused.append(await shop.call(MORE, more=more(last)))
         last = await shop.call("look", path="c")
-    async with opened(tmp_path, behind(upstream), clock=clock) as shop:
+    async with opened(tmp_path, behind(upstream)) as shop:
         refused.append(await shop.call(MORE, more=more(last)))
     assert {code_of(one) for one in refused} == {"result_gone"}
     assert len({one.text for one in refused}) == 1
