@@ -1978,8 +1978,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/source.py",
-        "            if accepted is None:\n",
-        "            if False:\n",
+        "        if pin is None:\n",
+        "        if False:\n",
         f"{_S}/test_relay.py::test_past_the_face_the_pipeline_and_the_source_refuse_such_addresses_too",
     ),
     Mutation(
@@ -1999,6 +1999,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if scheme_of(before) in _HOSTED and",
         "    if False and",
         "tests/tools/test_addresses.py::test_a_template_that_nobody_could_judge_is_not_offered",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/source.py",
+        ' and arguments.get("argument") in argument_names(pin) else None',
+        " else None",
+        f"{_S}/test_relay.py::test_arguments_are_completed_by_one_recorded_call_where_an_entry_says_so",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/offers.py",
+        "for tool in (one for one in offering if self._bundle.visible(subject, one.name)):",
+        "for tool in offering:",
+        f"{_S}/test_relay.py::test_arguments_are_completed_by_one_recorded_call_where_an_entry_says_so",
     ),
     Mutation(
         f"{_UPSTREAM}/reading.py",

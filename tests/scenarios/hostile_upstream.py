@@ -53,6 +53,7 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
             capabilities["resources"] = {"listChanged": True}
         if "prompts" in told:
             capabilities["prompts"] = {"listChanged": True}
+            capabilities["completions"] = {}
         version = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
         send({"id": call, "result": version})
     elif method == "tools/list":
@@ -65,6 +66,11 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
         send({"id": call, "result": {"prompts": told.get("prompts", [])}})
     elif method == "resources/read":
         read(call, params["uri"], told)
+    elif method == "completion/complete":
+        with (FOLDER / "ledger").open("a") as file:
+            file.write(json.dumps({"complete": params}) + "\n")
+        completion = told["calls"].get("complete", {}).get("completion", {"values": ["one", "two"]})
+        send({"id": call, "result": {"completion": completion}})
     elif method == "prompts/get":
         get(call, params["name"], params.get("arguments") or {}, told)
     elif method == "tools/call":

@@ -6,14 +6,23 @@ import base64
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from mcp import Client, MCPError
-from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, BlobResourceContents, TextContent, TextResourceContents
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    BlobResourceContents,
+    PromptReference,
+    ResourceTemplateReference,
+    TextContent,
+    TextResourceContents,
+)
 
-from comptroller_audit.vocabulary import RecordType
+from comptroller_audit.vocabulary import RecordType, Subject
 from comptroller_policy.switches import SwitchScope
 from comptroller_server.call.proposal import Proposal
 from comptroller_server.errors import ConfigInvalid
@@ -87,6 +96,10 @@ async def refused(client: Client, uri: str) -> MCPError:
     pytest.fail(f"{uri} was read")
 
 
+def without_roles(shop: Shop) -> Subject:
+    return replace(shop.subject, roles=frozenset())
+
+
 def code_of(error: MCPError) -> Any:
     return error.error.data["comptroller/refusal"]["code"]
 
@@ -156,9 +169,7 @@ async def test_what_nobody_accepted_or_may_not_see_is_unknown_alike_and_never_as
                 error = await refused(client, uri)
                 assert (error.error.code, error.error.message) == (missing, f"Unknown resource: {uri}")
         assert len(shop.packets(RecordType.REFUSED)) == 4
-        nobody = shop.other()
-        nobody = type(nobody)(nobody.principal, nobody.actor, frozenset())
-        async with client_of(shop, era, nobody) as client:
+        async with client_of(shop, era, without_roles(shop)) as client:
             assert (await client.list_resources()).resources == []
             assert (await client.list_prompts()).prompts == []
             error = await refused(client, GUIDE["uri"])
@@ -272,6 +283,46 @@ async def test_a_changed_definition_is_set_aside_alone(tmp_path: Path, upstream:
     assert upstream.ran == [{"read": "docs:///pages/1"}]
 
 
+@pytest.mark.parametrize("era", ["auto", "legacy"])
+async def test_arguments_are_completed_by_one_recorded_call_where_an_entry_says_so(
+    tmp_path: Path, upstream: Upstream, era: str
+) -> None:
+    many = [f"v{at}\u200b\n" for at in range(150)]
+    upstream.does("complete", completion={"values": many, "total": 150})
+    completer = {**READER, "name": "files_complete", "source_tool": "completion:*"}
+    async with (
+        opened(tmp_path, behind(upstream, READER, PROMPT, completer)) as shop,
+        client_of(shop, era) as client,
+    ):
+        prompt, template = PromptReference(name="review"), ResourceTemplateReference(uri=PAGES["uriTemplate"])
+        found = (await client.complete(prompt, {"name": "how", "value": "w"}, {"what": "it"})).completion
+        assert (found.values[:2], len(found.values), found.has_more) == (["v0", "v1"], 100, True)
+        await client.complete(template, {"name": "page", "value": ""})
+        first, second = shop.packets(RecordType.READ)
+        assert (first["tool"], first["accepted"]) == ("files_complete", "prompt:review")
+        assert second["accepted"] == f"template:{PAGES['uriTemplate']}"
+        for ref, name in ((prompt, "other"), (PromptReference(name="none"), "what")):
+            with pytest.raises(MCPError, match=r"nothing of that|Unknown prompt"):
+                await client.complete(ref, {"name": name, "value": ""})
+        async with client_of(shop, era, without_roles(shop)) as other:
+            with pytest.raises(MCPError, match="Unknown prompt"):
+                await other.complete(prompt, {"name": "how", "value": ""})
+    asked = [one["complete"] for one in upstream.ran]
+    assert [one["argument"] for one in asked] == [
+        {"name": "how", "value": "w"},
+        {"name": "page", "value": ""},
+    ]
+    assert asked[0]["context"] == {"arguments": {"what": "it"}}
+
+
+async def test_without_an_entry_nothing_is_completed_nor_said_to_be(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    async with opened(tmp_path, behind(upstream)) as shop, client_of(shop) as client:
+        assert client.server_capabilities.completions is None
+    assert upstream.ran == []
+
+
 async def test_no_secret_stands_in_what_is_listed(tmp_path: Path, upstream: Upstream) -> None:
     secret = "TOPSECRET-4711"
     upstream.offers(
@@ -345,7 +396,7 @@ async def test_a_server_without_resources_and_prompts_says_so(tmp_path: Path) ->
     ("entries", "says"),
     [
         ([{**READER, "allow_actions": ["update"]}], "is read; write `[read]`"),
-        ([READER, {**READER, "name": "again"}], "reads the resources of `files` already"),
+        ([READER, {**READER, "name": "again"}], "is `resource:*` of `files` already"),
         ([{**READER, "approval": [{"role": "approver"}]}], "nobody could resume it"),
         ([{**PROMPT, "batch": {"of": "what"}}], "one at a time"),
     ],

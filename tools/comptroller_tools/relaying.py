@@ -8,7 +8,7 @@ from comptroller_audit.vocabulary import Effect
 from comptroller_policy.errors import Finding
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.upstream.definitions import Kind, kind_of
-from comptroller_tools.upstream.relayed import RESOURCES
+from comptroller_tools.upstream.relayed import COMPLETIONS, RESOURCES
 
 __all__ = ["relaying_findings"]
 
@@ -16,7 +16,7 @@ __all__ = ["relaying_findings"]
 def relaying_findings(tools: Sequence[tuple[ToolConfig, str]]) -> list[Finding]:
     """`tools` are entries with the name of their source."""
     findings: list[Finding] = []
-    readers: dict[str, str] = {}
+    readers: dict[tuple[str, str], str] = {}
     for config, source in tools:
         wanted, where = config.source_tool or config.name, f"tools.{config.name}"
         if kind_of(wanted) is Kind.TOOL:
@@ -31,7 +31,8 @@ def relaying_findings(tools: Sequence[tuple[ToolConfig, str]]) -> list[Finding]:
         if config.limits.cuts:
             text = f"`{wanted}` is told whole; remove the `answer_…` limits"
             findings.append(Finding(f"{where}.limits", text))
-        if wanted == RESOURCES and (first := readers.setdefault(source, config.name)) != config.name:
-            text = f"`{first}` reads the resources of `{source}` already; keep one of them"
+        first = readers.setdefault((source, wanted), config.name)
+        if wanted in (RESOURCES, COMPLETIONS) and first != config.name:
+            text = f"`{first}` is `{wanted}` of `{source}` already; keep one of them"
             findings.append(Finding(f"{where}.source_tool", text))
     return findings

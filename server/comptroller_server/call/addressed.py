@@ -1,4 +1,4 @@
-"""Step 4 for resources: an address that nobody accepted is refused before anything is decided, looked up or asked."""
+"""Step 4 for readings: an address that nobody accepted is refused before anything is decided, looked up or asked."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["accepted_name", "check_address"]
 
 
 def check_address(tool: Tool, arguments: Mapping[str, Any], call: str) -> None:
-    """Raises `Refused` for the address of a resource that is not accepted, or is set aside."""
-    if tool.kind is not Kind.RESOURCE or not isinstance(tool.source, UpstreamSource):
+    """Raises `Refused` for an address, or an argument to complete, that is of nothing accepted, or of what is set aside."""
+    if tool.kind is Kind.TOOL or not isinstance(tool.source, UpstreamSource):
         return
-    pin = tool.source.addresses.find(str(arguments.get("uri")))
+    pin = tool.source.pin_of(tool.definition.name, arguments)
     if pin is None:
-        text = "There is no resource of that address; list resources and templates, and take one of those."
+        text = "There is nothing of that address or name; list what there is, and take one of those."
         raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments", call))
     if (why := tool.source.quarantine(pin.name)) is not None:
         raise Refused(quarantined(tool, why, call))
@@ -29,7 +29,7 @@ def check_address(tool: Tool, arguments: Mapping[str, Any], call: str) -> None:
 
 def accepted_name(tool: Tool, arguments: Mapping[str, Any]) -> str | None:
     """What a person accepted by which this is read: `prompt:NAME`, `resource:URI` or `template:URI`; None for tools."""
-    if tool.kind is not Kind.RESOURCE or not isinstance(tool.source, UpstreamSource):
-        return tool.definition.name if tool.kind is Kind.PROMPT else None
-    pin = tool.source.addresses.find(str(arguments.get("uri")))
+    if tool.kind is Kind.TOOL or not isinstance(tool.source, UpstreamSource):
+        return None
+    pin = tool.source.pin_of(tool.definition.name, arguments)
     return pin.name if pin is not None else None

@@ -17,6 +17,9 @@ from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     BlobResourceContents,
+    CompleteRequestParams,
+    CompleteResult,
+    Completion,
     GetPromptRequestParams,
     GetPromptResult,
     ListPromptsResult,
@@ -26,6 +29,7 @@ from mcp_types import (
     Prompt,
     PromptArgument,
     PromptMessage,
+    PromptReference,
     ReadResourceRequestParams,
     ReadResourceResult,
     Resource,
@@ -79,6 +83,8 @@ class Relay:
         if self._offers is not None and self._offers.has_prompts:
             found["on_list_prompts"] = self._list_prompts
             found["on_get_prompt"] = self._get
+        if self._offers is not None and self._offers.has_completions:
+            found["on_completion"] = self._complete
         return found
 
     @property
@@ -154,6 +160,31 @@ class Relay:
             for one in cast("list[dict[str, Any]]", value.get("messages", []))
         ]
         return GetPromptResult(description=value.get("description"), messages=messages, _meta=_meta(answer))
+
+    async def _complete(self, ctx: RequestContext, params: CompleteRequestParams) -> CompleteResult:
+        """Where no entry completes for this source nothing is asked, and nothing is known."""
+        ref = params.ref
+        kind, named = (
+            (Kind.PROMPT, ref.name) if isinstance(ref, PromptReference) else (Kind.TEMPLATE, ref.uri)
+        )
+        found = self.offers.completing(self._subject_of(ctx), kind, named)
+        if found is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown {kind}: {named[:SHOWN_CHARS_MAX]}")
+        if found.tool is None:
+            return CompleteResult(completion=Completion(values=[]))
+        arguments: JsonObject = {
+            "accepted": found.accepted,
+            "argument": params.argument.name,
+            "value": params.argument.value,
+        }
+        if params.context is not None and params.context.arguments:
+            arguments["context"] = dict(params.context.arguments)
+        answer = await self._propose(ctx, found.tool, arguments, Kind.COMPLETION)
+        value = _done(answer)
+        completion = Completion(
+            values=value.get("values", []), total=value.get("total"), has_more=value.get("has_more")
+        )
+        return CompleteResult(completion=completion, _meta=_meta(answer))
 
 
 def _one_page(params: PaginatedRequestParams | None) -> None:

@@ -21,7 +21,7 @@ from comptroller_tools.upstream.definitions import Kind, Unusable, Written
 from comptroller_tools.upstream.relayed import PromptArgument
 from comptroller_tools.upstream.source import UpstreamSource
 
-__all__ = ["OfferedPrompt", "OfferedResource", "Offers", "Reading"]
+__all__ = ["Completing", "OfferedPrompt", "OfferedResource", "Offers", "Reading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,14 @@ class Reading:
     uri: str
 
 
+@dataclass(frozen=True, slots=True)
+class Completing:
+    """Which tool completes an argument, and of what: the name of a pin. No tool, no completion."""
+
+    tool: str | None
+    accepted: str
+
+
 class Offers:
     """What is offered beside tools. Immutable but for what is set aside, which is asked for each time."""
 
@@ -58,6 +66,7 @@ class Offers:
         self._release = release
         self._readers = {tool.source.name: tool for tool in catalogue if tool.kind is Kind.RESOURCE}
         self._prompts = [tool for tool in catalogue if tool.kind is Kind.PROMPT]
+        self._completers = {tool.source.name: tool for tool in catalogue if tool.kind is Kind.COMPLETION}
         owners = Counter(
             scheme for tool in self._readers.values() for scheme in _source(tool).addresses.schemes
         )
@@ -70,6 +79,10 @@ class Offers:
     @property
     def has_prompts(self) -> bool:
         return bool(self._prompts)
+
+    @property
+    def has_completions(self) -> bool:
+        return bool(self._completers)
 
     def resources(self, subject: Subject) -> list[OfferedResource]:
         return list(self._listed(subject, Kind.RESOURCE))
@@ -95,6 +108,23 @@ class Offers:
                 continue
             if shared is offered.startswith(prefix) and _source(tool).addresses.find(own) is not None:
                 return Reading(tool.name, own)
+        return None
+
+    def completing(self, subject: Subject, kind: Kind, offered: str) -> Completing | None:
+        """What completes arguments of the prompt or template `offered`; None where this principal is offered no such."""
+        offering = self._prompts if kind is Kind.PROMPT else self._readers.values()
+        for tool in (one for one in offering if self._bundle.visible(subject, one.name)):
+            source = _source(tool)
+            for pin in source.pins.values():
+                is_it = (
+                    pin.name == tool.definition.name and tool.name == offered
+                    if kind is Kind.PROMPT
+                    else pin.kind is Kind.TEMPLATE and self._address(source.name, pin) == offered
+                )
+                if is_it:
+                    completer = self._completers.get(source.name)
+                    sees = completer is not None and self._bundle.visible(subject, completer.name)
+                    return Completing(completer.name if completer and sees else None, pin.name)
         return None
 
     def _listed(self, subject: Subject, kind: Kind) -> Iterator[OfferedResource]:

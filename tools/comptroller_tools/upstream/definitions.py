@@ -43,6 +43,8 @@ class Kind(StrEnum):
     RESOURCE = "resource"
     TEMPLATE = "template"
     PROMPT = "prompt"
+    COMPLETION = "completion"
+    """Never listed: how the arguments of prompts and templates are completed."""
 
     @property
     def prefix(self) -> str:

@@ -44,7 +44,7 @@ _LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
     "prompts/list": ("prompts", types.Prompt),
 }
 """Where a listing holds what, and how an entry must read."""
-_ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get"})
+_ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})
 
 _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -209,6 +209,18 @@ class Link:
         assert self._session is not None
         params = types.GetPromptRequestParams(name=name, arguments=dict(arguments))
         return await self._session.send_request(types.GetPromptRequest(params=params), _MESSAGES)
+
+    async def complete(
+        self,
+        ref: types.PromptReference | types.ResourceTemplateReference,
+        argument: types.CompletionArgument,
+        context: Mapping[str, str],
+    ) -> types.CompleteResult:
+        """One `completion/complete`. Raises MCPError, ValidationError."""
+        assert self._session is not None
+        given = types.CompletionContext(arguments=dict(context)) if context else None
+        params = types.CompleteRequestParams(ref=ref, argument=argument, context=given)
+        return await self._session.send_request(types.CompleteRequest(params=params), types.CompleteResult)
 
     # -- the task -------------------------------------------------------------------------------------------------
 

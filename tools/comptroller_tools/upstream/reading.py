@@ -1,4 +1,4 @@
-"""One `resources/read` or `prompts/get` of an upstream, as an `Outcome`. Both change nothing.
+"""One `resources/read`, `prompts/get` or `completion/complete` of an upstream, as an `Outcome`. None of them changes anything.
 
 Texts lose what nobody sees. What is no text is withheld, but for blobs of the types that the config lets through.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import mcp_types as types
@@ -20,16 +20,22 @@ from comptroller_tools.source import Action, EffectHappened, Outcome
 from comptroller_tools.upstream.cleaning import clean, seen
 from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.link import Link
+from comptroller_tools.upstream.relayed import COMPLETIONS
 from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed
 
 __all__ = ["ask_for"]
+
+COMPLETIONS_MAX = 100
+"""Values that an answer may hold (MCP "Completion")."""
 
 _log = structlog.stdlib.get_logger()
 
 
 async def ask_for(upstream: str, link: Link, action: Action, media: Collection[str]) -> Outcome:
-    """Read a resource, or get a prompt. Raises nothing but cancellation. `media` are types whose blobs are let through."""
+    """Read a resource, get a prompt, or complete an argument. Raises nothing but cancellation. `media` are types whose blobs are let through."""
     try:
+        if action.tool == COMPLETIONS:
+            return _completion(upstream, await _complete(link, action.arguments))
         if kind_of(action.tool) is Kind.PROMPT:
             got = await link.prompt(action.tool.removeprefix(Kind.PROMPT.prefix), action.arguments)
             return _prompt(upstream, got)
@@ -95,6 +101,26 @@ def _message(one: types.PromptMessage) -> dict[str, Any]:
         return {"role": one.role, "text": seen(content.text)}
     mime_type = clean(getattr(content, "mime_type", None) or "", ITEM_CHARS_MAX)
     return {"role": one.role, "kind": content.type, "mime_type": mime_type, "withheld": True}
+
+
+async def _complete(link: Link, arguments: Mapping[str, Any]) -> types.CompleteResult:
+    accepted = str(arguments["accepted"])
+    kind = kind_of(accepted)
+    own = accepted.removeprefix(kind.prefix)
+    ref = types.PromptReference(name=own) if kind is Kind.PROMPT else types.ResourceTemplateReference(uri=own)
+    argument = types.CompletionArgument(name=arguments["argument"], value=arguments["value"])
+    return await link.complete(ref, argument, arguments.get("context", {}))
+
+
+def _completion(upstream: str, result: types.CompleteResult) -> Outcome:
+    """Values lose what nobody sees, line ends too: they are put into fields."""
+    given = result.completion
+    value: dict[str, Any] = {"values": [clean(one, ITEM_CHARS_MAX) for one in given.values[:COMPLETIONS_MAX]]}
+    if given.total is not None and given.total >= 0:
+        value["total"] = given.total
+    if given.has_more is not None or len(given.values) > COMPLETIONS_MAX:
+        value["has_more"] = bool(given.has_more) or len(given.values) > COMPLETIONS_MAX
+    return _read(upstream, value)
 
 
 def _read(upstream: str, value: dict[str, Any]) -> Outcome:

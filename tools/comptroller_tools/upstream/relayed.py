@@ -1,7 +1,7 @@
-"""Resources and prompts of an upstream as tools of its source: what they take, and what they return.
+"""Resources, prompts and completions of an upstream as tools of its source: what they take, and what they return.
 
 All resources of an upstream are read by one tool, `resource:*`, with the argument `uri`; each prompt is a tool of its
-own, `prompt:NAME`, with the prompt's arguments.
+own, `prompt:NAME`, with the prompt's arguments. `completion:*` completes one argument of an accepted prompt or template.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ from comptroller_tools.upstream.cleaning import clean, hidden_in
 from comptroller_tools.upstream.definitions import Kind, Unusable, Written, offered
 from comptroller_tools.validation import screen
 
-__all__ = ["RESOURCES", "PromptArgument", "check_relayed", "definitions_of", "entry_name"]
+__all__ = [
+    "COMPLETIONS",
+    "RESOURCES",
+    "PromptArgument",
+    "argument_names",
+    "check_relayed",
+    "definitions_of",
+    "entry_name",
+]
 
 RESOURCES = "resource:*"
 """The tool of a source that reads any accepted resource of it."""
+COMPLETIONS = "completion:*"
+"""The tool of a source that completes arguments."""
 ARGUMENTS_MAX = 32
 ARGUMENT_CHARS_MAX = 20_000
 
@@ -65,6 +75,28 @@ _PROMPT_OUTPUT: JsonObject = {
     "required": ["messages"],
     "additionalProperties": False,
 }
+_VALUE: JsonObject = {"type": "string", "maxLength": 1_000}
+_COMPLETION_INPUT: JsonObject = {
+    "type": "object",
+    "properties": {
+        "accepted": {"type": "string", "minLength": 1, "maxLength": 3_000},
+        "argument": {"type": "string", "minLength": 1, "maxLength": 64},
+        "value": _VALUE,
+        "context": {"type": "object", "maxProperties": ARGUMENTS_MAX, "additionalProperties": _VALUE},
+    },
+    "required": ["accepted", "argument", "value"],
+    "additionalProperties": False,
+}
+_COMPLETION_OUTPUT: JsonObject = {
+    "type": "object",
+    "properties": {
+        "values": {"type": "array", "maxItems": 100, "items": _TEXT},
+        "total": {"type": "integer", "minimum": 0},
+        "has_more": {"type": "boolean"},
+    },
+    "required": ["values"],
+    "additionalProperties": False,
+}
 
 
 class PromptArgument(NamedTuple):
@@ -96,6 +128,7 @@ def definitions_of(pins: Mapping[str, Written]) -> tuple[dict[str, ToolDefinitio
     found: dict[str, ToolDefinition] = {}
     problems: list[str] = []
     resources: list[Written] = []
+    completed: list[Written] = []
     for name, pin in pins.items():
         if pin.kind is Kind.TOOL:
             continue
@@ -108,20 +141,30 @@ def definitions_of(pins: Mapping[str, Written]) -> tuple[dict[str, ToolDefinitio
             found[name] = _prompt(pin)
         else:
             resources.append(pin)
+        if argument_names(pin):
+            completed.append(pin)
     if resources:
-        found[RESOURCES] = _all_resources(resources)
+        text = "Read a resource by its address."
+        found[RESOURCES] = _of_all(RESOURCES, text, _RESOURCE_INPUT, _RESOURCE_OUTPUT, resources)
+    if completed:
+        text = "Complete an argument of a prompt or a template."
+        found[COMPLETIONS] = _of_all(COMPLETIONS, text, _COMPLETION_INPUT, _COMPLETION_OUTPUT, completed)
     return found, problems
 
 
-def _all_resources(pins: Sequence[Written]) -> ToolDefinition:
-    material: Any = sorted(pin.digest for pin in pins)
-    return ToolDefinition(
-        name=RESOURCES,
-        description="Read a resource by its address.",
-        input_schema=_RESOURCE_INPUT,
-        output_schema=_RESOURCE_OUTPUT,
-        digest=digest("comptroller/upstream-resources/v1", canonical_bytes(material)).hex(),
-    )
+def _of_all(
+    name: str, text: str, given: JsonObject, returned: JsonObject, pins: Sequence[Written]
+) -> ToolDefinition:
+    material: Any = [name, *sorted(pin.digest for pin in pins)]
+    mark = digest("comptroller/upstream-entry/v1", canonical_bytes(material)).hex()
+    return ToolDefinition(name, text, given, returned, mark)
+
+
+def argument_names(pin: Written) -> tuple[str, ...]:
+    """The names of what an accepted prompt or template takes. Raises `Unusable`."""
+    if pin.kind is Kind.TEMPLATE:
+        return Template.of(pin.own).names
+    return tuple(one.name for one in _arguments(pin)) if pin.kind is Kind.PROMPT else ()
 
 
 def _prompt(pin: Written) -> ToolDefinition:

@@ -25,11 +25,10 @@ from comptroller_tools.upstream.definitions import (
     Kind,
     Unusable,
     Written,
-    kind_of,
     names_problems,
     offered,
 )
-from comptroller_tools.upstream.relayed import RESOURCES, definitions_of
+from comptroller_tools.upstream.relayed import COMPLETIONS, RESOURCES, argument_names, definitions_of
 from comptroller_tools.upstream.settings import UpstreamSettings
 
 if TYPE_CHECKING:
@@ -92,9 +91,18 @@ class UpstreamSource:
     def pins(self) -> Mapping[str, Written]:
         return self._pins
 
+    def pin_of(self, tool: str, arguments: Mapping[str, Any]) -> Written | None:
+        """What was accepted that a call of `tool` uses; None where nobody has accepted that."""
+        if tool == RESOURCES:
+            return self.addresses.find(str(arguments.get("uri")))
+        if tool == COMPLETIONS:
+            pin = self._pins.get(str(arguments.get("accepted")))
+            return pin if pin is not None and arguments.get("argument") in argument_names(pin) else None
+        return self._pins.get(tool)
+
     def quarantine(self, tool: str) -> str | None:
         """Why a tool, or another pin, is not used now, in words of ours alone; None while nothing speaks against it."""
-        if self._listing is None or tool == RESOURCES:  # of resources each stands for itself
+        if self._listing is None or tool in (RESOURCES, COMPLETIONS):  # what they are for stands for itself
             return None
         pinned, now = self._pins.get(tool), self._listing.tools.get(tool)
         if pinned is None:
@@ -171,19 +179,16 @@ class UpstreamSource:
             link = await self._up()
         except Unreachable as error:
             return _nothing(str(error), temporary=True)
-        pin = action.tool
-        if pin == RESOURCES:
-            accepted = self.addresses.find(str(action.arguments.get("uri")))
-            if accepted is None:
-                return _nothing("nobody has accepted a resource of that address; nothing was sent")
-            pin = accepted.name
-        if (why := self.quarantine(pin)) is not None:
+        pin = self.pin_of(action.tool, action.arguments)
+        if pin is None:
+            return _nothing("nobody has accepted what it is for; nothing was sent")
+        if (why := self.quarantine(pin.name)) is not None:
             return Outcome(
-                EffectHappened.NONE, error=f"`{pin}` is quarantined: {why}", meta={QUARANTINED: why}
+                EffectHappened.NONE, error=f"`{pin.name}` is quarantined: {why}", meta={QUARANTINED: why}
             )
         sent[0] = True
-        if kind_of(pin) is Kind.TOOL:
-            structured = "outputSchema" in self._pins[pin].definition
+        if pin.kind is Kind.TOOL:
+            structured = "outputSchema" in pin.definition
             outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
         else:
             outcome = await ask_for(self._name, link, action, self._settings.media)
