@@ -121,6 +121,8 @@ def check_relayed(written: Written) -> None:
             Template.of(written.own)
         case Kind.PROMPT:
             _prompt(written)
+        case Kind.COMPLETION:
+            raise Unusable("no server lists that")
 
 
 def definitions_of(pins: Mapping[str, Written]) -> tuple[dict[str, ToolDefinition], list[str]]:
