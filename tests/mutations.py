@@ -534,6 +534,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "next(iter(self._sessions.values()))",
         "tests/server/test_http.py::test_a_client_that_uses_up_its_sessions_leaves_the_others_theirs",
     ),
+    Mutation(
+        f"{_AUDIT}/addresses.py",
+        '"***" if "pass" in name.lower() else value',
+        "value",
+        "tests/server/test_cli.py::test_a_password_anywhere_in_the_stores_url_is_shown_by_no_command",
+    ),
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/tasks.py",

@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
+from comptroller_audit.addresses import shown_address
 from comptroller_audit.errors import EvidenceError
 
 __all__ = ["Entry", "Head", "Payload", "Snapshot", "cause_of"]
@@ -63,7 +64,9 @@ class Snapshot:
                 connection.execute(text("SELECT size FROM log_head LIMIT 1")).all()
                 yield cls(connection)
         except SQLAlchemyError as error:
-            raise EvidenceError(f"the store at {_shown(url)} cannot be read: {cause_of(error)}") from None
+            raise EvidenceError(
+                f"the store at {shown_address(url)} cannot be read: {cause_of(error)}"
+            ) from None
         finally:
             engine.dispose()
 
@@ -145,10 +148,6 @@ def _open_sqlite(path: Path) -> sqlite3.Connection:
 
 def _decoded(raw: bytes) -> str:
     return raw.decode(errors="replace")
-
-
-def _shown(url: str) -> str:
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def _int(value: Any) -> int:

@@ -76,6 +76,12 @@ class _Commands(click.Group):
             *_of_options(self, ctx, incomplete),
         ]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        for word in args:
+            if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+                raise click.UsageError(f"{word!a} is not UTF-8; write it as the terminal shows it.", ctx)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         from comptroller_server.commands.logs import log_to_stderr
 

@@ -138,6 +138,22 @@ def test_what_breaks_inside_never_reads_as_findings(tmp_path: Path, monkeypatch:
     assert "ZeroDivisionError" in result.stderr
 
 
+def test_a_password_anywhere_in_the_stores_url_is_shown_by_no_command(tmp_path: Path) -> None:
+    url = "postgresql+psycopg://app:hunter2@127.0.0.1:1/c?password=hunter3&sslpassword=hunter4"
+    placed(tmp_path, url=url)
+    for words in (("check",), ("check", "--json"), ("audit", "verify"), ("calls", "list")):
+        result = run(tmp_path, *words)
+        assert result.exit_code in (1, 2)
+        assert "hunter" not in result.output + result.stderr
+
+
+def test_words_that_are_no_text_are_usage(tmp_path: Path) -> None:
+    for words in (("why", "\udcff"), ("\udcff",), ("halt", "--tool", "\udcff", "--reason", "it is odd")):
+        result = run(tmp_path, *words)
+        assert result.exit_code == 2
+        assert "is not UTF-8" in result.stderr
+
+
 def test_an_unknown_option_or_command_is_usage(tmp_path: Path) -> None:
     assert run(tmp_path, "nothing").exit_code == 2
     assert run(tmp_path, "check", "--nothing").exit_code == 2

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import click
-from sqlalchemy.engine import make_url
 
+from comptroller_audit.addresses import shown_address
 from comptroller_audit.database import Database
 from comptroller_audit.errors import AuditError, StoreError
 from comptroller_audit.migrate import schema_is_current
@@ -175,7 +175,7 @@ def _places(config: Config) -> dict[str, str]:
     return {
         "config": ", ".join(str(file) for file in config.files),
         "data": str(config.data_dir),
-        "store": make_url(config.store.url.get_secret_value()).render_as_string(hide_password=True),
+        "store": shown_address(config.store.url.get_secret_value()),
         "keys": str(config.store.keys_file),
         "checkpoints": ", ".join(str(file) for file in config.store.checkpoint_files),
         "tokens": str(config.data_dir / "tokens"),

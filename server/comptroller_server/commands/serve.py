@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import click
 
+from comptroller_audit.addresses import shown_address
 from comptroller_audit.vocabulary import ComptrollerError, Subject
 from comptroller_server import __version__
 from comptroller_server.app import Service, running
@@ -89,7 +90,7 @@ async def _serve(
     with stop_on_signals(None) as stop:
         async with running(installation) as service:
             serving.begun = True
-            _tell(f"store {installation.store.database.url.render_as_string(hide_password=True)}")
+            _tell(f"store {shown_address(installation.store.database.url)}")
             _tell_recovered(service)
             settle_memory()
             if subject is not None:

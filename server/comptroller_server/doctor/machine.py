@@ -10,6 +10,7 @@ from importlib.metadata import version
 
 from sqlalchemy.engine import make_url
 
+from comptroller_audit.addresses import shown_address
 from comptroller_server import __version__
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
 
@@ -89,7 +90,7 @@ def postgres(patient: Patient) -> Iterator[Line]:
     import psycopg
 
     url = make_url(patient.config.store.url.get_secret_value())
-    shown = url.render_as_string(hide_password=True)
+    shown = shown_address(url)
     text = url.set(drivername="postgresql").render_as_string(hide_password=False)
     try:
         with psycopg.connect(
