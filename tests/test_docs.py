@@ -28,6 +28,7 @@ from comptroller_server.cli import cli
 from comptroller_server.config.loading import load_config
 from comptroller_server.face.http import PATH
 from comptroller_server.installation import Installation
+from comptroller_server.setting_up.clients import CLIENTS, ClientKind
 from comptroller_tools.validation import compile_schema
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,6 +225,24 @@ def test_every_http_snippet_names_our_path_and_holds_no_token() -> None:
     for server in served:
         assert (server.get("url") or server["serverUrl"]).endswith(f":8765{PATH}")
         assert re.fullmatch(r"Bearer \$\{(env|input):[A-Za-z_-]+\}", server["headers"]["Authorization"])
+
+
+def test_the_client_snippets_are_those_the_command_line_prints() -> None:
+    """Pasted JSON is JSON, and what Claude Code is told is a line of shell."""
+    text = README.read_text()
+    program, config = "/path/to/checkout/.venv/bin/comptroller", "/path/to/comptroller.yaml"
+    for kind, client in CLIENTS.items():
+        _, _, part = text.partition(f"<summary>{client.title}</summary>")
+        part = part.partition("</details>")[0]
+        stdio = client.over_stdio([program, "serve", "--client", kind, "--config", config])
+        http = client.over_http(f"http://127.0.0.1:8765{PATH}", f"/path/to/{kind}.token")
+        for snippet in (stdio, http):
+            if snippet is None:
+                assert kind is ClientKind.CLAUDE_DESKTOP
+            elif kind is ClientKind.CLAUDE_CODE:
+                assert f"    {snippet}\n" in part and shlex.split(snippet)[:3] == ["claude", "mcp", "add"]
+            else:
+                assert f"```json\n{snippet}\n```" in part and json.loads(snippet)
 
 
 # -- commands, targets, links -------------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ _COMMANDS = {
     "rollout": ("rollout:rollout", "How far tools go without a person; promote and demote."),
     "audit": ("audit:audit", "Verify the log, and follow it."),
     "retention": ("retention:retention", "Erase payloads whose time is over."),
+    "completion": ("completion:completion", "The script that completes our commands in a shell."),
 }
 
 
@@ -109,8 +110,7 @@ def _of_options(group: click.Group, ctx: click.Context, incomplete: str) -> list
 
 _EPILOG = (
     "Exit codes: 0 fine, 1 findings (the answer is no), 2 usage, configuration or an internal error. Results go to "
-    'standard output, logs to standard error. Completion: add eval "$(_COMPTROLLER_COMPLETE=bash_source comptroller)" '
-    "to ~/.bashrc (zsh_source and fish_source likewise)."
+    "standard output, logs to standard error. `comptroller completion SHELL` completes these words in bash, zsh and fish."
 )
 
 

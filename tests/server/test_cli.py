@@ -79,7 +79,19 @@ def test_every_command_says_what_it_does_and_answers_in_json_but_serve() -> None
 def test_the_help_tells_exit_codes_and_completion() -> None:
     said = CliRunner().invoke(cli, ["--help"]).stdout
     assert "Exit codes" in said
-    assert "_COMPTROLLER_COMPLETE" in said
+    assert "comptroller completion SHELL" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_gets_a_script_that_asks_us(shell: str) -> None:
+    done = CliRunner().invoke(cli, ["completion", shell], prog_name="comptroller")
+    assert done.exit_code == 0
+    assert f"_COMPTROLLER_COMPLETE={shell}_complete" in done.stdout
+    if shell == "bash":
+        checked = subprocess.run(
+            ["bash", "-n"], input=done.stdout, text=True, capture_output=True, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_completion_offers_commands_without_loading_them() -> None:
