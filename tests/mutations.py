@@ -2152,4 +2152,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if False:  # a later part",
         f"{_S}/test_parts.py::test_a_long_text_comes_in_parts_that_say_so_and_make_the_whole",
     ),
+    Mutation(
+        f"{_SERVER}/reporting/suggesting.py",
+        "        if self.is_private or self.calls < CALLS_MIN:\n",
+        "        if self.calls < CALLS_MIN:\n",
+        f"{_S}/test_suggest.py::test_what_is_withheld_free_or_seldom_gives_no_value",
+    ),
 )

@@ -40,6 +40,10 @@ _COMMANDS = {
     "budgets": ("budgets:budgets", "Every limit: used, held, left, and when it resets."),
     "why": ("why:why", "Everything about one call, on one screen."),
     "report": ("report:report", "Success, cost, containment and latency of all calls; a gate, a page."),
+    "suggest": (
+        "suggest:suggest",
+        "What recorded calls used, as the least of a configuration; nothing is applied.",
+    ),
     "policy": ("policy:policy", "Show, test and compare the policies; explain a decision."),
     "replay": ("replay:replay", "Decide recorded calls again under another configuration."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),
