@@ -26,6 +26,7 @@ from comptroller_server.call.evidence import TOO_LONG
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
 from comptroller_server.commands.policy_cases import try_cases
+from comptroller_server.commands.policy_diff import diff
 from comptroller_server.commands.record import CallRecord, clients_word, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
@@ -40,6 +41,7 @@ def policy() -> None:
 
 
 policy.add_command(try_cases)
+policy.add_command(diff)
 
 
 @policy.command()
