@@ -77,6 +77,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/scenarios/test_replay.py::test_thresholds_gate_what_would_change",
     ),
+    Mutation(
+        f"{_SERVER}/rehearsal/leanings.py",
+        "return is_without is without_is_most if was_without is not is_without else None",
+        "return is_without",
+        "tests/server/test_policy_diff.py::test_a_changed_key_is_told_with_its_direction_there_and_back",
+    ),
+    Mutation(
+        f"{_SERVER}/rehearsal/comparing.py",
+        "if conditions[0] != conditions[1] or heads[0] != heads[1]:",
+        "if False:",
+        "tests/server/test_policy_diff.py::test_rules_are_compared_by_what_they_mean_and_not_by_their_text",
+    ),
     # -- the report ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/report_calls.py",

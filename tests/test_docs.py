@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,9 +17,11 @@ from typing import Any
 
 import click
 import pytest
+from click.testing import CliRunner
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 from mcp_types import TextContent
+from ruamel.yaml import YAML
 
 from comptroller_audit.calls import TRANSITIONS
 from comptroller_audit.published import check_packet, published_schemas
@@ -187,6 +191,38 @@ def test_the_cases_of_the_meeting_rooms_pass_and_cover_every_rule(rooms: Path) -
     assert tested.returncode == 0, tested.stdout + tested.stderr
     cases.write_text(cases.read_text().replace("{booked: 8}", "{booked: 9}"))
     assert run(rooms, "policy", "test").returncode == 1
+
+
+@pytest.mark.anyio
+async def test_the_workflow_of_policies_as_code_passes_for_the_meeting_rooms(
+    rooms: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = ROOT / "docs" / "policy-as-code.md"
+    (rooms / "policies" / "rooms.test.yaml").write_text(blocks(page, "yaml")[0][1])
+    checkout = tmp_path_factory.mktemp("checkout")
+    for name in ("base", "candidate"):
+        shutil.copytree(rooms, checkout / name)
+    candidate = checkout / "candidate" / "comptroller.yaml"
+    candidate.write_text(candidate.read_text() + "environment: other\n")
+    store = checkout / "store"
+    installation = Installation(load_config(checkout / "base" / "comptroller.yaml", data_dir=store))
+    async with running(installation) as service:
+        why: JsonObject = {"reason": "The team meets.", "citations": []}
+        arguments: JsonObject = {"room": "attic", "day": "2026-12-01", "seats": 4, "why": why}
+        subject = installation.identity.stdio_subject("booker")
+        assert not (await service.pipeline.call(Proposal(subject, "book_room", arguments))).is_error
+    yaml: Any = YAML(typ="safe", pure=True)
+    steps = [
+        step for step in yaml.load(blocks(page, "yaml")[1][1])["jobs"]["policies"]["steps"] if "run" in step
+    ]
+    lines = [shlex.split(step["run"].replace("$STORE_COPY", str(store)), comments=True) for step in steps]
+    monkeypatch.chdir(checkout)
+    ended = {
+        " ".join(words[1:3]): (await asyncio.to_thread(CliRunner().invoke, cli, words[1:])).exit_code
+        for words in lines
+        if words[0] == "comptroller"
+    }
+    assert ended == {"check --config": 0, "policy test": 0, "policy diff": 1, "replay --policy": 0}
 
 
 def code_of(answer: Answer) -> Json:

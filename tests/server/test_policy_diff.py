@@ -132,6 +132,8 @@ def test_rules_are_compared_by_what_they_mean_and_not_by_their_text(tmp_path: Pa
     assert two is NARROWED
     ((moved, text),) = between("place", rule(), rule(place="us"))
     assert moved is CHANGED and text.startswith("the rule odd-days decides otherwise than before")
+    ((both, _),) = between("both", rule(), rule(place="us", count=2))
+    assert both is CHANGED  # more people, for something else
     ((said, text),) = between("reason", rule(), rule(reason="Strange."))
     assert (
         said is CHANGED and text == "the rule odd-days decides as before and says something else, “Strange.”"
