@@ -48,7 +48,7 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
         if told.get("start") == "silent":
             return
         info = {"name": "hostile", "version": "1"}
-        capabilities: dict[str, Any] = {"tools": {"listChanged": True}}
+        capabilities: dict[str, Any] = {} if told["tools"] is None else {"tools": {"listChanged": True}}
         if "resources" in told or "templates" in told:
             capabilities["resources"] = {"listChanged": True}
         if "prompts" in told:
@@ -56,7 +56,7 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
             capabilities["completions"] = {}
         version = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
         send({"id": call, "result": version})
-    elif method == "tools/list":
+    elif method == "tools/list" and told["tools"] is not None:
         send({"id": call, "result": {"tools": told["tools"]}})
     elif method == "resources/list":
         send({"id": call, "result": {"resources": told.get("resources", [])}})

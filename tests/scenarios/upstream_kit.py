@@ -51,6 +51,10 @@ class Upstream:
         self._told |= more
         self._write()
 
+    def has_no_tools(self) -> None:
+        self._told["tools"] = None
+        self._write()
+
     def starts(self, how: str) -> None:
         self._told["start"] = how
         self._write()
@@ -93,7 +97,7 @@ class Upstream:
     def pins(self, *tools: Mapping[str, Any]) -> dict[str, Written]:
         if tools:
             return {str(tool["name"]): Written.of(tool) for tool in tools}
-        listed = [Written.of(one, kind) for key, kind in _LISTS.items() for one in self._told.get(key, ())]
+        listed = [Written.of(one, kind) for key, kind in _LISTS.items() for one in self._told.get(key) or ()]
         return {written.name: written for written in listed}
 
     def accept(self, beside: Path, source: str = "files", *tools: Mapping[str, Any]) -> None:
