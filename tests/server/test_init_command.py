@@ -146,6 +146,8 @@ def test_a_server_is_written_as_a_source_and_classified_next(tmp_path: Path) -> 
         (["--yes", "--most", "-3"], "is no amount"),
         (["--yes", "--unit", "eur"], "refunded_usd"),
         (["--yes", "--approver", "two words"], "cannot name an approver"),
+        (["--yes", "--no-approver", "--credential-out", "ann.credential"], "nobody"),
+        (["--yes", "--credential-out", "no/such/folder/ann.credential"], "no folder"),
         ([], "--yes"),
     ],
 )
@@ -155,6 +157,13 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(
     result = init(tmp_path, *words)
     assert result.exit_code == 2 and told in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_data_directory_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = init(tmp_path, "--yes", "--data-dir", str(tmp_path / "file" / "data"))
+    assert result.exit_code == 2 and "--data-dir" in result.stderr
+    assert not (tmp_path / "shop").exists()
 
 
 def test_servers_of_a_client_are_left_to_the_import(tmp_path: Path) -> None:

@@ -115,8 +115,7 @@ class Begun:
     @classmethod
     def of(cls, invocation: Invocation, answers: Answers, out: Path | None, *, force: bool) -> Begun:
         """Everything that can be refused is refused before the first file is written."""
-        if out is not None and (out.exists() or out.is_symlink()):
-            raise CommandError(f"{out} is there already; name a new file for the credential")
+        _refuse_credential_file(out, answers.approver)
         data_dir = (invocation.data_dir or user_data_path("comptroller", appauthor=False)).absolute()
         store = data_dir / answers.store / "comptroller.db"
         if store.exists() and not force:
@@ -127,7 +126,12 @@ class Begun:
         tools = _tools(answers)
         notes = _notes(answers, tools)
         known = store.exists()
-        make_private(data_dir)
+        try:
+            make_private(data_dir)
+        except OSError as error:
+            raise CommandError(
+                f"the data directory {data_dir} cannot be made ({error.strerror}); name another with --data-dir"
+            ) from error
         written = place(answers.folder, documents(answers, tools), force=force)
         invocation.config = answers.folder / CONFIG
         enrolled = None
@@ -197,6 +201,22 @@ class Begun:
         say(f"For {client.title}, in {client.where}:", bold=True)
         for line in self.snippet.splitlines():
             say(line)
+
+
+def _refuse_credential_file(out: Path | None, approver: str | None) -> None:
+    """A credential that could not be kept would be found out too late, with a person enrolled."""
+    if out is None:
+        return
+    if approver is None:
+        raise CommandError(
+            "--credential-out is for the credential of an approver, and nobody is to be enrolled"
+        )
+    if out.exists() or out.is_symlink():
+        raise CommandError(f"{out} is there already; name a new file for the credential")
+    if not out.absolute().parent.is_dir():
+        raise CommandError(
+            f"there is no folder {out.absolute().parent} for the credential; make it, or name another"
+        )
 
 
 def _tools(answers: Answers) -> list[Proposed]:
