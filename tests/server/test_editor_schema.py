@@ -48,6 +48,14 @@ def test_every_sample_is_right_for_an_editor_and_begins_with_the_way_to_the_sche
     assert ((ROOT / sample).parent / found[1]).resolve() == ROOT / "docs" / SCHEMA_NAME
 
 
+def test_the_example_of_the_readme_is_right_for_an_editor() -> None:
+    example = re.search(
+        r"^```yaml\n(agent:.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert example is not None
+    assert complaints(example[1]) == []
+
+
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
