@@ -153,15 +153,21 @@ def _counters_say_what_holds_say(e: Record) -> None:
         for counter, amount in json.loads(hold["items"]):
             held[counter] += amount if wanted == "held" else 0
             used[counter] += amount if wanted == "settled" else 0
+    counters = dict(e.rows(CounterRow))
+    over_midnight: list[tuple[str, str]] = []
     for call, row in e.calls.items():
         if row["state"] == "done" and e.packet(call, RecordType.READ):
             used[f"task:{row['task']}:calls:task"] += MICRO
-            day = window_start(
-                Window.DAY, row["created_ms"]
-            )  # the window that stands beside a limit per task
-            used[f"principal:{row['principal']}:calls:{day}"] += MICRO
+            came, recorded = _days_of(call, row)
+            if came == recorded:
+                used[recorded] += MICRO
+            else:
+                over_midnight.append((came, recorded))
+    for came, recorded in over_midnight:
+        is_short = came in counters and counters[came]["used"] > used[came]
+        used[came if is_short else recorded] += MICRO
     limits = e.budgets.limits()
-    for counter, row in e.rows(CounterRow):
+    for counter, row in counters.items():
         if _OF_TASKS in counter:
             continue
         right = {"used": used[counter], "held": held[counter]}
@@ -169,6 +175,13 @@ def _counters_say_what_holds_say(e: Record) -> None:
         must(row["used"] == right["used"], "what is used adds up", counter=counter, row=row, right=right)
         most = [x.max_micro for x in limits if counter.startswith(f"{x.scope}:") and f":{x.unit}:" in counter]
         must(row["used"] + row["held"] <= max(most), "a counter keeps its limit", counter=counter, row=row)
+
+
+def _days_of(call: str, row: Row) -> tuple[str, str]:
+    """The counters of the day on which a read came and of the day of its record: it counts in one of them."""
+    came_ms = int(call.replace("-", "")[:12], 16)  # RFC 9562, 5.7
+    came, recorded = (window_start(Window.DAY, at_ms) for at_ms in (came_ms, row["created_ms"]))
+    return f"principal:{row['principal']}:calls:{came}", f"principal:{row['principal']}:calls:{recorded}"
 
 
 def _covered(e: Record, hold: str) -> CallState:
