@@ -13,7 +13,7 @@ import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -69,6 +69,7 @@ __all__ = [
     "opened",
     "placed",
     "read_once",
+    "spared",
     "stocked",
     "structured",
     "tool_of",
@@ -411,6 +412,16 @@ def placed(
     return path
 
 
+@contextlib.contextmanager
+def spared() -> Generator[None]:
+    """Inside, what is a pure function of the configuration is worked out once for all services of a process."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loading, "read_yaml", json_read)
+        patched.setattr(functions, "read_function", read_once)
+        patched.setattr(installation_module, "compile_bundle", compiled_once)
+        yield
+
+
 @contextlib.asynccontextmanager
 async def opened(
     folder: Path,
@@ -426,15 +437,12 @@ async def opened(
 ) -> AsyncGenerator[Shop]:
     """A service on the desk in `folder`; a second one on the same folder works on the same store and desk."""
     desk, clock, faults = stocked(folder, seed), clock or Clock(), faults or Faults()
-    with pytest.MonkeyPatch.context() as reading:
-        reading.setattr(loading, "read_yaml", json_read)
-        config = load_config(placed(folder, changes, url=url, cedar=cedar, bare=bare), data_dir=folder)
-    config = replace(config, secrets=(*config.secrets, *secrets))
+    path = placed(folder, changes, url=url, cedar=cedar, bare=bare)
     ambient = Ambient(clock, RandomIds(clock), faults)
-    with pytest.MonkeyPatch.context() as environment:
+    with pytest.MonkeyPatch.context() as environment, spared():
         environment.setenv("COMPTROLLER_DESK", str(desk))
-        environment.setattr(functions, "read_function", read_once)
-        environment.setattr(installation_module, "compile_bundle", compiled_once)
+        config = load_config(path, data_dir=folder)
+        config = replace(config, secrets=(*config.secrets, *secrets))
         installation = Installation(config, ambient)
         async with running(installation) as service:
             subject = installation.identity.stdio_subject(next(iter(config.identity.local.clients)))

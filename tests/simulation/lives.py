@@ -14,6 +14,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from pydantic import SecretStr
@@ -27,11 +28,11 @@ from comptroller_tools.desk.database import ensure
 from comptroller_tools.desk.faults import Fault, FaultKind, set_faults
 from comptroller_tools.desk.ledger import DeskEffect, EffectKind, effects, faults_in_sums
 from tests.scenarios.compensation_kit import reversing
-from tests.scenarios.kit import placed
+from tests.scenarios.kit import placed, spared
 from tests.simulation.nursery import Nursery
 from tests.simulation.record import Record, check_record, must, nothing_runs
 
-__all__ = ["KILLS", "Kill", "Life", "Order", "Step", "installation"]
+__all__ = ["KILLS", "Kill", "Life", "Order", "Step", "compile_ahead", "installation"]
 
 VICTIM_S_MAX = 120.0
 SMALL_USD, LARGE_USD = 5, 30
@@ -126,10 +127,17 @@ KILLS = (
 
 def installation(folder: Path, url: str, fault: FaultPoint = no_fault) -> Installation:
     """The desk's own configuration, its refunds reversible, on the files in `folder`."""
-    config = load_config(placed(folder / "config", _roomy), data_dir=folder)
+    with spared():
+        config = load_config(placed(folder / "config", _roomy), data_dir=folder)
     store = replace(config.store, url=SecretStr(url))
     limits = config.limits.model_copy(update={"recovery_interval_s": 1.0})
     return Installation(replace(config, store=store, limits=limits), Ambient(fault=fault))
+
+
+def compile_ahead() -> None:
+    """Work out in this process what is the same for every victim; inside `spared` its children need not."""
+    with TemporaryDirectory() as folder, spared():
+        installation(Path(folder), f"sqlite:///{folder}/comptroller.db").check()
 
 
 def _roomy(config: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Where victims come from: a process that has imported the product and forks a child for each order.
 
-Importing is most of what a victim would do in its life. The parent opens no file, takes no lock and starts no thread,
-so that a child is as good as a process started afresh, and SIGKILL ends it alone.
+Importing and compiling is most of what a victim would do in its life. When the first is born its parent has no file
+open, holds no lock and runs no thread, so that a child is as good as a process started afresh, and SIGKILL ends it
+alone.
 """
 
 from __future__ import annotations
@@ -87,8 +88,10 @@ def _live(main: Main, order: str, log: str, environment: Mapping[str, str]) -> N
 
 
 def _bear_for_ever() -> None:
-    from tests.simulation.victim import main  # what every child is spared
+    from tests.simulation.lives import compile_ahead  # what every child is spared
+    from tests.simulation.victim import main
 
+    compile_ahead()
     for line in sys.stdin.buffer:
         wanted = json.loads(line)
         child = os.fork()

@@ -19,6 +19,7 @@ from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnAppro
 from comptroller_server.app import Service, running
 from comptroller_server.call.proposal import Proposal
 from comptroller_server.installation import TENANT
+from tests.scenarios.kit import spared
 from tests.simulation.lives import Order, Step, installation
 
 __all__ = ["main"]
@@ -54,7 +55,10 @@ class Executioner:
 async def _obey(order: Order) -> None:
     executioner = Executioner(order)
     journal = Path(order.folder) / "said.jsonl"
-    async with running(installation(Path(order.folder), order.url, executioner)) as service:
+    with spared():
+        opened = installation(Path(order.folder), order.url, executioner)
+        opened.check()
+    async with running(opened) as service:
         await _until_recovered(service)
         for at, step in enumerate(order.steps):
             executioner.step = at

@@ -87,8 +87,14 @@ class Roads(Release):
         """A sentence of ours as it may be told; `ids` are known to be ours and stay as they are."""
         pieces = [text]
         for known in {each for each in ids if each and is_our_id(each)}:
-            pieces = [part for piece in pieces for part in re.split(f"({re.escape(known)})", piece)]
+            pieces = [part for piece in pieces for part in _around(known, piece)]
         return "".join(piece if is_our_id(piece) else self.text(piece, audience, book) for piece in pieces)
+
+
+def _around(known: str, text: str) -> list[str]:
+    """`text` in pieces, with every `known` in it a piece of its own."""
+    first, *others = text.split(known)
+    return [first, *(piece for other in others for piece in (known, other))]
 
 
 def _along(road: Release, path: str, value: Json, audience: Audience, book: TokenBook | None) -> Json:
