@@ -34,6 +34,12 @@ _UPSTREAM = "tools/comptroller_tools/upstream"
 _S = "tests/scenarios"
 
 MUTATIONS: tuple[Mutation, ...] = (
+    Mutation(
+        "tools/comptroller_tools/functions.py",
+        ", loader=_FromSource(name, str(path))",
+        "",
+        "tests/tools/test_functions.py::test_a_file_is_run_as_it_is_now_whatever_was_kept_of_it",
+    ),
     # -- policies as code ------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/rehearsal/deciding.py",

@@ -62,7 +62,7 @@ def is_free_after_a_lease(locks: OwnerLocks, clock: Clock, owner: str) -> bool:
 
 def is_free_soon(locks: OwnerLocks, clock: Clock, owner: str) -> bool:
     """A server notices a dead client within moments."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not is_free_after_a_lease(locks, clock, owner):
         if time.monotonic() > deadline:
             return False
@@ -167,7 +167,7 @@ def test_on_postgres_a_cut_off_owner_stops_before_anybody_may_take_over(
     lock = locks.take("o")
     administer(postgres_url, KILL)
     assert not locks.is_free("o")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while lock.held():
         assert time.monotonic() < deadline
         time.sleep(0.01)

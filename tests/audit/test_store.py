@@ -183,7 +183,7 @@ async def test_an_apply_that_raises_fails_only_its_own_unit(store_url: str, tmp_
 async def test_a_stop_iteration_in_a_part_reaches_the_caller_as_an_error(tmp_path: Path) -> None:
     async with open_store(f"sqlite:///{tmp_path}/s.db", tmp_path) as store:
         with pytest.raises(RuntimeError, match="StopIteration"):
-            await asyncio.wait_for(commit(store, Do(lambda _state: next(iter(())))), 5)
+            await asyncio.wait_for(commit(store, Do(lambda _state: next(iter(())))), 30)
 
 
 async def test_when_the_record_of_a_refusal_fails_nothing_of_it_stays(store_url: str, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_loop_that_is_gone_does_not_end_the_writer(tmp_path: Path) -> None:
         waiter.cancel()
 
     async def use() -> None:
-        await asyncio.wait_for(commit(store, count_up()), 5)
+        await asyncio.wait_for(commit(store, count_up()), 30)
         await store.close()
 
     asyncio.run(leave_without_waiting())
@@ -442,7 +442,7 @@ async def test_the_write_ahead_log_is_folded_and_a_reader_does_not_stop_writers(
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM log_entry").fetchone()
         for _ in range(10):
-            await asyncio.wait_for(commit(store, Do(bulky)), 2)
+            await asyncio.wait_for(commit(store, Do(bulky)), 30)
         assert wal.stat().st_size > 300_000
         reader.execute("COMMIT")
         reader.close()

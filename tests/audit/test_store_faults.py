@@ -126,7 +126,7 @@ async def test_a_crash_of_the_writer_answers_everyone_and_the_lane_lives_on(
     async with open_store(store_url, tmp_path, fault=fault) as store:
         fault.at = "commit.before"
         with pytest.raises(Crash):
-            await asyncio.wait_for(commit(store, count_up()), 5)
+            await asyncio.wait_for(commit(store, count_up()), 30)
         assert isinstance(await commit(store, count_up()), Committed)
         assert await counted(store) == 1
 

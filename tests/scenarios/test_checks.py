@@ -219,7 +219,7 @@ async def test_an_approved_call_that_a_check_cannot_judge_stays_approved(
 ) -> None:
     go = tmp_path / "go"
     monkeypatch.setenv("ODD_CHECKS_GO", str(go))
-    async with opened(tmp_path, checks({"python": "hangs", "timeout_s": 0.2})) as shop:
+    async with opened(tmp_path, checks({"python": "hangs", "timeout_s": 1})) as shop:
         go.touch()
         call = await shop.pending(shop.paid()[0])
         await shop.vote(call)

@@ -245,10 +245,10 @@ async def test_a_redirect_is_not_followed(tmp_path: Path, judge: FakeJudge) -> N
 
 async def test_an_endpoint_that_hangs_or_is_gone_refuses_in_time(tmp_path: Path, judge: FakeJudge) -> None:
     judge.reply = lambda _: None
-    async with opened(tmp_path, judged(judge, timeout_s=0.1)) as shop:
+    async with opened(tmp_path, judged(judge, timeout_s=0.5)) as shop:
         answer = await shop.refund(shop.paid()[0], 5)
         assert code_of(answer) == "judge_unavailable"
-        assert "no answer within 0.1 seconds" in answer.text
+        assert "no answer within 0.5 seconds" in answer.text
         assert shop.packets(RecordType.REFUSED)[0]["judged"][0]["usage"]["input_tokens"] > 0
     judge.url = "http://127.0.0.1:9/v1"
     async with opened(tmp_path / "gone", judged(judge)) as shop:
@@ -446,7 +446,7 @@ async def test_a_judge_gets_no_more_time_than_the_task_has(tmp_path: Path, judge
         document["budgets"] = {"timeout_seconds": 1}
 
     async with opened(tmp_path, change, clock=Clock()) as shop:
-        answer = await asyncio.wait_for(shop.refund(shop.paid()[0], 5), 10)
+        answer = await asyncio.wait_for(shop.refund(shop.paid()[0], 5), 30)
         assert code_of(answer) == "judge_unavailable"
         assert re.search(r"no answer within (1|0\.\d+) seconds", answer.text)
 

@@ -252,7 +252,7 @@ async def test_what_a_tool_says_to_the_model_is_quoted(tmp_path: Path) -> None:
 
 async def test_a_call_that_outlives_its_deadline_keeps_its_slot_until_it_ends(tmp_path: Path) -> None:
     def one_slot(document: dict[str, Any]) -> None:
-        tool_of(document, "issue_refund")["limits"] = {"timeout_s": 0.5, "concurrency_max": 1}
+        tool_of(document, "issue_refund")["limits"] = {"timeout_s": 1.5, "concurrency_max": 1}
 
     async with opened(tmp_path, one_slot) as shop:
         first, second = shop.paid()[:2]

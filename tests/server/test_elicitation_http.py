@@ -37,7 +37,7 @@ async def served(shop: Shop, wait_s: float = 20) -> AsyncGenerator[str]:
         yield await url
     finally:
         stop.set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             await serving
 
 

@@ -202,9 +202,9 @@ def test_a_message_of_the_largest_size_passes_and_one_byte_more_does_not() -> No
 
 def test_fifty_megabytes_are_refused_without_being_looked_at() -> None:
     data = b"[" * 50_000_000
-    started = time.perf_counter()
+    started = time.thread_time()  # looking at them takes longer than this, however busy the machine is
     assert refused(data).reason is FrameFault.TOO_LARGE
-    assert time.perf_counter() - started < 0.01
+    assert time.thread_time() - started < 0.01
 
 
 def deep(levels: int) -> list[bytes]:

@@ -68,7 +68,7 @@ async def running(
     finally:
         governor.release.set()
         stop.set()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             await serving
 
 
@@ -413,7 +413,7 @@ async def test_the_end_waits_for_a_call_in_flight_and_takes_no_new_one(tmp_path:
         asking = asyncio.create_task(send(on, **modern("tools/call", {"name": "hold"}, "hold")))
         await on.governor.held.wait()
         on.stop.set()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await _accepts(on):  # noqa: ASYNC110 - the listening socket of uvicorn has no event
                 await asyncio.sleep(0.01)
         assert not asking.done()

@@ -51,14 +51,14 @@ class Lines:
         self.write(json.dumps(body).encode() + b"\n")
 
     async def answer(self) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             answer: dict[str, Any] = json.loads(await self._reader.readline())
         return answer
 
     async def end(self) -> list[dict[str, Any]]:
         """Close our end; what else was answered until the server closed its own."""
         self.writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return [json.loads(line) for line in (await self._reader.read()).splitlines()]
 
 
@@ -73,7 +73,7 @@ class Served:
     stdout: int
 
     async def left(self) -> int:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.serving
 
 
@@ -181,7 +181,7 @@ async def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
         assert (await server.lines.answer())["id"] == 2
         server.process.send_signal(number)
         assert (await server.lines.answer())["id"] == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await server.process.wait() == 0
 
 
@@ -317,7 +317,7 @@ async def test_a_client_that_floods_and_never_reads_is_not_read_either() -> None
     async with served(0.1, reading=False) as on:
         for number in range(UNANSWERED_MAX + 500):
             on.lines.call(number, "tools/call", name="whoami", arguments={"fill": "x" * 1_000})
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(on.governor.seen) < UNANSWERED_MAX:  # noqa: ASYNC110 - the flood has no event
                 await asyncio.sleep(0.01)
             before = -1

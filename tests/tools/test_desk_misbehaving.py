@@ -37,7 +37,7 @@ class Bench:
             self.ids[name] = [row[0] for row in connection.execute(f"{sql} ORDER BY id LIMIT 2")]
 
     async def call(self, tool: str, key: str = KEY, **arguments: Any) -> Outcome:
-        return await self.source.call(Action(tool, arguments, key), time.monotonic() + 5)
+        return await self.source.call(Action(tool, arguments, key), time.monotonic() + 30)
 
     async def done(self, tool: str, key: str, **arguments: Any) -> Any:
         outcome = await self.call(tool, key, **arguments)

@@ -45,7 +45,7 @@ def one(sql: str) -> str:
 
 
 async def call(source: FunctionSource, tool: str, key: str = "call-1", **arguments: Any) -> Outcome:
-    return await source.call(Action(tool, arguments, key), time.monotonic() + 5)
+    return await source.call(Action(tool, arguments, key), time.monotonic() + 30)
 
 
 def test_the_definitions_that_approvals_and_packets_name_have_not_changed(source: FunctionSource) -> None:

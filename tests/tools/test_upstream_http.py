@@ -124,7 +124,7 @@ async def open_server(elsewhere: Elsewhere, port: int = 0) -> AsyncGenerator[Non
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not server.started:  # noqa: ASYNC110 -- it has no event for it
                 await asyncio.sleep(0.01)
         yield
@@ -151,7 +151,7 @@ async def reached(url: str, **more: Any) -> UpstreamSource:
     return UpstreamSource("elsewhere", settings, pins)
 
 
-async def call(source: UpstreamSource, path: str = "a", within_s: float = 10.0) -> Outcome:
+async def call(source: UpstreamSource, path: str = "a", within_s: float = 30.0) -> Outcome:
     return await source.call(Action("write", {"path": path}, "key"), time.monotonic() + within_s)
 
 

@@ -17,6 +17,7 @@ from comptroller_tools.upstream.link import Unreachable
 from comptroller_tools.upstream.over_stdio import BASICS
 from comptroller_tools.upstream.settings import ErrorsMean, StdioCommand, UpstreamSettings
 from comptroller_tools.upstream.source import UpstreamSource
+from tests.scenarios.kit import until
 from tests.scenarios.upstream_kit import LOOK, WRITE, Upstream, definition
 
 pytestmark = pytest.mark.anyio
@@ -38,7 +39,7 @@ async def reached(upstream: Upstream, **more: Any) -> AsyncGenerator[UpstreamSou
         await source.close()
 
 
-async def call(source: UpstreamSource, tool: str = "write", within_s: float = 10.0) -> Outcome:
+async def call(source: UpstreamSource, tool: str = "write", within_s: float = 30.0) -> Outcome:
     return await source.call(Action(tool, {"path": "a.txt"}, "key"), time.monotonic() + within_s)
 
 
@@ -55,9 +56,7 @@ def lives(pid: int) -> bool:
 
 
 async def gone(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while lives(pid):  # noqa: ASYNC110 -- other processes set no event
-            await asyncio.sleep(0.01)
+    await until(lambda: not lives(pid))
 
 
 async def test_a_call_is_answered_with_what_the_tool_said(upstream: Upstream) -> None:
@@ -104,6 +103,7 @@ async def test_silence_leaves_the_effect_unknown_and_does_not_hold_the_caller(up
         await call(source, "look")
         outcome = await call(source, within_s=0.3)
         assert (outcome.effect, outcome.meta.get("timeout")) == (UNKNOWN, True)
+        await until(lambda: len(upstream.ran) == 2)
     assert [ran["tool"] for ran in upstream.ran] == ["look", "write"]
 
 
@@ -272,9 +272,7 @@ async def test_a_caller_that_gives_up_leaves_the_connection_working(upstream: Up
     async with reached(upstream) as source:
         await call(source, "look")
         waiting = asyncio.create_task(call(source))
-        async with asyncio.timeout(10):
-            while len(upstream.ran) < 2:  # noqa: ASYNC110 -- another process sets no event
-                await asyncio.sleep(0.01)
+        await until(lambda: len(upstream.ran) == 2)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
@@ -301,9 +299,7 @@ async def test_a_definition_that_changes_while_connected_is_set_aside(upstream: 
     async with reached(upstream) as source:
         assert (await call(source, "write")).effect is DONE
         assert (await call(source, "look")).effect is DONE
-        async with asyncio.timeout(10):
-            while source.quarantine("write") is None:  # noqa: ASYNC110 -- told by another process
-                await asyncio.sleep(0.01)
+        await until(lambda: source.quarantine("write") is not None)
         assert (await call(source, "write")).meta == {
             "quarantined": "its server now defines it otherwise (inputSchema)"
         }

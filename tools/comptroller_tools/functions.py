@@ -22,8 +22,9 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from pydantic import ValidationError
@@ -290,12 +291,19 @@ def load_target(where: str, target: str, base_dir: Path) -> tuple[ModuleType, st
         ) from error
 
 
+class _FromSource(SourceFileLoader):
+    """Runs what the file says now. A cache is believed by second and size: it may hold other code, or anybody's."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+
 def _load_file(where: str, path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise SourceInvalid(f"{where}: there is no file {path}; paths are relative to the configuration file")
     name = f"comptroller_source_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise SourceInvalid(f"{where}: {path} cannot be loaded as a Python module")
     module = importlib.util.module_from_spec(spec)
