@@ -399,7 +399,7 @@ async def test_a_decision_that_is_made_again_does_not_ask_again_of_the_same_valu
 
 async def test_a_halt_while_the_judge_thinks_stops_the_call(tmp_path: Path, judge: FakeJudge) -> None:
     judge.reply = lambda _: None
-    async with opened(tmp_path, judged(judge, timeout_s=0.5)) as shop:
+    async with opened(tmp_path, judged(judge, timeout_s=2)) as shop:
         running = asyncio.create_task(shop.refund(shop.paid()[0], 5))
         await until(lambda: judge.asked)
         await shop.halt(SwitchScope.TOOL, "issue_refund")
