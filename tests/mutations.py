@@ -95,6 +95,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/server/test_policy_diff.py::test_rules_are_compared_by_what_they_mean_and_not_by_their_text",
     ),
+    Mutation(
+        f"{_SERVER}/rehearsal/replaying.py",
+        "if decision.verdict is Verdict.NEEDS_APPROVAL and lacks_roles(then):",
+        "if False:",
+        "tests/scenarios/test_replay.py::test_what_was_taken_back_on_an_approvers_word_is_decided_with_that_word",
+    ),
     # -- the report ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_AUDIT}/report_calls.py",

@@ -64,7 +64,7 @@ class Lack(StrEnum):
     HISTORY = "history"
     DERIVED = "derived"
     DRAW = "draw"
-    RECORD = "record"
+    APPROVALS = "approvals"
 
 
 class CannotDecide(ServerError):

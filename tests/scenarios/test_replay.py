@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from comptroller_audit.packets import LogRecord
 from comptroller_audit.retention import Erase
-from comptroller_audit.unit import Unit
-from comptroller_audit.vocabulary import RecordType
+from comptroller_audit.unit import Unit, WriteRecord
+from comptroller_audit.vocabulary import Json, JsonObject, RecordType
 from comptroller_policy.model import Verdict
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import Lack
@@ -25,7 +26,7 @@ from comptroller_tools import functions
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.compensation_kit import reversing, undone
 from tests.scenarios.kit import Changes, call_of, code_of, opened, placed, read_once, tool_of
-from tests.server.cli_kit import at_work, run, run_in_thread
+from tests.server.cli_kit import accepting_own_files, at_work, run, run_in_thread
 
 ALLOW, DENY, ASK = Verdict.ALLOW, Verdict.DENY, Verdict.NEEDS_APPROVAL
 AMOUNTS = (5, 13, 18, 30, 51)
@@ -252,6 +253,36 @@ async def test_a_reversal_is_decided_again_as_comptrollers_own_call_and_an_erase
         erased = replay(installation, Rehearsal(installation), None)
         assert erased.ways == {(ALLOW, ALLOW): 1}
         assert lacks(erased) == {str(first.envelope["call"]): Lack.ERASED}
+
+
+@pytest.mark.anyio
+async def test_what_was_taken_back_on_an_approvers_word_is_decided_with_that_word(tmp_path: Path) -> None:
+    def changes(config: dict[str, Any]) -> None:
+        accepting_own_files(config)
+        reversing(config)
+        tool_of(config, "cancel_refund")["approval"] = [{"role": "approver"}]
+        del tool_of(config, "issue_refund")["approval"]
+
+    async with at_work(tmp_path, changes) as desk:
+        shop = desk.shop
+        call = await shop.pending(shop.paid()[0], 5)  # its reversal's gate is opened with it
+        await shop.vote(call)
+        await shop.resume(call)
+        task = str(shop.row(call)["task"])
+        await desk.run("tasks", "rollback", task, "--yes", "--credential-file", str(desk.credential))
+        assert undone(shop) == 1
+        installation = shop.service.installation
+        rehearsal = Rehearsal(installation)
+        assert replay(installation, rehearsal, None).ways == {(ASK, ASK): 1, (ALLOW, ALLOW): 2}
+        packet = shop.packets(RecordType.ACTION)[-1]
+        votes: list[Json] = [
+            {name: vote[name] for name in ("approver", "assurance")} for vote in packet["approvals"]
+        ]
+        older: JsonObject = {**packet, "call": "older", "approvals": votes}
+        await shop.store.commit(
+            TENANT, Unit([WriteRecord(LogRecord(RecordType.ACTION, older, call="older"))])
+        )
+        assert lacks(replay(installation, rehearsal, None)) == {"older": Lack.APPROVALS}
 
 
 # -- the command ------------------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from comptroller_server.people.canary import is_reversible
 from comptroller_server.rehearsal.deciding import Asked, Rehearsal
 from comptroller_tools.catalogue import Tool
 
-__all__ = ["DECIDED", "Recorded", "asked_again", "recorded"]
+__all__ = ["DECIDED", "Recorded", "asked_again", "lacks_roles", "recorded"]
 
 DECIDED = {
     RecordType.ACTION: Verdict.ALLOW,
@@ -111,6 +111,13 @@ def _votes(packet: JsonObject) -> list[Json]:
     """What people said to a call that ran; one that waits is asked without."""
     votes = cast("list[Json]", packet.get("approvals") or [])
     return [vote for vote in votes if isinstance(vote, dict) and "roles" in vote]
+
+
+def lacks_roles(found: Recorded) -> bool:
+    """Whether somebody agreed, and the record does not say in which roles."""
+    votes = cast("list[Json]", found.packet.get("approvals") or [])
+    word = clients_word(found.packet)
+    return any(isinstance(vote, dict) and "roles" not in vote and vote != word for vote in votes)
 
 
 def _wanted(candidate: Rehearsal, tool: Tool) -> dict[str, int]:

@@ -19,7 +19,7 @@ from comptroller_policy.model import Decision, Verdict
 from comptroller_server.errors import CannotDecide, Lack
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.rehearsal.deciding import Rehearsal
-from comptroller_server.rehearsal.recorded import DECIDED, Recorded, asked_again, recorded
+from comptroller_server.rehearsal.recorded import DECIDED, Recorded, asked_again, lacks_roles, recorded
 from comptroller_server.reporting.reading import PAGE_ENTRIES, Progress
 
 __all__ = ["NAMED_MAX", "Flip", "Replay", "Undecided", "replay"]
@@ -190,6 +190,8 @@ def _decision(then: Recorded, now: Installation, candidate: Rehearsal) -> Decisi
         if error.lacks is not Lack.FIT:
             raise
         return Decision(Verdict.DENY, (MISFIT,), (str(error),))
+    if decision.verdict is Verdict.NEEDS_APPROVAL and lacks_roles(then):
+        raise CannotDecide(Lack.APPROVALS, "in which roles people had agreed is not on record")
     missing = [error for error in decision.errors if error.startswith("facts.")]
     if missing:
         raise CannotDecide(Lack.FACTS, f"the record lacks what the candidate reads: {'; '.join(missing)}")

@@ -19,7 +19,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, Store
 from comptroller_audit.unit import Moved, Receipt, Unit
-from comptroller_audit.vocabulary import Code, JsonObject, Refusal
+from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.model import Verdict
 from comptroller_server.call.case import Case, Compensates, Refused
@@ -133,7 +133,8 @@ class Reversals:
         target = self._catalogue.find(name)
         if target is None:
             raise Refused(Refusal(Code.UNKNOWN_TOOL, f"There is no tool `{name}` any more.", "person"))
-        votes: JsonObject = {"approver": ordered.by, "assurance": ordered.assurance}
+        roles: list[Json] = [*sorted(ordered.roles)]
+        votes: JsonObject = {"approver": ordered.by, "assurance": ordered.assurance, "roles": roles}
         compensates = Compensates(call, "", None, task, approvals=(votes,), ordered_by=ordered.by)
         second = self.case_for(tenant, target, compensates, task, step)
         second.arguments, second.approvals = arguments, dict.fromkeys(ordered.roles, 1)
