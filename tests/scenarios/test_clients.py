@@ -41,7 +41,7 @@ def odd(config: dict[str, Any]) -> None:
     limits = {"timeout_s": 1, "concurrency_max": 2}
     config["tools"] += [
         {"name": "deaf", "allow_actions": ["update"], "limits": limits},
-        {"name": "escape", "allow_actions": ["read"], "limits": limits},
+        {"name": "escape", "allow_actions": ["read"]},
     ]
 
 
