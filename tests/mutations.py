@@ -564,6 +564,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "value",
         "tests/server/test_cli.py::test_a_password_anywhere_in_the_stores_url_is_shown_by_no_command",
     ),
+    Mutation(
+        f"{_SERVER}/commands/switches.py",
+        "SetSwitch(target.switch, installation.release.text(reason, Audience.RECORD), account())",
+        "SetSwitch(target.switch, reason, account())",
+        "tests/server/test_reasons.py::test_a_credential_in_a_reason_is_kept_in_no_table_and_no_record",
+    ),
     # -- budgets --------------------------------------------------------------------------------------------------
     Mutation(
         f"{_BUDGETS}/tasks.py",

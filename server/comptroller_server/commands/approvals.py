@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, select
 
 from comptroller_audit.database import table_of
 from comptroller_audit.packets import LogRecord
+from comptroller_audit.redaction import Audience
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, JsonObject, PrincipalKind, RecordType, Refusal
 from comptroller_policy.approvals import OPEN, ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
@@ -201,7 +202,7 @@ def _tell(request: Request, voter: Voter, yes: bool) -> None:
 
 async def _vote(installation: Installation, request: Request, voter: Voter, ballot: Ballot) -> str | None:
     """Commit the vote; a no ends the call in the same unit. Returns what kept it from counting."""
-    yes, reason = ballot.yes, ballot.reason
+    yes, reason = ballot.yes, installation.release.text(ballot.reason, Audience.RECORD)
     own = (
         installation.identity.principal.kind is PrincipalKind.LOCAL
         and request.row["principal"] == installation.principal_key

@@ -11,6 +11,7 @@ from sqlalchemy import bindparam, select
 from comptroller_audit.calls import CallRow, MoveCall
 from comptroller_audit.database import Row, table_of
 from comptroller_audit.packets import LogRecord
+from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import CallState, Effect, JsonObject, RecordType
@@ -140,7 +141,7 @@ def resolve(ctx: click.Context, call: str, verdict: str, reason: str, credential
             "v": 1,
             "call": record.call,
             "state": to.value,
-            "reason": reason,
+            "reason": installation.release.text(reason, Audience.RECORD),
             "by": voter.name,
             "assurance": voter.assurance.value,
             "output": None,

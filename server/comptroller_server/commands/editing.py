@@ -104,7 +104,8 @@ async def _edit(
         voter, problem = await _who(invocation, installation, request, sets, said, file)
     if problem is not None:
         return request, voter, problem
-    editor = Editor(voter.name, said[0], asked_digest(request.row))
+    reason = installation.release.text(said[0], Audience.RECORD)
+    editor = Editor(voter.name, reason, asked_digest(request.row))
     async with attached(installation) as service:
         try:
             now = await service.editing.edit(

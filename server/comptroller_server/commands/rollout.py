@@ -10,6 +10,7 @@ from typing import cast
 import click
 
 from comptroller_audit.database import Row
+from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import Effect
@@ -170,7 +171,7 @@ def promote(
                 steps_open_to(one, config),
                 config.percent,
                 config.promote_after,
-                reason,
+                installation.release.text(reason, Audience.RECORD),
                 voter.name,
                 installation.ring.claim_key(TENANT),
                 config.promote_unedited,
@@ -221,7 +222,8 @@ def demote(ctx: click.Context, tool: str | None, reason: str) -> None:
     async def work(installation: Installation) -> list[Standing]:
         tools = _tools(installation, tool)
         configured = installation.config.rollout.percent
-        parts = [Demote(one.name, configured, reason, account()) for one in tools]
+        said = installation.release.text(reason, Audience.RECORD)
+        parts = [Demote(one.name, configured, said, account()) for one in tools]
         await installation.store.commit(TENANT, Unit(parts))
         return await _standings(installation, tools)
 

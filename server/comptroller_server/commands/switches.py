@@ -20,6 +20,7 @@ from sqlalchemy import bindparam, select
 
 from comptroller_audit.database import table_of
 from comptroller_audit.owners import LEASE_S, OwnerLocks, OwnerRow, owner_locks
+from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Unit
 from comptroller_budgets.tasks import TaskRow
@@ -107,7 +108,11 @@ def halt(ctx: click.Context, tool: str | None, task: str | None, principal: str 
 
     async def work(installation: Installation) -> Turned:
         target = await _target(installation, tool, task, principal)
-        return await _turned(installation, target, SetSwitch(target.switch, reason, account()))
+        return await _turned(
+            installation,
+            target,
+            SetSwitch(target.switch, installation.release.text(reason, Audience.RECORD), account()),
+        )
 
     _tell(invocation, on_store(invocation, work), True, reason)
 
@@ -140,7 +145,11 @@ def resume(
             if not voter.counts:
                 return None
             by = voter.name
-        return await _turned(installation, target, ClearSwitch(target.switch, reason, by))
+        return await _turned(
+            installation,
+            target,
+            ClearSwitch(target.switch, installation.release.text(reason, Audience.RECORD), by),
+        )
 
     turned = on_store(invocation, work)
     if turned is not None:
