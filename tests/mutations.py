@@ -578,6 +578,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/budgets/test_tasks.py::test_a_task_that_was_left_behind_is_not_entered_as_if_it_were_new",
     ),
     Mutation(
+        f"{_SERVER}/call/outcomes.py",
+        "        if tool.is_free_read and case.resumed is None:",
+        "        if tool.is_free_read:",
+        f"{_S}/test_approvals.py::test_a_read_that_needs_a_person_is_made_once_for_one_yes",
+    ),
+    Mutation(
         f"{_SERVER}/call/repeats.py",
         '        if (now["state"], now["approval"]) != (row["state"], row["approval"]):',
         "        if False:",
@@ -1149,8 +1155,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/repeats.py",
-        'row["effect"] != Effect.READ and ',
-        "",
+        'was_read = row["effect"] == Effect.READ and row["state"] in _ANSWERED',
+        "was_read = False",
         f"{_S}/test_enemy_agent.py::test_a_read_cannot_be_had_again_through_resume_call",
     ),
     Mutation(

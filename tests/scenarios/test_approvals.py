@@ -50,6 +50,26 @@ async def test_an_approved_call_runs_once_exactly_as_proposed(store_url: str, tm
         assert digests["approved"] == digests["requested"]
 
 
+async def test_a_read_that_needs_a_person_is_made_once_for_one_yes(store_url: str, tmp_path: Path) -> None:
+    def asks(config: dict[str, Any]) -> None:
+        tool_of(config, "lookup_invoice")["approval"] = [{"role": "approver"}]
+
+    async with opened(tmp_path, asks, url=store_url) as shop:
+        (invoice, *_) = shop.paid()
+        waiting = await shop.call("lookup_invoice", {"invoice_id": invoice})
+        call = call_of(waiting)
+        assert code_of(waiting) == code_of(await shop.resume(call)) == "approval_pending"
+        await shop.vote(call)
+        answer = await shop.resume(call)
+        assert structured(answer)["invoice_id"] == invoice
+        (action,) = shop.packets(RecordType.ACTION)
+        assert [vote["approver"] for vote in action["approvals"]] == ["ann"]
+        (audit,) = shop.packets(RecordType.AUDIT)
+        assert (audit["state"], [ref["key"] for ref in audit["refs"]]) == ("done", [invoice])
+        assert code_of(await shop.resume(call)) == "call_unknown"
+        assert code_of(await shop.call("lookup_invoice", {"invoice_id": invoice})) == "approval_pending"
+
+
 async def test_the_identical_repeat_of_an_approved_call_runs_the_stored_proposal(tmp_path: Path) -> None:
     async with opened(tmp_path) as shop:
         call = await approved(shop)

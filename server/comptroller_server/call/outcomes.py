@@ -143,14 +143,17 @@ class Outcomes:
     # -- 9 commit -------------------------------------------------------------------------------------------------
 
     async def begin(self, case: Case) -> Moved | Existing | Lost | None:
-        """Charges and deadline; for all but free reads, the one transaction before the side effect."""
+        """Charges and deadline; for all but free reads, the one transaction before the side effect.
+
+        A read that people agreed to is committed like a side effect: their yes is used up before it runs.
+        """
         tool = case.tool_in_hand
         self._count(case)
         wait_s = tool.config.limits.timeout_s
         if case.task.remaining_ms is not None:
             wait_s = min(wait_s, max(0.001, case.task.remaining_ms / 1000))
         case.deadline = self._clock.monotonic() + wait_s
-        if tool.is_free_read:
+        if tool.is_free_read and case.resumed is None:
             return None
         self._dispatcher.counts.waiting += 1
         try:

@@ -94,8 +94,9 @@ class Repeats:
         return await self._answer(case, wanted, row, replay=True)
 
     def _may_tell(self, case: Case, row: Row) -> bool:
-        """Reads are never resumed, nor is a tool that this principal may not see any more."""
-        return row["effect"] != Effect.READ and self._bundle.visible(case.subject, row["tool"])
+        """What was read is not given again, nor is anything of a tool that this principal may not see any more."""
+        was_read = row["effect"] == Effect.READ and row["state"] in _ANSWERED
+        return not was_read and self._bundle.visible(case.subject, row["tool"])
 
     async def answer_for(self, case: Case, stop: Existing | Lost) -> Answer | None:
         """What a repeat, or the loser of a race, gets. None: the case became the approved call and goes on."""
