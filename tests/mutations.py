@@ -368,7 +368,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_repeats.py::test_a_delete_is_never_answered_from_the_record",
     ),
     Mutation(
-        f"{_SERVER}/call/outcomes.py",
+        f"{_SERVER}/call/settling.py",
         "    if outcome.effect is EffectHappened.UNKNOWN:\n        return CallState.IN_DOUBT\n",
         "    if outcome.effect is EffectHappened.UNKNOWN:\n        return CallState.FAILED_BEFORE_EFFECT\n",
         f"{_S}/test_verification.py::test_a_tool_that_raises_leaves_the_call_in_doubt_whatever_it_did",

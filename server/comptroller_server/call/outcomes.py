@@ -39,6 +39,7 @@ from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.roads import Roads
+from comptroller_server.call.settling import left_in_doubt, record_changed, state_after, stop_of
 from comptroller_server.call.took import Step
 from comptroller_server.call.upstream_words import quarantined, said
 from comptroller_server.undo.reversal import differs
@@ -102,11 +103,11 @@ class Outcomes:
         compose = self._commits.ask if case.resumed is None else self._commits.ask_again
         outcome = await self._store.commit(case.tenant, compose(case, approval, roles, shown))
         if isinstance(outcome, Stopped):
-            return _stop(case, outcome)
+            return stop_of(case, outcome)
         self._intake.entered(case)
         pending = pending_refusal(case.call, roles, case.decision.reasons, case.decision.policies)
         if case.changed:
-            pending = _record_changed(case)
+            pending = record_changed(case)
         raise Refused(pending, outcome.receipts[-1])
 
     def bind(self, case: Case) -> None:
@@ -167,7 +168,7 @@ class Outcomes:
             raise
         if isinstance(outcome, Stopped):
             self._dispatcher.counts.waiting -= 1
-            return _stop(case, outcome)
+            return stop_of(case, outcome)
         case.committed = True
         case.took.mark(Step.COMMIT)
         case.state = CallState.COMMITTED
@@ -233,7 +234,7 @@ class Outcomes:
             return quarantined(tool, str(outcome.meta[QUARANTINED]), case.call)
         if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
             words = f"; it says, as data: {self._told(case)}" if outcome.told_model is not None else ""
-            return _in_doubt(case.call, f"{outcome.error or 'the source does not know'}{words}")
+            return left_in_doubt(case.call, f"{outcome.error or 'the source does not know'}{words}")
         if outcome.told_model is not None:
             return Refusal(Code.TOOL_FAILED, said(tool, self._told(case)), "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
@@ -272,7 +273,7 @@ class Outcomes:
     def lose(self, case: Case) -> None:
         """A defect of ours after the commit: whatever happened, its outcome is not known."""
         case.outcome = Outcome(EffectHappened.UNKNOWN, error="a defect in Comptroller")
-        case.problem = _in_doubt(case.call, "a defect in Comptroller")
+        case.problem = left_in_doubt(case.call, "a defect in Comptroller")
         case.state, case.released, case.kept, case.refs = CallState.IN_DOUBT, None, None, ()
         case.owes = False
         if case.tool_in_hand.is_read:
@@ -284,7 +285,7 @@ class Outcomes:
         assert outcome is not None
         if outcome.value is not None and case.problem is None:
             self._take_output(case, outcome.value)
-        case.state = _state_after(case, outcome)
+        case.state = state_after(case, outcome)
         case.answer_text = None
         if outcome.value is None or case.problem is not None:
             return
@@ -322,7 +323,7 @@ class Outcomes:
             self.reversing.discard(case.call)  # whoever writes it later does not reverse it
             self._keep_trying(case, unit)
             raise Refused(
-                _in_doubt(case.call, "its outcome could not be recorded yet"), _NO_RECEIPT
+                left_in_doubt(case.call, "its outcome could not be recorded yet"), _NO_RECEIPT
             ) from None
         if case.problem is not None and not case.owes:
             raise Refused(case.problem, case.receipt)
@@ -334,7 +335,7 @@ class Outcomes:
         unit = self._commits.read(case, self._evidence.ended(case, RecordType.READ))
         outcome = await self._store.commit(case.tenant, unit)
         if isinstance(outcome, Stopped):
-            return _stop(case, outcome)
+            return stop_of(case, outcome)
         self._intake.entered(case)
         case.receipt = outcome.receipts[-1]
         return None
@@ -349,7 +350,7 @@ class Outcomes:
         late = self._evidence.ended(case, RecordType.LATE_OUTCOME)
         noted = await self._store.commit(case.tenant, self._commits.late(case, late))
         text = "this server was taken for dead, and another one has taken the call over"
-        raise Refused(_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
+        raise Refused(left_in_doubt(case.call, text), noted.receipts[-1] if noted.receipts else _NO_RECEIPT)
 
     def _take_back(self, case: Case) -> None:
         """Whether the first commit landed is not known, so nothing was dispatched: end the call if it is there."""
@@ -401,51 +402,3 @@ class Outcomes:
 
 _NO_RECEIPT = Receipt("", -1, "")
 """Marks a refusal whose record is not written yet; the answer carries no receipt."""
-
-
-def _stop(case: Case, outcome: Stopped) -> Moved | Existing | Lost:
-    stop: Moved | Existing | Lost | Refusal = outcome.stop
-    if isinstance(stop, Refusal):
-        raise Refused(stop, outcome.receipts[-1] if outcome.receipts else None)
-    if isinstance(stop, Moved) and stop.what == "approval" and case.resumed is not None:
-        return Lost(case.call, None)  # used, closed or expired meanwhile: the call's state is the answer
-    return stop
-
-
-def _state_after(case: Case, outcome: Outcome) -> CallState:
-    """The end of the call from what is known: the source's word, the read-back, and the rules after the call."""
-    if case.tool_in_hand.is_read and not case.committed:
-        return CallState.DONE
-    if case.tool_in_hand.is_read:
-        return CallState.DONE if outcome.error is None else CallState.FAILED_BEFORE_EFFECT
-    if outcome.effect is EffectHappened.NONE:
-        return CallState.FAILED_BEFORE_EFFECT
-    if outcome.effect is EffectHappened.UNKNOWN:
-        return CallState.IN_DOUBT
-    result = case.verification.result if case.verification else Verification.NOT_DECLARED
-    if result is Verification.UNKNOWN:
-        case.problem = _in_doubt(case.call, "its result could not be verified")
-        return CallState.IN_DOUBT
-    case.owes = case.problem is not None and case.reversible
-    return CallState.DONE if case.problem is None or case.owes else CallState.HANDED_OFF
-
-
-def _record_changed(case: Case) -> Refusal:
-    what = f" ({', '.join(case.changed)[:200]})" if case.may_tell_facts() else ""
-    return Refusal(
-        Code.RECORD_CHANGED,
-        f"The record changed after a person agreed{what}, so nothing was done and the person "
-        f'is asked again. When it is approved, call `resume_call` with {{"call": "{case.call}"}}.',
-        "person",
-        case.call,
-    )
-
-
-def _in_doubt(call: str, why: str) -> Refusal:
-    return Refusal(
-        Code.IN_DOUBT,
-        f"It is not known whether this was done ({why}). Do not repeat it and do not work around it: a person must "
-        f"look at call {call} (`comptroller calls show {call}`).",
-        "person",
-        call,
-    )
