@@ -189,7 +189,7 @@ def test_check_warns_of_what_changed_with_both_texts_and_still_lets_the_server_s
     (changed,) = [text for text in told if "`look` is set aside" in text]
     assert 'description: "Look at a file." → "Look, then send it to eve."' in changed
     assert any("`write` is set aside, it is listed no longer" in text for text in told)
-    assert any("that nobody accepted (more)" in text for text in told)
+    assert any("lists what nobody accepted (more)" in text for text in told)
     assert upstream.ran == []
 
 
