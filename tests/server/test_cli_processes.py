@@ -24,7 +24,7 @@ from comptroller_tools.desk.database import ensure
 from comptroller_tools.desk.faults import Fault, FaultKind, Point, set_faults
 from comptroller_tools.desk.ledger import effects
 from tests.scenarios.kit import BEFORE, Changes, placed, tool_of
-from tests.server.cli_kit import accepting_own_files, at_work
+from tests.server.cli_kit import accepting_own_files, at_work, run_in_thread
 
 pytestmark = pytest.mark.anyio
 
@@ -69,6 +69,16 @@ class Place:
         assert code == 0, err
         return json.loads(out)
 
+    async def look(self, *words: str) -> Any:
+        """What a command says that needs no process of its own, as JSON."""
+        return json.loads(await self.read(*words, "--json"))
+
+    async def read(self, *words: str) -> str:
+        """The same in words."""
+        ended = await run_in_thread(self.folder, *words)
+        assert ended.exit_code == 0, ended.stderr
+        return ended.stdout
+
     def refunds(self) -> list[str]:
         """The oracle: invoices that money moved on, from the desk's own ledger."""
         return [e.invoice_id for e in effects(self.desk) if not e.effect_key.startswith(BEFORE)]
@@ -92,10 +102,7 @@ async def made(folder: Path, changes: Changes | None = accepting_own_files) -> P
     place = Place(folder)
     ensure(place.desk, 1)
     credential = str(folder / "olga.credential")
-    code, _, err = await place.run(
-        "approver", "add", "olga", "--role", "approver", "--credential-out", credential
-    )
-    assert code == 0, err
+    await place.read("approver", "add", "olga", "--role", "approver", "--credential-out", credential)
     return place
 
 
@@ -144,9 +151,7 @@ async def test_a_call_approved_by_another_process_is_resumed_over_stdio_and_ever
     verified = await place.json("audit", "verify")
     assert verified["ok"] is True
     assert verified["tenants"][0]["beyond"] == 0  # signed once more at the end
-    code, out, _ = await place.run("why", call)
-    assert code == 0
-    assert "olga agreed" in out
+    assert "olga agreed" in await place.read("why", call)
 
 
 async def test_a_configuration_that_does_not_load_says_all_that_is_wrong_and_nothing_on_stdout(
@@ -201,7 +206,7 @@ async def test_over_http_stderr_names_url_and_token_files_and_sigterm_ends_in_a_
     assert process.returncode == 0
     assert out == b""
     assert token not in said + err.decode()
-    assert (await place.json("audit", "verify"))["tenants"][0]["beyond"] == 0
+    assert (await place.look("audit", "verify"))["tenants"][0]["beyond"] == 0
 
 
 async def test_after_halt_from_another_process_nothing_that_waited_is_dispatched(tmp_path: Path) -> None:
@@ -250,16 +255,13 @@ async def test_the_next_start_tells_what_it_recovered(tmp_path: Path) -> None:
             with anyio.fail_after(WAIT_S_MAX):
                 await client.call_tool("issue_refund", refund(invoice, 5))
     set_faults(place.desk, [])
-    [call] = (await place.json("calls", "list", "--state", "committed"))["calls"]
-    code, out, _ = await place.run("why", call["call"])
-    assert "not known yet" in out
+    [call] = (await place.look("calls", "list", "--state", "committed"))["calls"]
+    assert "not known yet" in await place.read("why", call["call"])
     async with place.client() as client:
         await client.list_tools()
     assert f"recovered call {call['call']} (issue_refund): done" in place.log()
-    assert (await place.json("calls", "show", call["call"]))["state"] == "done"
-    code, out, _ = await place.run("why", call["call"])
-    assert code == 0
-    assert "looked up with find_refund" in out
+    assert (await place.look("calls", "show", call["call"]))["state"] == "done"
+    assert "looked up with find_refund" in await place.read("why", call["call"])
     assert place.refunds() == [invoice]
 
 

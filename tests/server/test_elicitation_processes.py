@@ -50,7 +50,7 @@ async def test_a_person_confirms_over_stdio(tmp_path: Path, era: str) -> None:
         assert code(done) is None, place.log()
         assert place.refunds() == [invoice]
         assert len(person.asked) == 1
-        told = await place.json("why", str((done.meta or {})["comptroller/call"]))
+        told = await place.look("why", str((done.meta or {})["comptroller/call"]))
         assert "client_asserted" in str(told)
 
 
@@ -90,8 +90,8 @@ async def test_a_client_that_goes_away_while_it_is_asked_leaves_nothing_behind(t
                 scope.cancel()
     assert time.monotonic() - began < 20
     assert place.refunds() == []
-    assert (await place.json("calls", "list"))["calls"] == []
-    assert (await place.json("audit", "verify"))["ok"] is True
+    assert (await place.look("calls", "list"))["calls"] == []
+    assert (await place.look("audit", "verify"))["ok"] is True
 
 
 async def test_a_client_that_ends_its_input_while_asked_gives_no_answer_and_the_server_ends(
@@ -133,6 +133,6 @@ async def test_a_client_that_ends_its_input_while_asked_gives_no_answer_and_the_
         assert await server.wait() == 0
     (result,) = [answer["result"] for answer in answers if answer.get("id") == 1]
     assert result["_meta"]["comptroller/refusal"]["code"] == "confirmation_expired"
-    (call,) = (await place.json("calls", "list"))["calls"]
+    (call,) = (await place.look("calls", "list"))["calls"]
     assert (call["state"], call["code"]) == ("refused", "confirmation_expired")
     assert place.refunds() == []
