@@ -413,9 +413,9 @@ def placed(
 
 
 _QUICK: tuple[tuple[Any, str, Any, Any], ...] = (
-    (loading, "read_yaml", loading.read_yaml, json_read),
-    (functions, "read_function", functions.read_function, read_once),
-    (installation_module, "compile_bundle", installation_module.compile_bundle, compiled_once),
+    (loading, "read_yaml", read_yaml, json_read),
+    (functions, "read_function", read_function, read_once),
+    (installation_module, "compile_bundle", compile_bundle, compiled_once),
 )
 """`(module, name, the product's own, the one that remembers)`."""
 
