@@ -22,6 +22,7 @@ from comptroller_server.installation import TENANT, Installation
 from comptroller_server.rehearsal import replaying
 from comptroller_server.rehearsal.deciding import Rehearsal
 from comptroller_server.rehearsal.replaying import Replay, replay
+from comptroller_server.reporting import span
 from comptroller_tools import functions
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.compensation_kit import reversing, undone
@@ -225,7 +226,7 @@ def test_pages_and_the_number_of_named_calls_change_no_count(
     past: Past, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = past.under(tmp_path / "whole", tighter)
-    monkeypatch.setattr(replaying, "PAGE_ENTRIES", 3)
+    monkeypatch.setattr(span, "PAGE_ENTRIES", 3)
     monkeypatch.setattr(replaying, "NAMED_MAX", 1)
     found = past.under(tmp_path / "paged", tighter)
     assert (found.ways, found.lacks) == (whole.ways, whole.lacks)

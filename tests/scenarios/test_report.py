@@ -15,11 +15,11 @@ from comptroller_audit.retention import Erase
 from comptroller_audit.unit import Unit, WriteRecord
 from comptroller_audit.vocabulary import Json, JsonObject, RecordType
 from comptroller_policy.switches import SwitchScope
-from comptroller_server.commands import report as command
-from comptroller_server.commands.report import since_from
+from comptroller_server.commands import spans as command
+from comptroller_server.commands.spans import since_from
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT
-from comptroller_server.reporting import reading
+from comptroller_server.reporting import reading, span
 from comptroller_server.reporting.gates import judged, parsed
 from comptroller_server.reporting.reading import read_report
 from comptroller_tools.desk.faults import Fault, FaultKind
@@ -197,7 +197,7 @@ async def test_calls_without_a_task_of_their_own_count_as_neither_success_nor_fa
 async def test_only_tasks_that_began_in_the_span_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "PAGE_ENTRIES", 2)
+    monkeypatch.setattr(span, "PAGE_ENTRIES", 2)
     async with opened(tmp_path) as shop:
         for _ in range(3):
             await shop.call("lookup_invoice", invoice_id=shop.paid()[0])

@@ -21,7 +21,7 @@ from comptroller_budgets.ledger import amount_text
 from comptroller_policy.approvers import approver_names
 from comptroller_policy.errors import Finding
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import installation_of, quiet_stdout, store_path
+from comptroller_server.commands.opening import installation_of, quiet_stdout
 from comptroller_server.commands.showing import Card, emit, say
 from comptroller_server.config.model import Config
 from comptroller_server.doctor.machine import SQLITE_SAFE
@@ -127,7 +127,7 @@ def _try(checked: Checked, config: Config, where: str, step: Callable[[], object
 
 def _check_store(checked: Checked, config: Config) -> None:
     """Whether the store can keep its promises. Nothing is made that is not there yet."""
-    path = store_path(config)
+    path = config.store.database
     if path is not None and sqlite3.sqlite_version_info < SQLITE_SAFE:
         checked.warn(
             path,

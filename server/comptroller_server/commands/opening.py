@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from platformdirs import user_config_path
-from sqlalchemy.engine import make_url
 
 from comptroller_audit.calls import CALLS
 from comptroller_audit.database import Row
@@ -23,7 +22,6 @@ from comptroller_audit.store import Reader
 from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.logs import release_logs
 from comptroller_server.config.loading import load_config
-from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
@@ -37,7 +35,6 @@ __all__ = [
     "installation_of",
     "on_store",
     "quiet_stdout",
-    "store_path",
 ]
 
 T = TypeVar("T")
@@ -68,12 +65,6 @@ def installation_of(invocation: Invocation) -> Installation:
     return installation
 
 
-def store_path(config: Config) -> Path | None:
-    """The SQLite file, or None for a server elsewhere."""
-    url = make_url(config.store.url.get_secret_value())
-    return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
-
-
 def on_store(
     invocation: Invocation,
     work: Callable[[Installation], Coroutine[Any, Any, T]],
@@ -82,7 +73,7 @@ def on_store(
 ) -> T:
     """Run `work` with the store open, and close it. A missing store is an error unless `may_create`."""
     installation = installation_of(invocation)
-    path = store_path(installation.config)
+    path = installation.config.store.database
     if not may_create and path is not None and not path.exists():
         raise CommandError(
             f"there is no store at {path} yet; `comptroller serve` makes it, or name another --data-dir"

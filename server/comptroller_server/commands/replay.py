@@ -12,8 +12,8 @@ from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.model import Verdict
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store, quiet_stdout
-from comptroller_server.commands.report import progress_shown, since_from
 from comptroller_server.commands.showing import at, cut, emit, say, table
+from comptroller_server.commands.spans import progress_shown, since_from, since_option
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import Installation
@@ -37,13 +37,7 @@ _COUNT = click.IntRange(min=0)
     metavar="CANDIDATE",
     help="The configuration to try, with its policies.",
 )
-@click.option(
-    "--since",
-    default="30d",
-    show_default=True,
-    metavar="30d",
-    help="How far back: 30m, 12h, 7d, 4w, a date like 2026-11-01 (UTC), or `all`.",
-)
+@since_option("30d")
 @click.option(
     "--max-allow-to-deny", type=_COUNT, help="Exit 1 when more calls than this would be denied now."
 )
@@ -144,11 +138,7 @@ def _show(found: Replay, told: Callable[[str], str]) -> None:
             f"{found.elsewhere} were decided under another bundle than today's; look-ups and counts of the same name are "
             "taken for the same."
         )
-    say(f"{found.decided} of {found.decisions} decisions made again, {_changed(found)} otherwise.")
-
-
-def _changed(found: Replay) -> int:
-    return sum(count for (then, now), count in found.ways.items() if then is not now)
+    say(f"{found.decided} of {found.decisions} decisions made again, {found.changes} otherwise.")
 
 
 def _why(reasons: tuple[str, ...], told: Callable[[str], str]) -> str:

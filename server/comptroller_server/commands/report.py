@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
-import sys
-import time
-from collections.abc import Generator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -19,29 +14,18 @@ from comptroller_audit.vocabulary import JsonObject
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.showing import Card, at, emit, say, table
+from comptroller_server.commands.spans import progress_shown, since_from, since_option
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import Installation
 from comptroller_server.reporting.gates import Condition, Verdict, judged, parsed
-from comptroller_server.reporting.reading import Progress, read_report
+from comptroller_server.reporting.reading import read_report
 from comptroller_server.reporting.words import containment_lines, share, waiting_rows
 
-__all__ = ["progress_shown", "report", "since_from"]
-
-QUIET_S = 1.0
-"""A report that is read sooner shows no progress."""
-_UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-_AGO = re.compile(r"([1-9][0-9]{0,5})([mhdw])")
-ALL = "all"
+__all__ = ["report"]
 
 
 @click.command()
-@click.option(
-    "--since",
-    default="7d",
-    show_default=True,
-    metavar="7d",
-    help="How far back: 30m, 12h, 7d, 4w, a date like 2026-11-01 (UTC), or `all`.",
-)
+@since_option("7d")
 @click.option(
     "--gate",
     metavar="CONDITIONS",
@@ -83,40 +67,6 @@ def report(ctx: click.Context, since: str, gate: str | None, html: Path | None) 
             say(f"The page is at {html}.")
     if not all(each.holds for each in verdicts):
         findings()
-
-
-def since_from(text: str, now_ms: int) -> int | None:
-    """Milliseconds since the epoch, or None for `all`. Raises `CommandError`."""
-    if text == ALL:
-        return None
-    if (ago := _AGO.fullmatch(text)) is not None:
-        return max(0, now_ms - int(ago[1]) * _UNITS_MS[ago[2]])
-    with contextlib.suppress(ValueError):
-        moment = datetime.fromisoformat(text)
-        return max(0, int(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1000))
-    raise CommandError(
-        f"--since {text!r} is no span of time; write one like 30m, 12h, 7d or 4w, a date like 2026-11-01, or `all`"
-    )
-
-
-@contextlib.contextmanager
-def progress_shown(*, quiet: bool) -> Generator[Progress | None]:
-    """A line on standard error once it takes long; nothing where nobody watches."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    began, shown = time.monotonic(), -1
-
-    def tell(read: int, of: int) -> None:
-        nonlocal shown
-        percent = 100 * read // max(1, of)
-        if percent != shown and time.monotonic() - began > QUIET_S:
-            shown = percent
-            click.echo(f"\r{read} of {of} records ({percent} %) ", nl=False, err=True)
-
-    yield tell
-    if shown >= 0:
-        click.echo("", err=True)
 
 
 def _write(path: Path, found: Report, verdicts: Sequence[Verdict]) -> None:

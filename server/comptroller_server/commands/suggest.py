@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import click
 
-from comptroller_audit.query import Logged, page
 from comptroller_audit.redaction import Audience, Release
-from comptroller_audit.retention import first_at
-from comptroller_audit.sealing import KeyRing
-from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import Json
 from comptroller_server.call.roads import roads_by_config
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.report import progress_shown, since_from
 from comptroller_server.commands.showing import emit
-from comptroller_server.installation import TENANT, Installation
-from comptroller_server.reporting.reading import PAGE_ENTRIES, Progress
+from comptroller_server.commands.spans import progress_shown, since_from, since_option
+from comptroller_server.installation import Installation
+from comptroller_server.reporting.span import Progress, entries_of, span_since
 from comptroller_server.reporting.suggesting import WANTED, Suggestion
 
 __all__ = ["read_suggestion", "suggest"]
 
 
 @click.command()
-@click.option(
-    "--since",
-    default="7d",
-    show_default=True,
-    metavar="7d",
-    help="How far back: 30m, 12h, 7d, 4w, a date like 2026-11-01 (UTC), or `all`.",
-)
+@since_option("7d")
 @click.option("--task", metavar="TASK", help="Only the calls of this task (its whole id).")
 @options()
 @click.pass_context
@@ -60,7 +49,7 @@ def read_suggestion(
     installation: Installation, since_ms: int | None, task: str | None, progress: Progress | None = None
 ) -> Suggestion:
     """From `since_ms` (None: from the first record) until now, a page at a time. Raises `StoreError`, `KeyRingError`."""
-    config, store, ring = installation.config, installation.store, installation.ring
+    config, store = installation.config, installation.store
     given = {
         tool.name: frozenset(name for name, rule in tool.arguments.items() if rule.default is None)
         for tool in config.tools
@@ -68,32 +57,17 @@ def read_suggestion(
     }
     found, roads = Suggestion(given, task), dict[str, Release]()
 
-    def span(reader: Reader) -> tuple[int, int]:
-        head = reader.head(TENANT)
-        first = first_at(reader, TENANT, since_ms) if since_ms is not None else 0
-        return first, head.size if head is not None else 0
-
-    first, size = store.read_now(span)
-    for start in range(first, size, PAGE_ENTRIES):
-        end = min(size, start + PAGE_ENTRIES)
-        for entry in store.read_now(_reader(ring, start, end)):
-            packet = entry.packet
-            if packet is None or entry.type not in WANTED or not found.wants(packet):
-                continue
-            marked, tool = packet.get("redact"), str(packet["tool"])
-            marks = {k: str(v) for k, v in marked.items()} if isinstance(marked, dict) else {}
-            key = json.dumps([tool, marks], sort_keys=True)
-            if key not in roads:
-                whole = roads_by_config(
-                    installation.release, config.tools, config.safety.patterns, marks, tool
-                )
-                roads[key] = whole.arguments(tool)
-            given_arguments: Json = packet.get("arguments")
-            found.take(entry, roads[key].release(given_arguments, Audience.MODEL).value)
-        if progress is not None:
-            progress(end - first, size - first)
+    span = store.read_now(lambda reader: span_since(reader, since_ms))
+    for entry in entries_of(installation, span, WANTED, progress):
+        packet = entry.packet
+        if packet is None or entry.type not in WANTED or not found.wants(packet):
+            continue
+        marked, tool = packet.get("redact"), str(packet["tool"])
+        marks = {k: str(v) for k, v in marked.items()} if isinstance(marked, dict) else {}
+        key = json.dumps([tool, marks], sort_keys=True)
+        if key not in roads:
+            whole = roads_by_config(installation.release, config.tools, config.safety.patterns, marks, tool)
+            roads[key] = whole.arguments(tool)
+        given_arguments: Json = packet.get("arguments")
+        found.take(entry, roads[key].release(given_arguments, Audience.MODEL).value)
     return found
-
-
-def _reader(ring: KeyRing, first: int, end: int) -> Callable[[Reader], list[Logged]]:
-    return lambda reader: page(reader, ring, TENANT, first, end, WANTED)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from sqlalchemy.engine import make_url
 
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_budgets.limits import BudgetsConfig
@@ -232,6 +233,12 @@ class StoreSettings:
     keys_file: Path
     checkpoint_files: tuple[Path, ...]
     checkpoint_interval_s: float
+
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file; None for a server elsewhere."""
+        url = make_url(self.url.get_secret_value())
+        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 from comptroller_server.config.model import Config
 
 __all__ = ["Level", "Line", "Patient", "ok", "problem", "warning"]
@@ -49,10 +47,7 @@ class Patient:
     @property
     def database(self) -> Path | None:
         """The SQLite file; None for a server elsewhere, or without a configuration."""
-        if self.config is None:
-            return None
-        url = make_url(self.config.store.url.get_secret_value())
-        return Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+        return self.config.store.database if self.config is not None else None
 
 
 def ok(topic: str, found: str) -> Line:

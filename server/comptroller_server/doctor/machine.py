@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from sqlalchemy.engine import make_url
-
 from comptroller_audit.addresses import shown_address
 from comptroller_server import __version__
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
+from comptroller_server.doctor.session import reading_session
 
 __all__ = ["SQLITE_SAFE", "postgres", "python", "sqlite"]
 
@@ -23,7 +22,6 @@ SQLITE_SAFE = (3, 51, 3)
 """From here on two connections cannot corrupt a WAL by writing and checkpointing together; before, our lock does it."""
 POSTGRES_MIN = 130_000
 """`server_version_num`; older ones get no fixes."""
-_CONNECT_S = 3
 
 
 def python(_patient: Patient) -> Iterator[Line]:
@@ -89,13 +87,9 @@ def postgres(patient: Patient) -> Iterator[Line]:
         return
     import psycopg
 
-    url = make_url(patient.config.store.url.get_secret_value())
-    shown = shown_address(url)
-    text = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    shown = shown_address(patient.config.store.url.get_secret_value())
     try:
-        with psycopg.connect(
-            text, connect_timeout=_CONNECT_S, options="-c default_transaction_read_only=on"
-        ) as connection:
+        with reading_session(patient.config) as connection:
             number = connection.info.server_version
             shown = f"{shown}, Postgres {number // 10_000}.{number % 10_000}"
     except psycopg.Error as error:

@@ -7,8 +7,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-
 from comptroller_server.config.model import Config
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
 
@@ -18,9 +16,8 @@ __all__ = ["exposed", "permissions"]
 def exposed(config: Config) -> Iterator[tuple[Path, str]]:
     """Files that others can read though they hold what is private, or change though they decide what runs."""
     private = [config.data_dir, config.data_dir / "tokens", *config.store.checkpoint_files]
-    url = make_url(config.store.url.get_secret_value())
-    if url.get_backend_name() == "sqlite":
-        private.append(Path(url.database or ""))
+    if config.store.database is not None:
+        private.append(config.store.database)
     for place in private:
         if (mode := _mode(place)) is not None and mode & 0o077:
             yield place, f"can be read by other users (mode {mode:04o}); run `chmod go-rwx {place}`"

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import make_url
-
 from comptroller_audit.checkpoint import CheckpointFile, log_origin, open_checkpoint, vkey_of
 from comptroller_audit.errors import AuditError
 from comptroller_audit.sealing import KeyRing
 from comptroller_server.config.model import Config
 from comptroller_server.doctor.disk import existing
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
+from comptroller_server.doctor.session import reading_session
 from comptroller_server.installation import TENANT, Installation
 
 __all__ = ["checkpoints", "clock"]
@@ -121,12 +120,8 @@ def _head(patient: Patient) -> tuple[int, int] | None:
 def _postgres_head(config: Config) -> tuple[int, int] | None:
     import psycopg
 
-    url = make_url(config.store.url.get_secret_value()).set(drivername="postgresql")
-    text = url.render_as_string(hide_password=False)
     try:
-        with psycopg.connect(
-            text, connect_timeout=3, options="-c default_transaction_read_only=on"
-        ) as connection:
+        with reading_session(config) as connection:
             row: Any = connection.execute(f"{_HEAD}%s", (TENANT,)).fetchone()
     except psycopg.Error:  # told where the server is asked for its version; or there is no table yet
         return None

@@ -11,16 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from comptroller_audit.query import Logged, page
-from comptroller_audit.retention import first_at
-from comptroller_audit.store import Reader
+from comptroller_audit.query import Logged
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.model import Decision, Verdict
 from comptroller_server.errors import CannotDecide, Lack
-from comptroller_server.installation import TENANT, Installation
+from comptroller_server.installation import Installation
 from comptroller_server.rehearsal.deciding import Rehearsal
 from comptroller_server.rehearsal.recorded import DECIDED, Recorded, asked_again, lacks_roles, recorded
-from comptroller_server.reporting.reading import PAGE_ENTRIES, Progress
+from comptroller_server.reporting.span import Progress, entries_of, span_since
 
 __all__ = ["NAMED_MAX", "Flip", "Replay", "Undecided", "replay"]
 
@@ -75,6 +73,11 @@ class Replay:
         """Decisions that were made again."""
         return self.ways.total()
 
+    @property
+    def changes(self) -> int:
+        """How many of them came out otherwise."""
+        return sum(count for (then, now), count in self.ways.items() if then is not now)
+
     def changed(self, then: Verdict, now: Verdict) -> int:
         """How many went from one verdict to another."""
         return self.ways[then, now]
@@ -116,7 +119,7 @@ class Replay:
         return {
             "decisions": self.decisions,
             "decided": self.decided,
-            "changed": sum(count for (then, now), count in self.ways.items() if then is not now),
+            "changed": self.changes,
             "other_bundles": self.elsewhere,
             "ways": ways,
             "flips": flips,
@@ -129,27 +132,12 @@ def replay(
     now: Installation, candidate: Rehearsal, since_ms: int | None, progress: Progress | None = None
 ) -> Replay:
     """Every decision from `since_ms` on (None: from the first) made again. Raises `StoreError`, `KeyRingError`."""
-    store = now.store
-
-    def span(reader: Reader) -> tuple[int, int]:
-        head = reader.head(TENANT)
-        size = head.size if head is not None else 0
-        return (first_at(reader, TENANT, since_ms) if since_ms is not None else 0), size
-
-    first, size = store.read_now(span)
+    span = now.store.read_now(lambda reader: span_since(reader, since_ms))
     found = Replay()
-    for start in range(first, size, PAGE_ENTRIES):
-        end = min(size, start + PAGE_ENTRIES)
-        for entry in store.read_now(_page_reader(now, start, end)):
-            if entry.type in DECIDED:
-                _again(found, entry, now, candidate)
-        if progress is not None:
-            progress(end - first, size - first)
+    for entry in entries_of(now, span, DECIDED.keys(), progress):
+        if entry.type in DECIDED:
+            _again(found, entry, now, candidate)
     return found
-
-
-def _page_reader(now: Installation, first: int, end: int) -> Callable[[Reader], list[Logged]]:
-    return lambda reader: page(reader, now.ring, TENANT, first, end, DECIDED.keys())
 
 
 def _again(found: Replay, entry: Logged, now: Installation, candidate: Rehearsal) -> None:

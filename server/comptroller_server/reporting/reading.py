@@ -7,7 +7,7 @@ the store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import bindparam, func, select
@@ -15,10 +15,9 @@ from sqlalchemy import bindparam, func, select
 from comptroller_audit.calls import CALLS, CallRow, log_indexes
 from comptroller_audit.database import Row, table_of
 from comptroller_audit.log import LogEntry
-from comptroller_audit.query import Logged, entries, page
+from comptroller_audit.query import Logged, entries
 from comptroller_audit.report import Now, Report, TaskEnd, Tasks, TaskSeen, Waiting
 from comptroller_audit.report_calls import TOLD, Bins, Calls
-from comptroller_audit.retention import first_at
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import CallState, Code, RecordType, Refusal, RefusalClass
 from comptroller_budgets.costs import task_costs
@@ -26,16 +25,13 @@ from comptroller_budgets.handoffs import HandoffRow, HandoffState
 from comptroller_budgets.tasks import TASKS, TaskRow, TaskState, is_over
 from comptroller_policy.approvals import ApprovalRow, ApprovalState
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.reporting.span import Progress, entries_of, span_since
 
-__all__ = ["PAGE_ENTRIES", "Progress", "read_report"]
+__all__ = ["read_report"]
 
-PAGE_ENTRIES = 400
-"""Log entries in one read; a few milliseconds, and a few megabytes at the most usual sizes."""
 PAGE_TASKS = 200
 CLOCKS_APART_MS = 86_400_000
 """An id is minted by one process's clock and a task begins by the record's: how far the two may differ."""
-Progress = Callable[[int, int], None]
-"""(entries read, entries in all)."""
 
 _T, _C, _A, _H, _E = (table_of(row) for row in (TaskRow, CallRow, ApprovalRow, HandoffRow, LogEntry))
 _ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
@@ -71,32 +67,23 @@ def read_report(installation: Installation, since_ms: int | None, progress: Prog
     """The report from `since_ms` (None: from the first record) until now. Raises `StoreError`, `KeyRingError`."""
     store = installation.store
 
-    def span(reader: Reader) -> tuple[int, int, int, int]:
+    def look(reader: Reader) -> tuple[tuple[int, int], int, int]:
         head = reader.head(TENANT)
-        size = head.size if head is not None else 0
         now = max(installation.ambient.clock.now_ms(), head.record_ms if head is not None else 0)
-        first = first_at(reader, TENANT, since_ms) if since_ms is not None else 0
-        return first, size, _time_of(reader, first, now), now
+        span = span_since(reader, since_ms)
+        return span, _time_of(reader, span[0], now), now
 
-    first, size, first_ms, now_ms = store.read_now(span)
+    span, first_ms, now_ms = store.read_now(look)
     # Plots begin where there is something to show.
     bins = Bins.over(min(first_ms, now_ms), now_ms)
     calls, tasks = Calls(bins, lambda call: _action_of(installation, call)), Tasks(bins)
-    for start in range(first, size, PAGE_ENTRIES):
-        end = min(size, start + PAGE_ENTRIES)
-        for entry in store.read_now(_page_reader(installation, start, end)):
-            calls.take(entry)
-        if progress is not None:
-            progress(end - first, size - first)
+    for entry in entries_of(installation, span, TOLD, progress):
+        calls.take(entry)
     idle_s = installation.config.budgets.task_idle_s
     for seen in _tasks(installation, since_ms, now_ms, idle_s):
         tasks.take(seen)
     began_ms = first_ms if since_ms is None else since_ms
     return Report(began_ms, now_ms, calls, tasks, store.read_now(_now))
-
-
-def _page_reader(installation: Installation, first: int, end: int) -> Callable[[Reader], list[Logged]]:
-    return lambda reader: page(reader, installation.ring, TENANT, first, end, TOLD)
 
 
 def _time_of(reader: Reader, index: int, otherwise: int) -> int:
