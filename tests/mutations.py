@@ -40,6 +40,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         "tests/tools/test_functions.py::test_a_file_is_run_as_it_is_now_whatever_was_kept_of_it",
     ),
+    Mutation(
+        f"{_SERVER}/exporting/records.py",
+        "Exported(reading.entry(reader, entry), _call_of(reader, entry))",
+        "Exported(entry, _call_of(reader, entry))",
+        "tests/server/test_export.py::test_what_people_are_not_shown_is_not_exported",
+    ),
+    Mutation(
+        f"{_SERVER}/exporting/rows.py",
+        """f"'{cell}" if cell.startswith(_FORMULA) else cell""",
+        "cell",
+        "tests/server/test_export.py::test_no_cell_is_a_formula",
+    ),
+    Mutation(
+        f"{_AUDIT}/exported.py",
+        "if hashes is None or not verify_inclusion(",
+        "if hashes is None and not verify_inclusion(",
+        "tests/server/test_export.py::test_a_changed_line_is_named",
+    ),
+    Mutation(
+        f"{_AUDIT}/exported.py",
+        "    if index != expected:",
+        "    if False:",
+        "tests/server/test_export.py::test_a_line_left_out_is_noticed",
+    ),
     # -- policies as code ------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/rehearsal/deciding.py",

@@ -15,6 +15,7 @@ from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.query import Logged, entries
 from comptroller_audit.store import Reader
 from comptroller_audit.verify import Progress, Report, verify
+from comptroller_server.commands.export import check, export
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store
 from comptroller_server.commands.released import Reading
@@ -31,6 +32,10 @@ PAGE_ENTRIES = 100
 @click.group()
 def audit() -> None:
     """The tamper-evident log."""
+
+
+audit.add_command(export)
+audit.add_command(check)
 
 
 @audit.command("verify")

@@ -17,7 +17,7 @@ from comptroller_audit.store import Reader
 from comptroller_server.commands.showing import at
 from comptroller_server.installation import TENANT, Installation
 
-__all__ = ["Proof", "prove"]
+__all__ = ["Proof", "newest_checkpoint", "proof_of", "prove"]
 
 _NODE, _ENTRY = table_of(LogNode), table_of(LogEntry)
 _NODE_AT = select(_NODE.c.hash).where(
@@ -72,7 +72,8 @@ class Proof:
 
 async def prove(installation: Installation, logged: Sequence[Logged]) -> Proof:
     """Check each entry's inclusion in the newest checkpoint of the configured files, with this key ring's key."""
-    checkpoint, problem = _newest(installation)
+    newest_note, problem = newest_checkpoint(installation)
+    checkpoint = newest_note[1] if newest_note is not None else None
     if checkpoint is None:
         return Proof(logged, None, frozenset(), problem)
     newest = checkpoint
@@ -82,34 +83,40 @@ async def prove(installation: Installation, logged: Sequence[Logged]) -> Proof:
     return Proof(logged, checkpoint, included, problem)
 
 
-def _newest(installation: Installation) -> tuple[Checkpoint | None, str]:
+def newest_checkpoint(installation: Installation) -> tuple[tuple[str, Checkpoint] | None, str]:
+    """The newest signed note of the configured files and what it says, and what was wrong with a file, if anything."""
     origin = log_origin(installation.log_name, TENANT)
     vkey = vkey_of(installation.ring.signer)
-    best: Checkpoint | None = None
+    best: tuple[str, Checkpoint] | None = None
     problem = ""
     for path in installation.config.store.checkpoint_files:
         try:
             note = CheckpointFile(path).newest(origin)
-            found = open_checkpoint(note, vkey) if note is not None else None
+            found = (note, open_checkpoint(note, vkey)) if note is not None else None
         except CheckpointError as error:
             problem = str(error)
             continue
-        if found is not None and (best is None or found.size > best.size):
+        if found is not None and (best is None or found[1].size > best[1].size):
             best = found
     return best, problem
+
+
+def proof_of(reader: Reader, index: int, size: int) -> list[bytes]:
+    """The path from entry `index` to the root of the log's first `size` entries (RFC 9162 §2.1.3.1)."""
+
+    def node(level: int, at_index: int) -> bytes:
+        if level == 0:
+            rows = reader.query(_LEAF_AT, tenant=TENANT, idx=at_index)
+        else:
+            rows = reader.query(_NODE_AT, tenant=TENANT, level=level, idx=at_index)
+        return bytes(rows[0][0]) if rows else b""
+
+    return inclusion_proof(node, index, size)
 
 
 def _is_included(reader: Reader, entry: Logged, checkpoint: Checkpoint) -> bool:
     if entry.index >= checkpoint.size:
         return False
-
-    def node(level: int, index: int) -> bytes:
-        if level == 0:
-            rows = reader.query(_LEAF_AT, tenant=TENANT, idx=index)
-        else:
-            rows = reader.query(_NODE_AT, tenant=TENANT, level=level, idx=index)
-        return bytes(rows[0][0]) if rows else b""
-
-    proof = inclusion_proof(node, entry.index, checkpoint.size)
+    proof = proof_of(reader, entry.index, checkpoint.size)
     leaf = bytes.fromhex(entry.leaf)
     return verify_inclusion(leaf, entry.index, checkpoint.size, proof, checkpoint.root)
