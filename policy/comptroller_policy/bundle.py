@@ -21,6 +21,7 @@ from comptroller_policy.engine import (
 )
 from comptroller_policy.errors import BundleInvalid, Finding
 from comptroller_policy.expressions import check_expression, check_template, compile_expression
+from comptroller_policy.fact_order import CIRCLE, in_a_circle
 from comptroller_policy.lint import lint
 from comptroller_policy.model import PolicyFile, Reads, ToolFacts
 from comptroller_policy.paths import Schemas
@@ -108,8 +109,10 @@ def _declared(tool: ToolFacts, by_name: dict[str, ToolFacts]) -> Iterator[Findin
             yield Finding(
                 f"{where}.facts.{name}", f"{fact.tool} has no output schema, so policy cannot read it."
             )
-        for fault in check_template(fact.arguments, own):
+        for fault in check_template(fact.arguments, {**own, **_other_facts(tool, name)}):
             yield Finding(f"{where}.facts.{name}.arguments", fault)
+    for name in in_a_circle(rules.facts):
+        yield Finding(f"{where}.facts.{name}.arguments", CIRCLE)
     facts = {f"facts.{name}": schema for name, schema in tool.fact_schemas.items()}
     for name, text in rules.derived.items():
         for fault in check_expression(text, {**own, **facts}):
@@ -122,6 +125,11 @@ def _declared(tool: ToolFacts, by_name: dict[str, ToolFacts]) -> Iterator[Findin
     if rules.resource is not None:
         for fault in check_template(rules.resource, own):
             yield Finding(f"{where}.resource", fault)
+
+
+def _other_facts(tool: ToolFacts, name: str) -> Schemas:
+    """What the arguments of one look-up may name of the others."""
+    return {f"facts.{other}": schema for other, schema in tool.fact_schemas.items() if other != name}
 
 
 # ------------------------------------------------------------------------------------------------- slices

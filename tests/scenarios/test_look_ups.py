@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import RecordType
+from comptroller_server.config.loading import load_config
+from comptroller_server.errors import ConfigInvalid
+from comptroller_server.installation import Installation
 from comptroller_tools.desk.faults import Fault, FaultKind
-from tests.scenarios.kit import WHY, Changes, code_of, details_of, opened, tool_of
+from tests.scenarios.kit import WHY, Changes, code_of, details_of, opened, placed, tool_of
 
 pytestmark = pytest.mark.anyio
 ODD = Path(__file__).with_name("odd_tools.py")
@@ -84,6 +87,48 @@ async def test_a_fact_is_looked_up_only_where_something_reads_it(tmp_path: Path,
         assert [line.split()[0] for line in lines(ledger)] == ["changed"]
         (action,) = shop.packets(RecordType.ACTION)
         assert action["facts"] == {}
+
+
+async def test_a_look_up_may_need_another_and_the_same_question_is_asked_once(
+    tmp_path: Path, ledger: Path
+) -> None:
+    rule = """
+        @id("not-yours") @reason("Only what is yours.")
+        forbid (principal, action == Comptroller::Action::"guarded", resource)
+        when { context.facts.above.owner == "me" || context.facts.twin.owner != "me" };
+    """
+
+    def needs(key: str) -> dict[str, Any]:
+        return {"tool": "counted_read", "arguments": {"key": key}}
+
+    facts = {
+        "above": needs("{facts.thing.owner}"),
+        "thing": needs("{input.key}"),
+        "twin": needs("{input.key}"),
+    }
+    async with opened(tmp_path, guarded(facts=facts), cedar=rule) as shop:
+        assert code_of(await shop.call("guarded", key="mine", why=WHY)) is None
+        assert [line.split()[:2] for line in lines(ledger)] == [
+            ["read", "mine"],
+            ["read", "me"],
+            ["changed", "mine"],
+        ]
+        (action,) = shop.packets(RecordType.ACTION)
+        assert action["facts"]["above"] == {"key": "me", "owner": "someone else"}
+        assert code_of(await shop.call("guarded", key="other", why=WHY)) == "denied"
+        assert len(lines(ledger)) == 5
+
+
+def test_look_ups_that_need_each_other_are_found_at_load(tmp_path: Path, ledger: Path) -> None:
+    def circle(config: dict[str, Any]) -> None:
+        guarded()(config)
+        tool = config["tools"][-1]
+        tool["facts"]["more"] = {"tool": "counted_read", "arguments": {"key": "{facts.thing.owner}"}}
+        tool["facts"]["thing"] = {"tool": "counted_read", "arguments": {"key": "{facts.more.owner}"}}
+
+    installation = Installation(load_config(placed(tmp_path, circle), data_dir=tmp_path))
+    with pytest.raises(ConfigInvalid, match="looks up what it itself is needed for"):
+        installation.check()
 
 
 async def test_a_look_up_is_not_charged_as_a_call_and_stands_in_its_parents_packet(tmp_path: Path) -> None:

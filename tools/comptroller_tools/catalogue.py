@@ -17,6 +17,7 @@ from comptroller_policy.expressions import (
     compile_expression,
     paths_in,
 )
+from comptroller_policy.fact_order import CIRCLE, in_a_circle
 from comptroller_policy.model import ToolFacts
 from comptroller_tools.batches import Batch, batch_findings
 from comptroller_tools.citing import (
@@ -321,9 +322,10 @@ class Catalogue:
             Finding(f"{where}.{field}", problem)
             for field, problems in (
                 *(
-                    (f"facts.{n}.arguments", check_template(f.arguments, given))
+                    (f"facts.{n}.arguments", check_template(f.arguments, _beside(n, before)))
                     for n, f in config.facts.items()
                 ),
+                *((f"facts.{n}.arguments", (CIRCLE,)) for n in in_a_circle(config.facts)),
                 *((f"derived.{n}", check_expression(text, before)) for n, text in config.derived.items()),
                 *((f"units.{n}", check_expression(text, given)) for n, text in config.units.items()),
                 ("cost_usd", check_expression(config.cost_usd, given) if config.cost_usd is not None else ()),
@@ -365,6 +367,11 @@ class Catalogue:
             "task": _TASK_SCHEMA,
             **facts,
         }
+
+
+def _beside(fact: str, schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """What the arguments of a look-up may name: all that is known before the call, but for itself."""
+    return {root: schema for root, schema in schemas.items() if root != f"facts.{fact}"}
 
 
 def _part_limits(limits: ToolLimits) -> PartLimits | None:

@@ -26,6 +26,7 @@ from comptroller_policy.declarations import FactRule, HistoryRule
 from comptroller_policy.engine import Bundle
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import render
+from comptroller_policy.fact_order import in_order
 from comptroller_policy.model import Question, Verdict
 from comptroller_policy.switches import Switches, SwitchScope, switch_id
 from comptroller_server.call.bounded import ask
@@ -106,8 +107,11 @@ class LookUps:
             counts, revisions = await self._quiet(case, [*watched, *([guard] if guard else [])], guard)
             case.history = {name: counts[rows[name]] for name in counted}
             case.basis = Basis(revisions, switch_seq)
-        wanted = (
-            self._facts_wanted(tool, reads.facts, reads.derived) | needs.facts | self._facts_cited(case, tool)
+        wanted = in_order(
+            tool.config.facts,
+            self._facts_wanted(tool, reads.facts, reads.derived)
+            | needs.facts
+            | self._facts_cited(case, tool),
         )
         case.facts = await self._facts(case, tool, wanted)
         case.may_tell_facts = self._may_read(
@@ -131,12 +135,23 @@ class LookUps:
                 after[name] = None
         return after
 
-    async def _traced(self, case: Case, name: str, fact: FactRule, deadline: float, *, after: bool) -> Any:
+    async def _traced(
+        self,
+        case: Case,
+        name: str,
+        fact: FactRule,
+        deadline: float,
+        *,
+        after: bool,
+        read: dict[bytes, Any] | None = None,
+    ) -> Any:
         """`read` for a fact of this call. Raises `LookUpFailed`."""
         began = self._tracer.now()
         value, error = None, None
         try:
-            value = await self.read(case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call)
+            value = await self.read(
+                case.tenant, fact.tool, fact.arguments, case.scope, deadline, case.call, read
+            )
         except LookUpFailed as failed:
             error = str(failed)
             raise
@@ -152,8 +167,12 @@ class LookUps:
         scope: Mapping[str, Any],
         deadline: float,
         effect_key: str,
+        known: dict[bytes, Any] | None = None,
     ) -> Any:
-        """One child read of tool `name`. Raises `LookUpFailed` for whatever keeps it from a checked value."""
+        """One child read of tool `name`. Raises `LookUpFailed` for whatever keeps it from a checked value.
+
+        `known` is what was read for this decision already: the same question is asked once.
+        """
         tool = self._catalogue.find(name)
         if tool is None or not tool.is_read:
             raise LookUpFailed(f"`{name}` is not a tool classified as read")
@@ -168,12 +187,17 @@ class LookUps:
             raise LookUpFailed(f"a person has halted `{tool.name}`")
         if not self._allows(service_subject(tenant, tool.config.roles or ()), tool, rendered):
             raise LookUpFailed(f"policy does not let Comptroller read `{tool.name}` here")
+        asked = canonical_bytes([name, rendered])
+        if known is not None and asked in known:
+            return known[asked]
         action = Action(tool.definition.name, tool.shaping.sent(rendered), effect_key)
         outcome = await self._run(tool, action, deadline)
         if outcome.error is not None or outcome.value is None:
             raise LookUpFailed(f"`{name}`: {outcome.error or 'it returned nothing'}")
         value = self._release.release(outcome.value, Audience.RECORD).value
         self._check(tool, value)
+        if known is not None:
+            known[asked] = value
         return value
 
     # -- parts ----------------------------------------------------------------------------------------------------
@@ -251,19 +275,21 @@ class LookUps:
         readers = (self._catalogue.find(fact.tool) for fact in tool.config.facts.values()) if kinds else ()
         return facts_about(tool.config, {t.name: t.config for t in readers if t is not None}, kinds)
 
-    async def _facts(self, case: Case, tool: Tool, wanted: set[str]) -> dict[str, Any]:
+    async def _facts(self, case: Case, tool: Tool, wanted: Sequence[str]) -> dict[str, Any]:
+        """The facts, each after those it takes its arguments from."""
         if len(wanted) > LOOKUPS_PER_CALL_MAX:
             raise Refused(unavailable(case, f"more than {LOOKUPS_PER_CALL_MAX} look-ups would be needed"))
         deadline = self._clock.monotonic() + LOOKUP_S_MAX
         case.facts = {}
-        facts: dict[str, Any] = {}
-        for name in sorted(wanted):
+        read: dict[bytes, Any] = {}
+        for name in wanted:
             fact = tool.config.facts[name]
             try:
-                facts[name] = await self._traced(case, name, fact, deadline, after=False)
+                value = await self._traced(case, name, fact, deadline, after=False, read=read)
             except LookUpFailed as error:
                 raise Refused(unavailable(case, str(error))) from error
-        return facts
+            case.facts = {**case.facts, name: value}
+        return case.facts
 
     async def _quiet(
         self, case: Case, watched: list[str], guard: str | None

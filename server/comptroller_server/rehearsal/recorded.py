@@ -20,6 +20,7 @@ from comptroller_audit.vocabulary import (
 )
 from comptroller_policy.approvals import given
 from comptroller_policy.declarations import RolloutMode
+from comptroller_policy.fact_order import in_order
 from comptroller_policy.model import Verdict
 from comptroller_policy.rollout import PERCENT_MAX, Draw, DrawnBy, Standing, is_drawn
 from comptroller_server.call.evidence import TOO_LONG
@@ -144,11 +145,13 @@ def _subject(packet: JsonObject, tool: Tool, candidate: Rehearsal) -> Subject:
 
 def _same_look_ups(facts: JsonObject, then: Tool | None, tool: Tool) -> JsonObject:
     """Recorded facts that the candidate would look up with the same tool and arguments, and that were kept whole."""
-    rules = then.config.facts if then is not None else {}
+    rules, now = then.config.facts if then is not None else {}, tool.config.facts
     return {
         name: value
         for name, value in facts.items()
-        if name in rules and rules[name] == tool.config.facts.get(name) and not _is_withheld(value)
+        if name in rules
+        and all(rules[each] == now.get(each) for each in in_order(rules, [name]))
+        and not _is_withheld(value)
     }
 
 
