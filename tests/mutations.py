@@ -63,6 +63,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if index != expected:",
         "    if False:",
         "tests/server/test_export.py::test_a_line_left_out_is_noticed",
+    ),
+    Mutation(
         f"{_POLICY}/fact_order.py",
         "if not needs & left.keys()",
         "if True",
