@@ -70,6 +70,31 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if True",
         f"{_S}/test_look_ups.py::test_look_ups_that_need_each_other_are_found_at_load",
     ),
+    # -- the worst day ---------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/upkeep/adoption.py",
+        "        return self._halt().apply(state)",
+        "        return None",
+        "tests/server/test_db_command.py::test_an_old_copy_is_served_once_somebody_answers_for_it_and_everything_is_halted",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/db.py",
+        "    if alive:",
+        "    if False:",
+        "tests/server/test_db_command.py::test_nothing_is_restored_under_a_running_server",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/db.py",
+        '    if not report.ok:\n        for line in report.lines():\n            say(line)\n        raise CommandError(f"{file} does',
+        '    if False:\n        for line in report.lines():\n            say(line)\n        raise CommandError(f"{file} does',
+        "tests/server/test_db_command.py::test_a_damaged_backup_replaces_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/db.py",
+        "        if not await _is_older(installation):",
+        "        if False:",
+        "tests/server/test_db_command.py::test_a_store_that_is_not_old_is_not_adopted",
+    ),
     # -- policies as code ------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/rehearsal/deciding.py",
@@ -882,9 +907,9 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_rollout_command.py::test_a_credential_that_the_agent_can_read_promotes_nothing",
     ),
     Mutation(
-        f"{_SERVER}/commands/switches.py",
-        "            if not voter.counts:\n",
-        "            if False:\n",
+        f"{_SERVER}/commands/credentials.py",
+        "    return voter.name if voter.counts else None",
+        "    return voter.name",
         "tests/server/test_cli.py::test_a_halt_is_lifted_by_an_approver_only",
     ),
     Mutation(

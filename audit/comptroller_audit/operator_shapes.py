@@ -17,6 +17,7 @@ __all__ = [
     "ApproverAdded",
     "BundleActivated",
     "RolloutChanged",
+    "StoreAdopted",
     "SwitchChanged",
 ]
 
@@ -77,6 +78,18 @@ class BundleActivated(OpenShape):
     bundle: str
 
 
+class StoreAdopted(OpenShape):
+    """A person goes on with a store that does not reach what was signed: entries after `entries` are lost to it."""
+
+    v: Version
+    by: str
+    reason: str
+    entries: Annotated[int, Field(ge=0, description="entries of the log before this record")]
+    signed_entries: Annotated[int, Field(ge=0, description="what the newest checkpoint had signed")]
+    signed_root: Annotated[str, Field(description="its root, as hex")]
+    switch_seq: int
+
+
 OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
     {
         RecordType.APPROVAL_DECIDED: ApprovalDecided,
@@ -85,5 +98,6 @@ OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.ROLLOUT_CHANGED: RolloutChanged,
         RecordType.APPROVER_ADDED: ApproverAdded,
         RecordType.BUNDLE_ACTIVATED: BundleActivated,
+        RecordType.STORE_ADOPTED: StoreAdopted,
     }
 )

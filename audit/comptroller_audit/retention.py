@@ -45,6 +45,7 @@ _KEPT: Final = frozenset(
         RecordType.SWITCH_CLEARED,
         RecordType.BUNDLE_ACTIVATED,
         RecordType.CLOCK_ACCEPTED,
+        RecordType.STORE_ADOPTED,
         RecordType.ERASED,
     }
 )

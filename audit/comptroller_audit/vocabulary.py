@@ -144,6 +144,7 @@ class RecordType(StrEnum):
     TRACE_DECISIONS = "trace_decisions"
     ERASED = "erased"
     CLOCK_ACCEPTED = "clock_accepted"
+    STORE_ADOPTED = "store_adopted"
 
 
 class RefusalClass(StrEnum):

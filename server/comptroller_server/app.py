@@ -10,7 +10,6 @@ from typing import Any
 
 import structlog
 
-from comptroller_audit.checkpoint import CheckpointFile
 from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
@@ -54,7 +53,7 @@ from comptroller_server.tasks.rounds import TaskRounds
 from comptroller_server.tasks.success import Success
 from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.undo.compensation import Reversals
-from comptroller_server.upkeep.checkpoints import Checkpointer
+from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
 from comptroller_server.upstreams.offers import Offers
@@ -151,16 +150,11 @@ def build(installation: Installation, owner: Owner) -> Service:
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,
         clock, ids,
     )  # fmt: skip
-    checkpointer, rounds = _checkpointer(i), _rounds(i)
+    checkpointer, rounds = checkpointer_of(i), _rounds(i)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
         compensation, editing, pages, Offers(i.catalogue, i.policy, release), [],
     )  # fmt: skip
-
-
-def _checkpointer(i: Installation) -> Checkpointer:
-    sinks = [CheckpointFile(path) for path in i.config.store.checkpoint_files]
-    return Checkpointer(i.store, i.ring, i.log_name, sinks, i.ambient.fault)
 
 
 def _rounds(i: Installation) -> TaskRounds:

@@ -246,7 +246,7 @@ async def test_a_store_older_than_its_newest_checkpoint_is_not_served(tmp_path: 
         database.with_name(database.name + tail).unlink(missing_ok=True)
     kept.replace(database)
     for _ in range(2):
-        with pytest.raises(StoreUnsuitable, match="move that file away"):
+        with pytest.raises(StoreUnsuitable, match="comptroller db adopt"):
             async with opened(tmp_path):
                 pass
     (tmp_path / "checkpoints.log").rename(tmp_path / "old.log")

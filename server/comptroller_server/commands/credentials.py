@@ -12,12 +12,20 @@ from pathlib import Path
 import click
 
 from comptroller_policy.approvals import Assurance
-from comptroller_policy.approvers import approver_by_credential
+from comptroller_policy.approvers import approver_by_credential, approver_names
 from comptroller_server.commands.opening import account
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
-__all__ = ["NOBODY", "Voter", "by_credential", "forget_credential", "identify", "keep_credential"]
+__all__ = [
+    "NOBODY",
+    "Voter",
+    "by_credential",
+    "entitled",
+    "forget_credential",
+    "identify",
+    "keep_credential",
+]
 
 _CREDENTIAL_BYTES_MAX = 512
 
@@ -63,6 +71,17 @@ async def identify(installation: Installation, file: Path | None) -> Voter:
     if known is None:
         raise CommandError("this credential belongs to no enrolled approver; see `comptroller approver list`")
     return Voter(known.name, known.roles, assurance)
+
+
+async def entitled(installation: Installation, file: Path | None) -> str | None:
+    """Who undoes what keeps a store safe: an approver where anybody is enrolled, else this account. None: nobody who may.
+
+    Raises `CommandError` as `identify` does.
+    """
+    if not await installation.store.read(lambda reader: approver_names(reader, TENANT)):
+        return account()
+    voter = await identify(installation, file)
+    return voter.name if voter.counts else None
 
 
 def _ask() -> str:

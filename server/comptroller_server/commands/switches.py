@@ -24,9 +24,8 @@ from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Unit
 from comptroller_budgets.tasks import TaskRow
-from comptroller_policy.approvers import approver_names
 from comptroller_policy.switches import ClearSwitch, SetSwitch, SwitchScope, switch_id
-from comptroller_server.commands.credentials import by_credential, identify
+from comptroller_server.commands.credentials import by_credential, entitled
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import emit, say
@@ -139,12 +138,9 @@ def resume(
 
     async def work(installation: Installation) -> Turned | None:
         target = await _target(installation, tool, task, principal)
-        by = account()
-        if await installation.store.read(lambda reader: approver_names(reader, TENANT)):
-            voter = await identify(installation, credential_file)
-            if not voter.counts:
-                return None
-            by = voter.name
+        by = await entitled(installation, credential_file)
+        if by is None:
+            return None
         return await _turned(
             installation,
             target,

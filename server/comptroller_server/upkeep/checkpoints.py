@@ -17,8 +17,9 @@ from comptroller_audit.checkpoint import (
 from comptroller_audit.errors import CheckpointError, StoreError, StoreUnsuitable
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, Store
+from comptroller_server.installation import Installation
 
-__all__ = ["Checkpointer"]
+__all__ = ["Checkpointer", "checkpointer_of"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -58,7 +59,7 @@ class Checkpointer:
                 raise StoreUnsuitable(
                     f"the store has {size} entries, and {sink.path} holds a signed checkpoint of {signed.size} that it "
                     "does not reach or fit: it is an old copy, or was cut. What was done since could be done again. "
-                    "Bring the newer store back; or, to go on with this one all the same, move that file away"
+                    "Bring the newer store back; or go on with this one all the same: comptroller db adopt --reason …"
                 )
 
     async def write(self, tenant: str) -> bool:
@@ -95,3 +96,9 @@ class Checkpointer:
                     await self.write(tenant)
                 except StoreError as error:
                     _log.error("checkpoint not written", tenant=tenant, error=str(error))
+
+
+def checkpointer_of(i: Installation) -> Checkpointer:
+    """To every checkpoint file that the configuration names."""
+    sinks = [CheckpointFile(path) for path in i.config.store.checkpoint_files]
+    return Checkpointer(i.store, i.ring, i.log_name, sinks, i.ambient.fault)
