@@ -1917,9 +1917,33 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/commands/import_servers.py",
-        "    if missing or written_problems(config):\n",
-        "    if written_problems(config):\n",
+        "        if missing:\n",
+        "        if False:\n",
         "tests/server/test_import_command.py::test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_can",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/import_servers.py",
+        "if keep_client or choice.left else",
+        "if keep_client else",
+        "tests/server/test_import_clients.py::test_a_tool_that_the_file_of_decisions_does_not_know_switches_no_client",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/choosing.py",
+        "        elif seen.standing is Standing.CHANGED and word != SKIP:\n",
+        "        elif False:\n",
+        "tests/server/test_import_clients.py::test_no_file_of_decisions_accepts_a_change",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/choosing.py",
+        "    return seen.standing is Standing.NEW and (seen.effect or seen.proposed) is Effect.READ\n",
+        "    return (seen.effect or seen.proposed) is Effect.READ\n",
+        "tests/server/test_import_clients.py::test_tools_are_decided_one_by_one_and_what_changed_is_never_in_a_heap",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/importing.py",
+        "or before.get(name) != value):\n",
+        "):\n",
+        "tests/server/test_import_clients.py::test_a_value_that_came_from_elsewhere_is_a_secret_whatever_it_looks_like",
     ),
     Mutation(
         f"{_SERVER}/upstreams/switching.py",
@@ -2146,8 +2170,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_relay.py::test_what_nobody_accepted_or_may_not_see_is_unknown_alike_and_never_asked_for",
     ),
     Mutation(
-        f"{_SERVER}/commands/classify.py",
-        "            if kind_of(name) is not Kind.TOOL and word != Effect.READ:\n",
+        f"{_SERVER}/commands/choosing.py",
+        "            if kind_of(name) is not Kind.TOOL and word not in (Effect.READ.value, SKIP):\n",
         "            if False:\n",
         "tests/server/test_classify_command.py::test_resources_and_prompts_are_accepted_in_the_same_way_under_names_that_do_not_collide",
     ),

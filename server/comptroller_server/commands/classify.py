@@ -3,37 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
-from comptroller_audit.vocabulary import Effect
+from comptroller_server.commands.choosing import Choice, Chosen, choose
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import cut, emit, say, table
 from comptroller_server.config.model import Config
-from comptroller_server.config.yaml_lines import read_yaml
 from comptroller_server.errors import CommandError, ConfigInvalid
 from comptroller_server.installation import Installation
 from comptroller_server.upstreams.accepting import ROLE, Accepted, accept, open_to_accept
 from comptroller_server.upstreams.asking import Asked, ask
-from comptroller_server.upstreams.standing import Seen, Standing
-from comptroller_tools.upstream.definitions import Kind, kind_of
+from comptroller_server.upstreams.standing import Standing
 
-__all__ = ["choose", "classify", "show_answers", "show_written", "written_problems"]
-
-SKIP = "skip"
-Chosen = dict[str, dict[str, tuple[Seen, Effect]]]
+__all__ = ["classify", "show_answers", "show_left", "show_written", "written_problems"]
 
 
 @click.command()
 @click.argument("sources", nargs=-1, metavar="[SOURCE]…")
 @click.option(
     "--accept", "file", type=click.Path(path_type=Path, dir_okay=False),
-    help="A YAML file `SOURCE: {TOOL: EFFECT}`; what it does not name is left as it is.",
+    help="A YAML file `SOURCE: {TOOL: EFFECT}`; what it does not name, and what changed, is left as it is.",
 )  # fmt: skip
 @click.option("--yes", is_flag=True, help="Accept everything that is shown, as it is proposed.")
 @options()
@@ -52,13 +46,16 @@ def classify(ctx: click.Context, sources: tuple[str, ...], file: Path | None, ye
     answers = asyncio.run(ask(config, _named(config, sources)))
     if not invocation.as_json:
         show_answers(answers)
-    wanted = choose(answers, file, yes=yes, quiet=invocation.as_json)
+    choice = choose(answers, file, yes=yes, quiet=invocation.as_json)
+    wanted = choice.chosen
     accepted = accept(config, wanted) if wanted else None
     problems = written_problems(config) if accepted is not None else []
     if invocation.as_json:
         emit(_as_json(answers, accepted, wanted, problems))
     elif accepted is not None:
         show_written(accepted, wanted, problems)
+    if not invocation.as_json:
+        show_left(choice)
     if problems or _left(answers, wanted):
         findings()
 
@@ -77,112 +74,35 @@ def _named(config: Config, sources: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(sources)) or known
 
 
-# -- choosing ---------------------------------------------------------------------------------------------------------
-
-
-def choose(answers: Sequence[Asked], file: Path | None, *, yes: bool, quiet: bool = False) -> Chosen:
-    """What a person accepts: by a file, all of it, or asked on the terminal. Raises `CommandError`, `ConfigInvalid`."""
-    if file is not None:
-        return _from_file(file, answers)
-    return _all(answers) if yes else _asked_for(answers, quiet=quiet)
-
-
-def _open(answers: Sequence[Asked]) -> list[tuple[str, Seen]]:
-    return [(one.source, seen) for one in answers for seen in one.seen if open_to_accept(seen)]
-
-
-def _all(answers: Sequence[Asked]) -> Chosen:
-    chosen: Chosen = {}
-    for source, seen in _open(answers):
-        chosen.setdefault(source, {})[seen.name] = seen, seen.effect or seen.proposed
-    return chosen
-
-
-def _asked_for(answers: Sequence[Asked], *, quiet: bool) -> Chosen:
-    """The reads with one key, the rest one by one; nothing where nobody can be asked."""
-    waiting = _open(answers)
-    if quiet or not waiting or not (sys.stdin.isatty() and sys.stdout.isatty()):
-        if waiting and not quiet:
-            say("Nothing was written: accept with --accept FILE or --yes, or run this on a terminal.")
-        return {}
-    chosen: Chosen = {}
-    reads = [(source, seen) for source, seen in waiting if (seen.effect or seen.proposed) is Effect.READ]
-    if reads and click.confirm(f"Accept the {len(reads)} proposed reads as reads?", default=False):
-        for source, seen in reads:
-            chosen.setdefault(source, {})[seen.name] = seen, Effect.READ
-    options_ = [effect.value for effect in Effect] + [SKIP]
-    for source, seen in waiting:
-        if seen.name in chosen.get(source, {}):
-            continue
-        say()
-        say(f"{source}: {seen.name}", bold=True)
-        say(f"  {cut(' '.join(seen.description.split()))}")
-        fitting = options_ if kind_of(seen.name) is Kind.TOOL else [Effect.READ.value, SKIP]
-        word = click.prompt("  It is", type=click.Choice(fitting), default=SKIP)
-        if word != SKIP:
-            chosen.setdefault(source, {})[seen.name] = seen, Effect(word)
-    return chosen
-
-
-def _from_file(path: Path, answers: Sequence[Asked]) -> Chosen:
-    tree, wrong = read_yaml(path, str(path))
-    if wrong:
-        raise ConfigInvalid(wrong)
-    plain: Any = tree.plain() if tree is not None else {}
-    waiting = {(source, seen.name): seen for source, seen in _open(answers)}
-    known = {(one.source, seen.name) for one in answers for seen in one.seen}
-    chosen: Chosen = {}
-    if not isinstance(plain, Mapping):
-        raise CommandError(f"{path} must be `SOURCE: {{TOOL: EFFECT}}`")
-    for source, tools in cast("Mapping[str, Any]", plain).items():
-        if not isinstance(tools, Mapping):
-            raise CommandError(f"{path}: `{source}` must be `{{TOOL: EFFECT}}`")
-        for name, word in cast("Mapping[str, Any]", tools).items():
-            if word == SKIP:
-                continue
-            if word not in [effect.value for effect in Effect]:
-                raise CommandError(f"{path}: `{source}.{name}` must be one of {', '.join(Effect)} or {SKIP}")
-            if kind_of(name) is not Kind.TOOL and word != Effect.READ:
-                raise CommandError(f"{path}: `{source}.{name}` can only be read; write read or {SKIP}")
-            if (source, name) not in known:
-                raise CommandError(f"{path}: `{source}` lists no `{name}` now; nothing was written")
-            seen = waiting.get((source, name))
-            if seen is not None and seen.effect not in (None, Effect(word)):
-                raise CommandError(
-                    f"{path}: `{name}` is `{seen.effect}` in the configuration; change it there"
-                )
-            if seen is not None:
-                chosen.setdefault(source, {})[name] = seen, Effect(word)
-    return chosen
-
-
 # -- showing ----------------------------------------------------------------------------------------------------------
 
 
 def show_answers(answers: Sequence[Asked]) -> None:
+    """One table of everything that is listed; what is wrong with what below it."""
+    rows = [
+        (
+            one.source,
+            seen.name,
+            seen.standing.value,
+            seen.effect.value if seen.effect is not None else "not offered",
+            seen.proposed.value if open_to_accept(seen) else "",
+            ", ".join(seen.hints),
+            cut(" ".join(seen.description.split()), 100),
+        )
+        for one in answers
+        for seen in one.seen
+    ]
+    if rows:
+        table(["source", "tool", "stands", "is", "proposed", "claims (untrusted)", "says (untrusted)"], rows)
     for one in answers:
-        say(one.source, bold=True)
         if one.unreachable is not None:
-            say(f"  cannot be asked: {one.unreachable}")
-            continue
-        rows = [
-            (
-                seen.name,
-                seen.standing.value,
-                seen.effect.value if seen.effect is not None else "not offered",
-                seen.proposed.value if open_to_accept(seen) else "",
-                ", ".join(seen.hints),
-                cut(" ".join(seen.description.split()), 100),
-            )
-            for seen in one.seen
-        ]
-        table(["tool", "stands", "is", "proposed", "claims (untrusted)", "says (untrusted)"], rows)
+            say(f"{one.source} cannot be asked: {one.unreachable}")
         for seen in one.seen:
             for note in seen.notes:
                 say(f"  {seen.name}: {note}")
         for problem in one.wrong:
             say(f"  left out: {problem}")
-        say()
+    say()
 
 
 def show_written(accepted: Accepted, chosen: Chosen, problems: Sequence[str]) -> None:
@@ -193,6 +113,12 @@ def show_written(accepted: Accepted, chosen: Chosen, problems: Sequence[str]) ->
     for problem in problems:
         say(problem)
     say("Review both, commit them, and restart `comptroller serve`.")
+
+
+def show_left(choice: Choice) -> None:
+    """What a file of decisions said nothing of, where somebody reads it."""
+    for line in choice.left:
+        say(line)
 
 
 def written_problems(config: Config) -> list[str]:

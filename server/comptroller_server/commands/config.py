@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import click
-from platformdirs import user_data_path
 
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import config_file
 from comptroller_server.commands.showing import emit
 from comptroller_server.config.editor_schema import published_schema
+from comptroller_server.config.loading import data_directory
 from comptroller_server.errors import CommandError
 from comptroller_server.setting_up.clients import CLIENTS, ClientKind, serve_words
 
@@ -47,7 +47,7 @@ def snippet(ctx: click.Context, client: str, address: str | None) -> None:
     if address is not None:
         if not re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:/\[\]\s]+):[0-9]{1,5}", address):
             raise click.UsageError("--http needs HOST:PORT, such as 127.0.0.1:8400")
-        data_dir = (invocation.data_dir or user_data_path("comptroller", appauthor=False)).absolute()
+        data_dir = data_directory(invocation.data_dir)
         text = known.over_http(f"http://{address}/mcp", str(data_dir / "tokens" / f"{client}.token"))
     if text is None:
         raise CommandError(f"{known.title} takes no server over HTTP from its file; leave out --http")

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
-from platformdirs import user_data_path
 
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.logs import released_line
 from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import emit, say
+from comptroller_server.config.loading import data_directory
 from comptroller_server.config.model import Config
 from comptroller_server.doctor import clients, disk, machine, places, record, upstreams
 from comptroller_server.doctor.lines import Level, Line, Patient, ok, problem, warning
@@ -63,7 +63,7 @@ def _lines(invocation: Invocation) -> Iterator[Line]:
     yield from told
     data_dir = config.data_dir if config is not None else invocation.data_dir
     patient = Patient(
-        (data_dir or user_data_path("comptroller", appauthor=False)).absolute(),
+        data_directory(data_dir),
         config,
         Path.home(),
         sys.platform,

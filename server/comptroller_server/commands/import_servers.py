@@ -1,104 +1,241 @@
-"""`comptroller import`: the MCP servers of a client become sources here, and the client gets us in their place."""
+"""`comptroller import`: the MCP servers of clients become sources here, and the clients get us in their place."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from platformdirs import user_data_path
 
 from comptroller_audit.files import make_private, write_private
-from comptroller_server.commands.classify import choose, show_answers, show_written, written_problems
+from comptroller_server.commands.choosing import Choice, at_a_terminal, choose
+from comptroller_server.commands.classify import show_answers, show_left, show_written, written_problems
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
-from comptroller_server.commands.showing import emit, say
-from comptroller_server.config.loading import FRAGMENTS, load_config
+from comptroller_server.commands.showing import emit, plain, say
+from comptroller_server.config.loading import FRAGMENTS, data_directory, load_config
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.setting_up.clients import serve_words
+from comptroller_server.setting_up.clients import CLIENTS, Machine, serve_words
 from comptroller_server.upstreams.accepting import accept
 from comptroller_server.upstreams.asking import ask
-from comptroller_server.upstreams.importing import ClientFile, Found, read_client_file
-from comptroller_server.upstreams.switching import switch, undo
+from comptroller_server.upstreams.client_files import ClientFile, Found
+from comptroller_server.upstreams.importing import Reading, read_client_file
+from comptroller_server.upstreams.source_names import SourceNames
+from comptroller_server.upstreams.switching import switch, switched_files, undo
 
 __all__ = ["import_servers"]
 
-_BEGUN = "# Made by `comptroller import`. Every key: docs/config.md\nagent: {name: agent}\n"
+ANYBODY = "default"
+"""The configured client that a file belongs to where no client has its own name there."""
 
 
 @click.command("import")
-@click.argument("path", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), required=False)
 @click.option(
     "--accept", "file", type=click.Path(path_type=Path, dir_okay=False),
-    help="A YAML file `SOURCE: {TOOL: EFFECT}`, as for `classify`.",
+    help="A YAML file `SOURCE: {TOOL: EFFECT}`, as for `classify`; what it must decide and does not is exit code 1.",
 )  # fmt: skip
 @click.option(
     "--yes", is_flag=True, help="Do everything that is shown, and accept tools as they are proposed."
 )
 @click.option(
-    "--client", default="default", show_default=True, help="Which configured client the file belongs to."
+    "--client",
+    metavar="NAME",
+    help="Which configured client the file belongs to, where its own name is none.",
 )
 @click.option("--keep-client", is_flag=True, help="Leave the client's file as it is.")
 @click.option("--undo", "back", is_flag=True, help="Give the client's file the bytes it had before.")
 @options()
 @click.pass_context
 def import_servers(
-    ctx: click.Context, path: Path, file: Path | None, yes: bool, client: str, keep_client: bool, back: bool
+    ctx: click.Context,
+    path: Path | None,
+    file: Path | None,
+    yes: bool,
+    client: str | None,
+    keep_client: bool,
+    back: bool,
 ) -> None:
-    """Govern the MCP servers in a client's file (`mcpServers`, as in claude_desktop_config.json).
+    """Govern the MCP servers that clients have: in the file at PATH, or without it in every file that is found.
 
-    Shows what it would do. With a yes it writes each server as a source, moves secrets into private files, lists and
-    classifies the tools as `classify` does, and only then puts Comptroller into the client's file in their place. A copy
-    is kept; `--undo` restores it byte for byte.
+    It looks for those of Claude Desktop, Claude Code, Cursor, VS Code and Windsurf, of this user and of the project in
+    this folder, and shows what it would do. With a yes it writes each server as a source, moves secrets into private
+    files, lists and classifies the tools as `classify` does, and only then puts Comptroller into each client's file in
+    their place. A copy is kept; `--undo` restores it byte for byte.
     """
     invocation = invocation_of(ctx)
     if file is not None and yes:
         raise click.UsageError("--accept and --yes say two different things; give one")
     if back:
-        restored = undo(_data_dir(invocation), path)
-        _tell(invocation, {"restored": str(restored)}, "The client has its file back. The sources stay here.")
+        _undo(invocation, path)
         return
     config = _config(invocation)
-    there = _imported(config)
-    found = read_client_file(path, [name for name in _sources(config) if name not in there])
-    new = _new(found, there)
-    imported = [one for one in found.servers if one.why_not is None]
+    found = _read(invocation, config, path)
     if not invocation.as_json:
-        _show_plan(found, there)
-    if not imported:
-        raise CommandError(f"{found.path} has no server that can be governed here")
+        _show_plan(found, config)
+    if not any(one.governable or _asks(one) for one in found):
+        raise CommandError(
+            f"{', '.join(str(one.path) for one in found)}: no server that can be governed here"
+        )
     if not _may_go_on(invocation, yes=yes or file is not None):
-        _tell(invocation, _as_json(found), "Nothing was written: use a terminal, --accept FILE or --yes.")
+        _tell(invocation, path, found, {}, "Nothing was written: use a terminal, --accept FILE or --yes.")
         return
-    _write(config, invocation, new)
-    _take_over(invocation, imported, file, yes=yes)
-    kept = None if keep_client else _switch(invocation, found, imported, client)
-    text = (
-        f"What {found.path} was is in {kept}; --undo gives it back. Restart the client."
-        if kept is not None
-        else f"{found.path} is as it was: there is something left to accept, or --keep-client was given."
-    )
-    _tell(invocation, _as_json(found, kept), text)
-    if kept is None:
+    if _fill_in(invocation, found):
+        found = _read(invocation, config, path)
+    _write(config, invocation, found)
+    choice = _take_over(invocation, found, file, yes=yes)
+    kept = {} if keep_client or choice.left else _switch(invocation, found, client)
+    _tell(invocation, path, found, kept, _outcome(found, kept))
+    if len(kept) < sum(1 for one in found if one.governable):
         findings()
 
 
-def _tell(invocation: Invocation, document: dict[str, Any], text: str) -> None:
+def _undo(invocation: Invocation, path: Path | None) -> None:
+    data_dir = data_directory(invocation.data_dir)
+    paths = [path] if path is not None else switched_files(data_dir)
+    if not paths:
+        raise CommandError("no client's file is switched now")
+    restored = [str(undo(data_dir, one)) for one in paths]
     if invocation.as_json:
-        emit(document)
-    else:
+        emit({"restored": restored[0] if path is not None else restored})
+        return
+    for one in restored:
+        say(f"{one} is as it was. The sources stay here.")
+
+
+# -- reading ----------------------------------------------------------------------------------------------------------
+
+
+def _config(invocation: Invocation) -> Config | Path:
+    """The configuration there is, or the path where one will be made."""
+    named = invocation.config or (
+        Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else Path(CONFIG_NAME)
+    )
+    invocation.config = named
+    return load_config(named, data_dir=invocation.data_dir) if named.is_file() else named.absolute()
+
+
+def _read(invocation: Invocation, config: Config | Path, path: Path | None) -> list[ClientFile]:
+    """The files that are meant: the one named, or those found that list any server but us."""
+    machine = Machine(Path.home(), sys.platform, os.environ)
+    there = _imported(config)
+    names = SourceNames([name for name in _sources(config) if name not in there], there)
+    reading = Reading(machine, names, _given(invocation))
+    if path is not None:
+        return [read_client_file(path, reading)]
+    found: list[ClientFile] = []
+    looked = list(machine.files(Path.cwd()))
+    for client, place in looked:
+        try:
+            one = read_client_file(place, reading, client)
+        except CommandError as wrong:
+            if not invocation.as_json:
+                say(f"Left out: {wrong}")
+            continue
+        if one.servers:
+            found.append(one)
+    if not found:
+        places = ", ".join(str(place) for _, place in looked) or "nothing of any client that is known"
+        raise CommandError(f"no client's file lists a server (found {places}); name the file that does")
+    return found
+
+
+def _sources(config: Config | Path) -> Iterable[str]:
+    return config.sources if isinstance(config, Config) else ()
+
+
+def _imported(config: Config | Path) -> dict[str, Any]:
+    """The sources that an earlier import has written, by name."""
+    if not isinstance(config, Config):
+        return {}
+    made = {str(file) for file in config.files if file.name.startswith("imported")}
+    sources = config.tree.value.get("sources") if isinstance(config.tree.value, dict) else None
+    entries = sources.value if sources is not None and isinstance(sources.value, dict) else {}
+    plain_ = {name: node.plain() for name, node in entries.items() if node.file in made}
+    return {name: written.get("mcp") for name, written in plain_.items() if isinstance(written, dict)}
+
+
+# -- what a person must fill in ---------------------------------------------------------------------------------------
+
+
+def _asks(found: ClientFile) -> list[Found]:
+    return [one for one in found.servers if one.asks is not None]
+
+
+def _answer_file(name: str) -> str:
+    return f"input.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
+
+
+class _Given(Mapping[str, str]):
+    """Answers to what files ask for, each in a private file below the data directory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __getitem__(self, name: str) -> str:
+        try:
+            return (self._folder / _answer_file(name)).read_text().rstrip("\n")
+        except OSError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Any:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+
+def _given(invocation: Invocation) -> Mapping[str, str]:
+    return _Given(data_directory(invocation.data_dir) / "secrets")
+
+
+def _fill_in(invocation: Invocation, found: Sequence[ClientFile]) -> bool:
+    """Ask for what the files ask for, unseen; whether anything was given. Only at a terminal."""
+    asked = {one.asks: one for each in found for one in _asks(each)}
+    if not asked or invocation.as_json or not at_a_terminal():
+        return False
+    folder, given = make_private(data_directory(invocation.data_dir) / "secrets"), False
+    for name, one in asked.items():
+        value = click.prompt(
+            f"{plain(one.name)}: {plain(str(one.why_not))} (Enter: leave it)",
+            hide_input=True,
+            default="",
+            show_default=False,
+        )
+        if value:
+            write_private(folder / _answer_file(str(name)), value.encode())
+            given = True
+    return given
+
+
+# -- telling ----------------------------------------------------------------------------------------------------------
+
+
+def _tell(
+    invocation: Invocation,
+    path: Path | None,
+    found: Sequence[ClientFile],
+    kept: Mapping[Path, Path],
+    text: str,
+) -> None:
+    if not invocation.as_json:
         say(text)
+        return
+    told = [_as_json(one, kept.get(one.path)) for one in found]
+    emit(told[0] if path is not None else {"files": told})
 
 
-def _as_json(found: ClientFile, kept: Path | None = None) -> dict[str, Any]:
+def _as_json(found: ClientFile, kept: Path | None) -> dict[str, Any]:
     return {
         "file": str(found.path),
+        "client": found.client.kind.value if found.client is not None else None,
         "servers": [
             {
                 "name": one.name,
@@ -114,88 +251,63 @@ def _as_json(found: ClientFile, kept: Path | None = None) -> dict[str, Any]:
     }
 
 
+def _outcome(found: Sequence[ClientFile], kept: Mapping[Path, Path]) -> str:
+    told = [
+        f"What {path} was is in {copy}; --undo gives it back. Restart the client."
+        for path, copy in kept.items()
+    ]
+    told += [
+        f"{one.path} is as it was: there is something left to accept, or --keep-client was given."
+        for one in found
+        if one.governable and one.path not in kept
+    ]
+    return " ".join(told)
+
+
+def _show_plan(found: Sequence[ClientFile], config: Config | Path) -> None:
+    there = _imported(config)
+    for each in found:
+        say(f"{each.path}{f' ({each.client.title})' if each.client is not None else ''}", bold=True)
+        for one in each.servers:
+            _show_server(one, is_there=one.source in there)
+        say()
+
+
+def _show_server(one: Found, *, is_there: bool) -> None:
+    if one.why_not is not None:
+        say(f"  {one.name}: stays as it is and is not governed: {one.why_not}")
+        return
+    how = one.mcp.get("url") or " ".join([str(one.mcp.get("command")), *map(str, one.mcp.get("args", ()))])
+    say(f"  {one.name}: {'is' if is_there else 'becomes'} source `{one.source}`: {how}")
+    for file in one.secrets:
+        say(f"    a secret of it goes to {{data_dir}}/secrets/{file}")
+    for note in one.notes:
+        say(f"    {note}")
+
+
 def _may_go_on(invocation: Invocation, *, yes: bool) -> bool:
     if yes:
         return True
-    if invocation.as_json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+    if invocation.as_json or not at_a_terminal():
         return False
     return click.confirm("Write these sources and start the servers to list their tools?", default=False)
 
 
-def _take_over(invocation: Invocation, imported: Sequence[Found], file: Path | None, *, yes: bool) -> None:
-    """List the tools of what was imported, and accept what a person says."""
-    config = installation_of(invocation).config
-    answers = asyncio.run(ask(config, [one.source for one in imported]))
-    if not invocation.as_json:
-        show_answers(answers)
-    chosen = choose(answers, file, yes=yes, quiet=invocation.as_json)
-    if chosen:
-        accepted = accept(config, chosen)
-        if not invocation.as_json:
-            show_written(accepted, chosen, written_problems(config))
+# -- doing ------------------------------------------------------------------------------------------------------------
 
 
-def _config(invocation: Invocation) -> Config | Path:
-    """The configuration there is, or the path where one will be made."""
-    named = invocation.config or (
-        Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else Path(CONFIG_NAME)
-    )
-    invocation.config = named
-    return load_config(named, data_dir=invocation.data_dir) if named.is_file() else named.absolute()
+def _sources_of(found: Sequence[ClientFile]) -> dict[str, Found]:
+    return {one.source: one for each in found for one in each.governable}
 
 
-def _data_dir(invocation: Invocation) -> Path:
-    return (invocation.data_dir or user_data_path("comptroller", appauthor=False)).absolute()
-
-
-def _sources(config: Config | Path) -> Sequence[str]:
-    return list(config.sources) if isinstance(config, Config) else []
-
-
-def _imported(config: Config | Path) -> dict[str, Any]:
-    """Sources that an import wrote before, so that it can be gone on with."""
-    if not isinstance(config, Config):
-        return {}
-    made = {str(file) for file in config.files if file.name.startswith("imported")}
-    sources = config.tree.value.get("sources") if isinstance(config.tree.value, dict) else None
-    entries = sources.value if sources is not None and isinstance(sources.value, dict) else {}
-    plain = {name: node.plain() for name, node in entries.items() if node.file in made}
-    return {name: written.get("mcp") for name, written in plain.items() if isinstance(written, dict)}
-
-
-def _new(found: ClientFile, there: dict[str, Any]) -> list[Found]:
-    """The servers that no import has written yet. Raises `CommandError` where one of that name is another."""
-    for one in found.servers:
-        if one.why_not is None and one.source in there and there[one.source] != one.mcp:
-            raise CommandError(
-                f"source `{one.source}` is another server than `{one.name}` of {found.path}; rename one of the two"
-            )
-    return [one for one in found.servers if one.why_not is None and one.source not in there]
-
-
-def _show_plan(found: ClientFile, there: dict[str, Any]) -> None:
-    say(f"{found.path}", bold=True)
-    for one in found.servers:
-        if one.why_not is not None:
-            say(f"  {one.name}: stays as it is and is not governed: {one.why_not}")
-            continue
-        how = one.mcp.get("url") or " ".join(
-            [str(one.mcp.get("command")), *map(str, one.mcp.get("args", ()))]
-        )
-        say(f"  {one.name}: {'is' if one.source in there else 'becomes'} source `{one.source}`: {how}")
-        for file in one.secrets:
-            say(f"    a secret of it goes to {{data_dir}}/secrets/{file}")
-        for note in one.notes:
-            say(f"    {note}")
-    say()
-
-
-def _write(config: Config | Path, invocation: Invocation, new: Sequence[Found]) -> None:
+def _write(config: Config | Path, invocation: Invocation, found: Sequence[ClientFile]) -> None:
     """Secrets first: a source that refers to nothing does not load."""
     path = config.path if isinstance(config, Config) else config
+    there = _imported(config)
+    new = [one for source, one in _sources_of(found).items() if source not in there]
     if not new:
         return
-    secrets = _data_dir(invocation) / "secrets"
+    secrets = data_directory(invocation.data_dir) / "secrets"
     for one in new:
         for name, value in one.secrets.items():
             target = make_private(secrets) / name
@@ -205,7 +317,7 @@ def _write(config: Config | Path, invocation: Invocation, new: Sequence[Found]) 
                 write_private(target, value.encode())
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_BEGUN)
+        path.write_text(_begun(found))
     folder = path.parent / FRAGMENTS
     folder.mkdir(exist_ok=True)
     at = 1
@@ -220,19 +332,60 @@ def _write(config: Config | Path, invocation: Invocation, new: Sequence[Found]) 
         say(f"Wrote {target}.")
 
 
-def _switch(invocation: Invocation, found: ClientFile, imported: Sequence[Found], client: str) -> Path | None:
-    """The client's entry last, and only when every server that leaves its file is offered here; None when not."""
+def _begun(found: Sequence[ClientFile]) -> str:
+    """A configuration to begin with. Each client is an actor of its own."""
+    clients = {ANYBODY: None} | {one.client.kind.value: None for one in found if one.client is not None}
+    listed = ", ".join(f"{name}: {{}}" for name in clients)
+    return (
+        "# Made by `comptroller import`. Every key: docs/config.md\n"
+        f"agent: {{name: agent}}\nidentity: {{local: {{clients: {{{listed}}}}}}}\n"
+    )
+
+
+def _take_over(
+    invocation: Invocation, found: Sequence[ClientFile], file: Path | None, *, yes: bool
+) -> Choice:
+    """List the tools of what was imported, and accept what a person says."""
     config = installation_of(invocation).config
-    missing = [one.name for one in imported if not config.pins.get(one.source)]
-    if missing or written_problems(config):
-        if missing and not invocation.as_json:
-            say(f"Nothing of {', '.join(missing)} is accepted yet; run this again when it can be.")
-        return None
-    if client not in config.identity.local.clients:
+    answers = asyncio.run(ask(config, _sources_of(found)))
+    if not invocation.as_json:
+        show_answers(answers)
+    choice = choose(answers, file, yes=yes, quiet=invocation.as_json)
+    if choice.chosen:
+        accepted = accept(config, choice.chosen)
+        if not invocation.as_json:
+            show_written(accepted, choice.chosen, written_problems(config))
+    if not invocation.as_json:
+        show_left(choice)
+    return choice
+
+
+def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | None) -> dict[Path, Path]:
+    """Each client's entry last, and only when every server that leaves its file is offered here: path and kept copy."""
+    config = installation_of(invocation).config
+    if written_problems(config):
+        return {}
+    kept: dict[Path, Path] = {}
+    for one in found:
+        missing = [server.name for server in one.governable if not config.pins.get(server.source)]
+        if missing:
+            if not invocation.as_json:
+                say(f"Nothing of {', '.join(missing)} is accepted yet; run this again when it can be.")
+        elif one.governable:
+            words = serve_words(_client_name(config, one, client), config.path, invocation.data_dir)
+            kind = one.client if one.client is not None else next(iter(CLIENTS.values()))
+            kept[one.path] = switch(config.data_dir, one.path, one.content, one.switched(kind.entry(words)))
+    return kept
+
+
+def _client_name(config: Config, found: ClientFile, given: str | None) -> str:
+    """The configured client that the file belongs to. Raises `CommandError` where there is none."""
+    known = config.identity.local.clients
+    own = found.client.kind.value if found.client is not None else ANYBODY
+    name = given or (own if own in known else ANYBODY)
+    if name not in known:
         raise CommandError(
-            f"{client!r} is no client of this configuration; add it to `identity.local.clients`, or name one with --client"
+            f"{own if given is None else name!r} is no client of this configuration; add it to "
+            "`identity.local.clients`, or name one with --client"
         )
-    program, *args = serve_words(client, config.path, invocation.data_dir)
-    entry = {"command": program, "args": args}
-    after = found.switched(entry, [one.name for one in imported])
-    return switch(config.data_dir, found.path, found.content, after)
+    return name

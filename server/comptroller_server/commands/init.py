@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from platformdirs import user_data_path
 
 from comptroller_audit.files import make_private
 from comptroller_policy.approvers import approver_names
@@ -20,6 +19,7 @@ from comptroller_server.commands.init_questions import Given, answered
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.showing import emit, say
+from comptroller_server.config.loading import data_directory
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.setting_up.answers import Answers, SourceKind
@@ -116,7 +116,7 @@ class Begun:
     def of(cls, invocation: Invocation, answers: Answers, out: Path | None, *, force: bool) -> Begun:
         """Everything that can be refused is refused before the first file is written."""
         _refuse_credential_file(out, answers.approver)
-        data_dir = (invocation.data_dir or user_data_path("comptroller", appauthor=False)).absolute()
+        data_dir = data_directory(invocation.data_dir)
         store = data_dir / answers.store / "comptroller.db"
         if store.exists() and not force:
             raise CommandError(

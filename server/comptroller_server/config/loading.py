@@ -39,6 +39,7 @@ __all__ = [
     "Config",
     "StoreSettings",
     "config_json_schema",
+    "data_directory",
     "load_config",
 ]
 
@@ -49,6 +50,11 @@ FINDINGS_MAX = 200
 """Findings shown; beyond it only their number is told."""
 
 
+def data_directory(given: Path | None) -> Path:
+    """What `{data_dir}` stands for: the folder that was named, else the platform's for user data."""
+    return (given or user_data_path("comptroller", appauthor=False)).absolute()
+
+
 def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     """Read the configuration at `path` with the `comptroller.d/*.yaml` beside it.
 
@@ -56,7 +62,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     at the directory of `path`. Raises ConfigInvalid with every finding, each placed at `file:line`.
     """
     base_dir = path.absolute().parent
-    data_dir = (data_dir or user_data_path("comptroller", appauthor=False)).absolute()
+    data_dir = data_directory(data_dir)
     files = [path, *_fragments(path)]
     tree, findings, whole = _merged(files)
     empty = empty_values(tree)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
-from comptroller_server.setting_up.clients import CLIENTS, ENTRY, Client, ClientKind
+from comptroller_server.setting_up.clients import ENTRY, Client, Machine
+from comptroller_server.setting_up.jsonc import read_json
 
 __all__ = ["clients"]
 
 FILE_BYTES_MAX = 16 * 1024 * 1024
-_COMMENT = re.compile(r'"(?:\\.|[^"\\])*"|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _MODULE = "comptroller_server.cli"
 
 
@@ -45,26 +43,16 @@ def clients(patient: Patient) -> Iterator[Line]:
 
 
 def _places(patient: Patient) -> Iterator[tuple[Client, Path]]:
-    for client in CLIENTS.values():
-        places = client.places(patient.home, patient.platform, patient.environ)
-        if patient.config is not None:
-            places += [patient.config.base_dir / name for name in _PROJECT.get(client.kind, ())]
-        yield from ((client, place) for place in dict.fromkeys(places) if place.is_file())
-
-
-_PROJECT: Mapping[ClientKind, tuple[str, ...]] = {
-    ClientKind.CLAUDE_CODE: (".mcp.json",),
-    ClientKind.CURSOR: (".cursor/mcp.json",),
-    ClientKind.VSCODE: (".vscode/mcp.json",),
-}
-"""Files of a project, looked for beside the configuration."""
+    """The files of this user, and those of a project that has its configuration in the same folder."""
+    project = patient.config.base_dir if patient.config is not None else None
+    return Machine(patient.home, patient.platform, patient.environ).files(project)
 
 
 def _entries(client: Client, path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """The servers of a file. Claude Code keeps those of each project in the same file."""
     with path.open("rb") as file:
         text = file.read(FILE_BYTES_MAX).decode("utf-8")
-    tree = _object(json.loads(_COMMENT.sub(lambda found: found[0] if found[0][0] == '"' else " ", text)))
+    tree = _object(read_json(text))
     for project, settings in _object(tree.get("projects")).items():
         for name, entry in _object(_object(settings).get("mcpServers")).items():
             yield f"{name} in {project}", _object(entry)

@@ -12,13 +12,22 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CLIENTS", "ENTRY", "Client", "ClientKind", "serve_words", "start_words"]
+__all__ = [
+    "CLIENTS",
+    "ENTRY",
+    "Client",
+    "ClientKind",
+    "Machine",
+    "project_of",
+    "serve_words",
+    "start_words",
+]
 
 ENTRY = "comptroller"
 """The name of our own entry in a client's file."""
@@ -48,6 +57,8 @@ class Client:
     key: str = "mcpServers"
     url_key: str = "url"
     expands: str | None = f"${{env:{TOKEN_VARIABLE}}}"
+    in_project: tuple[str, ...] = ()
+    """Files below the folder of a project."""
 
     def places(self, home: Path, platform: str, environ: Mapping[str, str]) -> list[Path]:
         """The files of this user in which it keeps servers; `platform` as `sys.platform`. Not those of projects."""
@@ -69,8 +80,12 @@ class Client:
         """What to paste (or to run, for Claude Code), so that it starts `words`."""
         if self.kind is ClientKind.CLAUDE_CODE:
             return f"claude mcp add {ENTRY} -- {shlex.join(words)}"
+        return self._document(self.entry(words))
+
+    def entry(self, words: Sequence[str]) -> dict[str, Any]:
+        """The entry in its file that starts `words`."""
         entry: dict[str, Any] = {"command": words[0], "args": list(words[1:])}
-        return self._document({"type": "stdio", **entry} if self.kind is ClientKind.VSCODE else entry)
+        return {"type": "stdio", **entry} if self.kind is ClientKind.VSCODE else entry
 
     def over_http(self, url: str, token_file: str) -> str | None:
         """The same for a server at `url`; the token stays out of the text. None where it takes none over HTTP."""
@@ -103,18 +118,61 @@ CLIENTS: Mapping[ClientKind, Client] = {
             "claude_desktop_config.json (Settings, Developer, Edit Config)",
             expands=None,
         ),
-        Client(ClientKind.CLAUDE_CODE, "Claude Code", "a terminal"),
-        Client(ClientKind.CURSOR, "Cursor", "~/.cursor/mcp.json"),
+        Client(ClientKind.CLAUDE_CODE, "Claude Code", "a terminal", in_project=(".mcp.json",)),
+        Client(ClientKind.CURSOR, "Cursor", "~/.cursor/mcp.json", in_project=(".cursor/mcp.json",)),
         Client(
             ClientKind.VSCODE,
             "VS Code",
             ".vscode/mcp.json",
             key="servers",
             expands="${input:comptroller-token}",
+            in_project=(".vscode/mcp.json",),
         ),
         Client(ClientKind.WINDSURF, "Windsurf", "~/.codeium/windsurf/mcp_config.json", url_key="serverUrl"),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where clients keep their files: a user's home, the platform as `sys.platform`, and the environment."""
+
+    home: Path
+    platform: str
+    environ: Mapping[str, str] = field(repr=False)
+
+    def files(self, project: Path | None) -> Iterator[tuple[Client, Path]]:
+        """Every file of a client that is there: the user's, then those of `project`."""
+        seen: set[Path] = set()
+        for client in CLIENTS.values():
+            places = client.places(self.home, self.platform, self.environ)
+            places += [project / name for name in client.in_project] if project is not None else []
+            for place in places:
+                if place not in seen and place.is_file():
+                    seen.add(place)
+                    yield client, place
+
+    def client_of(self, path: Path) -> Client | None:
+        """Whose file this is, by its place or, for a copy of one, by its name; None where several have files like it."""
+        for client in CLIENTS.values():
+            if path in client.places(self.home, self.platform, self.environ) or project_of(client, path):
+                return client
+        names = [
+            client
+            for client in CLIENTS.values()
+            for place in client.places(self.home, self.platform, self.environ)
+            if place.name == path.name
+        ]
+        return names[0] if len(names) == 1 else None
+
+
+def project_of(client: Client, path: Path) -> Path | None:
+    """The folder of the project that a client's file belongs to; None for a file that is no project's."""
+    for name in client.in_project:
+        parts = Path(name).parts
+        if path.parts[-len(parts) :] == parts:
+            return path.parents[len(parts) - 1]
+    return None
 
 
 def start_words() -> list[str]:

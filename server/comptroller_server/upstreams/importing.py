@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -16,129 +16,181 @@ from comptroller_audit.patterns import CREDENTIALS
 from comptroller_audit.redaction import Release
 from comptroller_server.config.upstreams import McpConfig
 from comptroller_server.errors import CommandError
+from comptroller_server.setting_up.clients import CLIENTS, ENTRY, Client, ClientKind, Machine, project_of
+from comptroller_server.setting_up.jsonc import plain_json
+from comptroller_server.upstreams.client_files import ClientFile, Found, ServerList
+from comptroller_server.upstreams.placeholders import Around, Filled, Unfilled
+from comptroller_server.upstreams.source_names import SourceNames
 
-__all__ = ["OURS", "ClientFile", "Found", "read_client_file"]
+__all__ = ["Reading", "read_client_file"]
 
-OURS = "comptroller"
-"""The name of our own entry in a client's file."""
-FILE_BYTES_MAX = 4 * 1024 * 1024
+FILE_BYTES_MAX = 16 * 1024 * 1024
+_BOM = b"\xef\xbb\xbf"
 _KEYS = ("mcpServers", "servers")
 _SECRET_NAME = re.compile(r"token|secret|passw|key|auth|credential|cookie|private", re.IGNORECASE)
 _IGNORED = frozenset(
     {"type", "transport", "disabled", "timeout", "autoApprove", "alwaysAllow", "description", "enabled"}
 )
+_NARROWING = frozenset({"disabledTools", "enabledTools", "tools"})
+"""Which tools a client lets its model see of a server; here a person says that of each tool."""
 SECRETS = "secret://file/{data_dir}/secrets"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """One server of the file. `mcp` is what to write of it, `secrets` the values it refers to, by file name.
+class Reading:
+    """What a client's file is read with: the machine, the names of sources, and answers to what files ask for."""
 
-    `why_not` says why it stays where it is.
-    """
-
-    name: str
-    source: str
-    mcp: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    secrets: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    why_not: str | None = None
-    notes: tuple[str, ...] = ()
+    machine: Machine
+    names: SourceNames
+    given: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientFile:
-    """The file as it is, and the servers in it. `key` is where it lists them."""
-
-    path: Path
-    content: bytes = field(repr=False)
-    key: str
-    tree: Mapping[str, Any] = field(repr=False)
-    servers: tuple[Found, ...]
-
-    def switched(self, entry: Mapping[str, Any], taken: Collection[str]) -> bytes:
-        """The file with one entry of ours in place of the servers `taken`."""
-        kept = {name: one for name, one in self.tree[self.key].items() if name not in taken and name != OURS}
-        tree = {**self.tree, self.key: {OURS: dict(entry), **kept}}
-        return (json.dumps(tree, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def read_client_file(path: Path, used: Collection[str]) -> ClientFile:
-    """Read a client's file. `used` are names of sources that are something else. Raises `CommandError`."""
+def read_client_file(path: Path, reading: Reading, client: Client | None = None) -> ClientFile:
+    """Read a client's file; `client` is whose it is, where that is known. Raises `CommandError`."""
     path = path.expanduser().resolve()
+    client = client or reading.machine.client_of(path)
     try:
         with path.open("rb") as file:
             content = file.read(FILE_BYTES_MAX + 1)
-        tree: Any = json.loads(content) if len(content) <= FILE_BYTES_MAX else None
+        plain = plain_json(content.removeprefix(_BOM).decode()) if len(content) <= FILE_BYTES_MAX else ""
+        tree: Any = json.loads(plain)
     except OSError as error:
         raise CommandError(f"{path} cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError):
-        raise CommandError(f"{path} is not plain JSON (comments are not read); nothing was changed") from None
+        raise CommandError(f"{path} cannot be read as JSON; nothing was changed") from None
     whole = cast("dict[str, Any]", tree) if isinstance(tree, dict) else {}
-    key = next((one for one in _KEYS if isinstance(whole.get(one), dict)), None)
-    if key is None:
+    if client is None and isinstance(whole.get("servers"), dict) and "mcpServers" not in whole:
+        client = CLIENTS[ClientKind.VSCODE]
+    around = _around(path, client, whole, reading)
+    lists = [
+        ServerList(keys, tuple(_servers(entries, around, reading.names)))
+        for keys, entries in _lists(whole, client)
+    ]
+    if not lists:
         raise CommandError(f"{path} has no `mcpServers`; is it the file of an MCP client?")
-    taken = {name.casefold() for name in used}
-    servers: list[Found] = []
-    for name, entry in cast("dict[str, Any]", whole[key]).items():
-        if name == OURS:
-            continue
-        found = _read(name, entry, taken)
-        taken.add(found.source.casefold())
-        servers.append(found)
-    return ClientFile(path, content, key, whole, tuple(servers))
+    return ClientFile(path, client, content, plain, tuple(lists))
 
 
-def _read(name: str, entry: Any, taken: Collection[str]) -> Found:
-    source = _source_name(name, taken)
+def _lists(whole: dict[str, Any], client: Client | None) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Where the file lists servers. Claude Code keeps those of each project in the same file."""
+    key = next((one for one in _KEYS if isinstance(whole.get(one), dict)), None)
+    if key is not None:
+        yield (key,), whole[key]
+    projects = whole.get("projects") if client is None or client.kind is ClientKind.CLAUDE_CODE else None
+    for folder, settings in cast("dict[str, Any]", projects if isinstance(projects, dict) else {}).items():
+        entries: Any = (
+            cast("dict[str, Any]", settings).get("mcpServers") if isinstance(settings, dict) else None
+        )
+        if isinstance(entries, dict) and entries:
+            yield ("projects", folder, "mcpServers"), cast("dict[str, Any]", entries)
+
+
+def _around(path: Path, client: Client | None, whole: Mapping[str, Any], reading: Reading) -> Around:
+    machine = reading.machine
+    folder = None
+    if client is not None and path not in client.places(machine.home, machine.platform, machine.environ):
+        folder = project_of(client, path)
+    asked: dict[str, Mapping[str, Any]] = {}
+    listed: Any = whole.get("inputs")
+    for one in cast("list[Any]", listed if isinstance(listed, list) else []):
+        if isinstance(one, dict):
+            question = cast("dict[str, Any]", one)
+            asked[str(question.get("id"))] = question
+    expands = client is None or client.kind is not ClientKind.CLAUDE_DESKTOP
+    return Around(machine.home, machine.environ, folder, asked, reading.given, expands)
+
+
+def _servers(entries: Mapping[str, Any], around: Around, names: SourceNames) -> Iterator[Found]:
+    for name, entry in entries.items():
+        if name != ENTRY:
+            yield _read(name, entry, around, names)
+
+
+def _read(name: str, entry: Any, around: Around, names: SourceNames) -> Found:
     if not isinstance(entry, dict):
-        return Found(name, source, why_not="its entry is no object")
+        return Found(name, why_not="its entry is no object")
     whole = cast("dict[str, Any]", entry)
+    if whole.get("disabled") is True or whole.get("enabled") is False:
+        return Found(name, why_not="it is switched off there, and stays so")
     if "sse" in (whole.get("type"), whole.get("transport")):
-        return Found(name, source, why_not="it speaks the old HTTP+SSE transport, which is not spoken here")
-    given = {key: value for key, value in whole.items() if key not in _IGNORED}
+        return Found(name, why_not="it speaks the old HTTP+SSE transport, which is not spoken here")
+    written = {key: value for key, value in whole.items() if key not in _IGNORED | _NARROWING}
+    if "serverUrl" in written:
+        written["url"] = written.pop("serverUrl")
+    filled = {key: Filled() for key in written}
+    try:
+        given = {key: _fill(value, around, filled[key]) for key, value in written.items()}
+    except Unfilled as missing:
+        return Found(name, why_not=str(missing), asks=missing.asks)
+    if any(filled[key].has_password for key in given if key not in ("env", "headers")):
+        return Found(
+            name, why_not="its password would stand where anybody on this machine can read it; use `env`"
+        )
     command = given.get("command")
     if isinstance(command, str) and os.sep in command and not Path(command).is_absolute():
-        return Found(name, source, why_not="its command is a relative path, and nobody knows from where")
-    secrets: dict[str, str] = {}
-    mcp: dict[str, Any] = {}
-    for key, value in given.items():
-        mcp[key] = _without_secrets(f"{source}.", value, secrets) if key in ("env", "headers") else value
+        return Found(name, why_not="its command is a relative path, and nobody knows from where")
+    if (problem := _problem(given)) is not None:
+        return Found(name, why_not=problem)
+    source = names.of(name, given, lambda source: _moved(source, given, written)[0])
+    mcp, secrets = _moved(source, given, written)
+    return Found(name, source, mcp, secrets, notes=tuple(_notes(whole, mcp, filled)))
+
+
+def _fill(value: Any, around: Around, filled: Filled) -> Any:
+    return around.fill(value, filled)
+
+
+def _problem(given: Mapping[str, Any]) -> str | None:
+    """Why a server with this entry cannot be a source, checked with references in place of its secrets."""
+    mcp, _ = _moved("server", given, given)
     try:
         McpConfig.model_validate_json(json.dumps(mcp), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "its entry"
-        return Found(name, source, why_not=f"`{place[:80]}`: {first['msg'][:200]}")
-    notes: list[str] = []
+        return f"`{place[:80]}`: {first['msg'][:200]}"
+    return None
+
+
+def _notes(whole: Mapping[str, Any], mcp: Mapping[str, Any], filled: Mapping[str, Filled]) -> Iterator[str]:
     looks = Release((), (CREDENTIALS,))
     if any(looks.secrets_in(text) for text in mcp.get("args", ())):
-        notes.append(
-            "its arguments seem to hold a credential, which anybody on this machine can list; move it to `env`"
-        )
-    return Found(name, source, mcp, secrets, notes=tuple(notes))
+        yield "its arguments seem to hold a credential, which anybody on this machine can list; move it to `env`"
+    if any(looks.secrets_in(text) for text in (mcp.get("url"),) if isinstance(text, str)):
+        yield "its address seems to hold a credential; move it to `headers`"
+    if narrowed := sorted(_NARROWING & whole.keys()):
+        yield f"its client hides some of its tools (`{narrowed[0]}`): leave those out below"
+    if names := sorted({name for one in filled.values() for name in one.names}):
+        yield f"{', '.join(names)}: taken over with the value it has now"
 
 
-def _source_name(name: str, taken: Collection[str]) -> str:
-    plain = re.sub(r"[^A-Za-z0-9-]+", "_", name).strip("_-")
-    plain = plain if plain[:1].isalpha() else f"server_{plain}"
-    candidate, at = plain[:40].rstrip("_-"), 2
-    while candidate.casefold() in taken:
-        candidate, at = f"{plain[:36]}_{at}", at + 1
-    return candidate
+def _moved(
+    source: str, given: Mapping[str, Any], written: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The entry with references in place of what looks like a secret, and the secrets by the name of their file."""
+    secrets: dict[str, str] = {}
+    mcp = {
+        key: _without_secrets(f"{source}.", value, written.get(key), secrets)
+        if key in ("env", "headers")
+        else value
+        for key, value in given.items()
+    }
+    return mcp, secrets
 
 
-def _without_secrets(prefix: str, values: Any, secrets: dict[str, str]) -> Any:
-    """`values` with references in place of what looks like a secret, by its name or by itself."""
+def _without_secrets(prefix: str, values: Any, written: Any, secrets: dict[str, str]) -> Any:
+    """A secret is told by its name, by its look, or because it did not stand in the file (`written`) itself."""
     if not isinstance(values, dict):
         return values
+    before = cast("dict[str, Any]", written) if isinstance(written, dict) else {}
     looks = Release((), (CREDENTIALS,))
-    written: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
     for name, value in cast("dict[str, Any]", values).items():
         plain = isinstance(value, str) and value and not value.startswith("secret://")
-        if plain and (_SECRET_NAME.search(name) or looks.secrets_in(value)):
+        if plain and (_SECRET_NAME.search(name) or looks.secrets_in(value) or before.get(name) != value):
             file = prefix + re.sub(r"[^A-Za-z0-9_-]", "_", name)
             secrets[file] = value
-            written[name] = f"{SECRETS}/{file}"
+            moved[name] = f"{SECRETS}/{file}"
         else:
-            written[name] = value
-    return written
+            moved[name] = value
+    return moved

@@ -11,7 +11,7 @@ from typing import Any
 from comptroller_audit.files import make_private, replace_file, write_private
 from comptroller_server.errors import CommandError
 
-__all__ = ["switch", "undo"]
+__all__ = ["switch", "switched_files", "undo"]
 
 FOLDER = "imports"
 
@@ -48,6 +48,13 @@ def undo(data_dir: Path, path: Path) -> Path:
     before.unlink()
     note.unlink()
     return path
+
+
+def switched_files(data_dir: Path) -> list[Path]:
+    """Every client's file that is switched now."""
+    folder = data_dir / FOLDER
+    notes = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    return sorted({Path(json.loads(note.read_text())["path"]) for note in notes})
 
 
 def _mark(path: Path) -> str:
