@@ -2273,4 +2273,53 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if self.calls < CALLS_MIN:\n",
         f"{_S}/test_suggest.py::test_what_is_withheld_free_or_seldom_gives_no_value",
     ),
+    # -- provenance ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "if form not in asked]",
+        "]",
+        f"{_S}/test_provenance.py::test_a_source_that_repeats_the_question_is_no_witness",
+    ),
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "return [Doubt(self._records(case, self._shown(case)))] if case.doubtful else []",
+        "return []",
+        f"{_S}/test_provenance.py::test_what_an_agent_made_up_is_not_trusted_when_it_is_read_back",
+    ),
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "return [Doubt(self._records(case, [case.record]))]",
+        "return []",
+        f"{_S}/test_provenance.py::test_a_record_is_doubted_though_nobody_knows_whether_it_was_changed",
+    ),
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "(others if apart or not trusted else believed).extend(forms)",
+        "believed.extend(forms)",
+        f"{_S}/test_provenance.py::test_only_an_address_that_a_trusted_read_shows_gets_mail",
+    ),
+    Mutation(
+        "tools/comptroller_tools/provenance.py",
+        "or len(text) % MARK_CHARS or",
+        "or",
+        f"{_S}/test_provenance.py::test_what_cannot_be_read_of_a_task_denies",
+    ),
+    Mutation(
+        "tools/comptroller_tools/provenance.py",
+        "MARKS_MAX - len(known))",
+        "None)",
+        "tests/tools/test_provenance.py::test_a_full_set_takes_no_more_and_so_knows_no_more",
+    ),
+    Mutation(
+        f"{_POLICY}/origins.py",
+        "if worst is Origin.NEW and aim is Aim.TARGET",
+        "if False",
+        f"{_S}/test_provenance.py::test_a_source_that_repeats_the_question_is_no_witness",
+    ),
+    Mutation(
+        f"{_SERVER}/config/trust.py",
+        "return said and names_records(tool)",
+        "return True",
+        f"{_S}/test_provenance.py::test_what_an_untrusted_source_says_names_no_recipient",
+    ),
 )

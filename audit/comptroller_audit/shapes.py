@@ -262,11 +262,12 @@ class DrawView(_Open):
 
 
 class _Considered(_Open):
-    """What the decision was made from. Decimals in `derived` are text."""
+    """What the decision was made from: `provenance` is of arguments. Decimals in `derived` are text."""
 
     facts: Free
     history: dict[str, int]
     derived: dict[str, str]
+    provenance: dict[str, Literal["request", "trusted", "untrusted", "new", "absent"]] = {}
     decision: DecisionView
     checked: list[CheckedView] = []
     rollout: DrawView | None = None

@@ -132,6 +132,14 @@ class TokenBook:
         """`text` with brackets of its own around what looks like a token and is none of this book's."""
         return _TOKEN_LIKE.sub(lambda match: match[0] if self.has(match[0]) else f"[{match[1]}]", text)
 
+    def opened(self, text: str) -> str:
+        """`text` with values in place of this book's tokens: for what is compared and never shown."""
+        return _TOKEN.sub(lambda match: self._value(match[0], match[1], match[3]), text)
+
+    def _value(self, token: str, kind: str, tag: str) -> str:
+        entry = self._entries.get((kind, tag))
+        return token if entry is None else str(entry.value)
+
     def resolve(self, arguments: JsonObject, allowed: Collection[str]) -> Resolved:
         """`arguments` with values in place of tokens, at the paths in `allowed` and nowhere else.
 

@@ -108,6 +108,8 @@ def _before(tool: ToolFacts, roles: Collection[str], rolled_out: bool) -> Record
         )
     if rules.derived:
         fields["derived"] = _required(dict.fromkeys(rules.derived, Scalar(Kind.DECIMAL)))
+    if followed := sorted((given.fields.keys() | given.absent.keys()) & rules.provenance.keys()):
+        fields["provenance"] = _required(dict.fromkeys(followed, Scalar(Kind.STRING)))
     if patterns := sorted(given.fields.keys() & set(pattern_names(rules.constraints))):
         fields["patterns"] = _required(dict.fromkeys(patterns, Scalar(Kind.BOOL)))
     if roles:

@@ -26,6 +26,7 @@ from comptroller_policy.lint import lint
 from comptroller_policy.model import PolicyFile, Reads, ToolFacts
 from comptroller_policy.paths import Schemas
 from comptroller_policy.rules import compile_rules
+from comptroller_policy.schema import record_type
 from comptroller_policy.slices import Prepared, action_entities, may_allow, prepare
 from comptroller_policy.syntax import Policy, parse_file, parse_policy
 
@@ -36,7 +37,7 @@ TASK_SCHEMA = {"type": "object", "properties": {"id": {"type": "string"}, "step"
 
 _RESERVED_IDS = frozenset({DEFAULT_DENY, AFTER_IMPLICIT, EARLY_IMPLICIT, ERROR_DENY})
 _COUNTER = re.compile(r"(task|principal)\.[A-Za-z][A-Za-z0-9_]{0,63}")
-_LOOKED_UP = ("facts", "history", "derived", "rollout")
+_LOOKED_UP = ("facts", "history", "derived", "provenance", "rollout")
 """What is not known before the look-ups; a draw is made from the record that a look-up names."""
 
 
@@ -122,6 +123,9 @@ def _declared(tool: ToolFacts, by_name: dict[str, ToolFacts]) -> Iterator[Findin
             yield Finding(f"{where}.history.{name}", "name a counter task.<name> or principal.<name>.")
         if counter.count not in by_name:
             yield Finding(f"{where}.history.{name}.count", f"there is no tool `{counter.count}`.")
+    given = record_type(tool.input_schema)
+    for name in sorted(rules.provenance.keys() - given.fields.keys() - given.absent.keys()):
+        yield Finding(f"{where}.provenance.{name}", f"the tool has no argument `{name}`.")
     if rules.resource is not None:
         for fault in check_template(rules.resource, own):
             yield Finding(f"{where}.resource", fault)
@@ -208,6 +212,7 @@ def _reads(
             name for name in rules.history if any(tuple(name.split("."))[: len(p)] == p for p in history)
         ),
         derived=derived,
+        provenance=named("provenance", rules.provenance),
         approvals=frozenset(roles),
         after=after is not None,
         after_facts=named("after", rules.facts) if after else frozenset(),

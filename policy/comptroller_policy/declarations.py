@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from comptroller_audit.vocabulary import Effect
 
 __all__ = [
+    "Aim",
     "ApprovalRule",
     "ClientWord",
     "FactRule",
     "HistoryRule",
     "HistoryWindow",
     "Name",
+    "Origin",
     "RequesterTerms",
     "RolloutMode",
     "ToolRules",
@@ -57,6 +59,27 @@ class ClientWord(StrEnum):
     DELETE = "delete"
     EXECUTE = "execute"
     MONEY = "money"
+
+
+class Origin(StrEnum):
+    """From most to least trusted; ABSENT says that the argument was not given, or holds nothing.
+
+    REQUEST: in the trusted request of the task. TRUSTED: in a trusted read. UNTRUSTED: only in untrusted content.
+    NEW: nowhere that Comptroller has seen.
+    """
+
+    REQUEST = "request"
+    TRUSTED = "trusted"
+    UNTRUSTED = "untrusted"
+    NEW = "new"
+    ABSENT = "absent"
+
+
+class Aim(StrEnum):
+    """What an argument is for. A TARGET (recipient, path, URL, account) that is new counts as untrusted."""
+
+    TARGET = "target"
+    VALUE = "value"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +127,7 @@ class ToolRules(_Declared):
     facts: dict[Name, FactRule] = Field(default_factory=dict)
     derived: dict[Name, str] = Field(default_factory=dict)
     history: dict[str, HistoryRule] = Field(default_factory=dict)
+    provenance: dict[str, Aim] = Field(default_factory=dict, max_length=100)
     approval: tuple[ApprovalRule, ...] = ()
 
     @property

@@ -13,6 +13,7 @@ from comptroller_policy.actions import GROUPS, PRINCIPAL, RESOURCES, Action, in_
 from comptroller_policy.cedar import Schema, validate
 from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.errors import Finding
+from comptroller_policy.origins import origin_findings
 from comptroller_policy.requesters import requester_findings
 from comptroller_policy.schema import Absent, CedarType, look_up
 from comptroller_policy.syntax import APPROVALS_ASSUMED, Path, Policy
@@ -42,6 +43,7 @@ def lint(
             *_approvals(policy, covered),
             *requester_findings(policy, covered, requester),
             *_attributes(policy, covered),
+            *origin_findings(policy),
         ]
         if not about and covered:
             about = _types(policy, schema)

@@ -66,7 +66,7 @@ class Record:
 class Question:
     """One call as policy sees it. Values are JSON values; `derived` are exact decimals.
 
-    `facts`, `history` and `derived` hold only what the tool's slice reads (`Bundle.reads`).
+    `facts`, `history`, `derived` and `provenance` hold only what the tool's slice reads (`Bundle.reads`).
     `history` maps `principal.<name>` or `task.<name>` to a count. `approvals` maps role to the number of
     distinct people who agreed; `canary` lets the call past the rollout gate. `output` and `after` are set only for the decision after the call.
     """
@@ -82,6 +82,7 @@ class Question:
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: Mapping[str, int] = field(default_factory=dict[str, int])
     derived: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    provenance: Mapping[str, str] = field(default_factory=dict[str, str])
     approvals: Mapping[str, int] = field(default_factory=dict[str, int])
     canary: bool = False
     output: Any = None
@@ -99,6 +100,7 @@ class Reads:
     facts: frozenset[str] = frozenset()
     history: frozenset[str] = frozenset()
     derived: frozenset[str] = frozenset()
+    provenance: frozenset[str] = frozenset()
     approvals: frozenset[str] = frozenset()
     after: bool = False
     after_facts: frozenset[str] = frozenset()

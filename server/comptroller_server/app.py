@@ -31,6 +31,7 @@ from comptroller_server.call.many import Batches
 from comptroller_server.call.metering import metering_of
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.parts import Parts
+from comptroller_server.call.provenance import Provenance
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.repeats import Repeats
 from comptroller_server.call.traces import Tracer
@@ -102,9 +103,10 @@ def build(installation: Installation, owner: Owner) -> Service:
     evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
     metering = metering_of(config)
+    provenance = Provenance(store, ring, i.catalogue, i.policy, config.sources)
     commits = Commits(
-        evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering
-    )
+        evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering, provenance
+    )  # fmt: skip
     taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     citing = citation_terms(config.retrieval, config.safety)
     citations = Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing)
@@ -116,8 +118,8 @@ def build(installation: Installation, owner: Owner) -> Service:
     needs = needs_of(config.tools, config.judges)
     breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})
     look_ups = LookUps(
-        i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer, breakers
-    )
+        i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer, breakers, provenance
+    )  # fmt: skip
     dispatcher = _dispatcher(i, owner, watch, counts, tracer, breakers)
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
@@ -173,6 +175,7 @@ def _built_ins(
 ) -> BuiltIns:
     return BuiltIns(
         i.store,
+        i.ring,
         taskbook,
         watch,
         commits,

@@ -63,6 +63,7 @@ class Lack(StrEnum):
     FACTS = "facts"
     HISTORY = "history"
     DERIVED = "derived"
+    PROVENANCE = "provenance"
     DRAW = "draw"
     APPROVALS = "approvals"
 

@@ -28,6 +28,7 @@ from comptroller_server.checks.judge import Judge
 from comptroller_server.config.judges import VERIFIER, input_findings
 from comptroller_server.config.model import Config
 from comptroller_server.config.safety import citation_terms
+from comptroller_server.config.trust import trust_findings
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.tasks.success import Condition, compile_success
@@ -91,9 +92,12 @@ class Installation:
             config = self.config
             citing = citation_terms(config.retrieval, config.safety)
             fixed = {name: value.get_secret_value() for name, value in config.fixed_secrets.items()}
-            return Catalogue(config.tools, self.sources, config.safety.patterns, citing, fixed)
+            catalogue = Catalogue(config.tools, self.sources, config.safety.patterns, citing, fixed)
         except CatalogueInvalid as error:
             raise ConfigInvalid(self.config.placed(error.findings)) from error
+        if findings := tuple(trust_findings(catalogue, config.sources)):
+            raise ConfigInvalid(config.placed(findings))
+        return catalogue
 
     @cached_property
     def policy(self) -> Bundle:

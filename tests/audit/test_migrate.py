@@ -23,6 +23,7 @@ import comptroller_budgets.tasks
 import comptroller_policy.approvals
 import comptroller_policy.approvers
 import comptroller_policy.switches
+import comptroller_tools.provenance
 import comptroller_tools.refs
 from comptroller_audit import migrate
 from comptroller_audit.database import Database
@@ -43,6 +44,7 @@ WITH_TABLES = (
     comptroller_policy.approvals,
     comptroller_policy.approvers,
     comptroller_policy.switches,
+    comptroller_tools.provenance,
     comptroller_tools.refs,
 )
 

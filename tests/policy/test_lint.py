@@ -8,7 +8,7 @@ import pytest
 
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.bundle import compile_bundle
-from comptroller_policy.declarations import ApprovalRule, RolloutMode, ToolRules
+from comptroller_policy.declarations import Aim, ApprovalRule, RolloutMode, ToolRules
 from comptroller_policy.errors import BundleInvalid
 from comptroller_policy.model import PolicyFile, ToolFacts
 from comptroller_policy.syntax import Policy, parse_file, parse_policy
@@ -58,6 +58,20 @@ def test_what_no_tool_in_scope_declares_is_a_finding_with_its_line(condition: st
     assert len(found) == 1, found
     assert said in found[0][1]
     assert found[0][0] in ("3", "5")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'context.provenance.invoice_id == "trustd"',
+        'true && !("Trusted" != context.provenance.invoice_id)',
+        '["request", "read"].contains(context.provenance.invoice_id)',
+    ],
+)
+def test_a_word_that_no_provenance_ever_is_is_a_finding(condition: str) -> None:
+    text = f'@id("p")\nforbid ({REFUND})\nwhen {{ {condition} }};'
+    ((where, said),) = _findings(text, provenance={"invoice_id": Aim.TARGET})
+    assert where == "3" and "no provenance is ever" in said
 
 
 def test_a_name_that_any_tool_in_scope_declares_is_no_finding() -> None:

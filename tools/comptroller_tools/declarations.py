@@ -158,5 +158,7 @@ class ToolConfig(ToolRules):
     takes_tokens: tuple[FieldPath, ...] = ()
     outbound: bool | None = None
     batch: BatchRule | None = None
+    trusted: bool | None = None
+    untrusted: tuple[FieldPath, ...] = Field(default=(), max_length=50)
     cache_s: float | None = Field(default=None, gt=0, le=3_600)
     limits: ToolLimits = Field(default_factory=ToolLimits)

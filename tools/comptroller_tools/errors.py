@@ -6,12 +6,21 @@ ComptrollerError
     │   └── TryAgain      … and that the same call may succeed in a moment
     ├── SchemaInvalid     a JSON Schema cannot be used to check values
     ├── SourceInvalid     a source or a definition does not load; the message names the config field
+    ├── ProvenanceBroken  what a task has seen cannot be read (provenance.py)
     └── RecordPathError   a declared record, fact or expectation does not fit the tool's output
 """
 
 from comptroller_audit.vocabulary import ComptrollerError
 
-__all__ = ["NotDone", "RecordPathError", "SchemaInvalid", "SourceInvalid", "ToolError", "TryAgain"]
+__all__ = [
+    "NotDone",
+    "ProvenanceBroken",
+    "RecordPathError",
+    "SchemaInvalid",
+    "SourceInvalid",
+    "ToolError",
+    "TryAgain",
+]
 
 
 class ToolError(ComptrollerError):
@@ -38,6 +47,10 @@ class SourceInvalid(ToolError):
 
 class SchemaInvalid(ToolError):
     """A JSON Schema is malformed, too deep, or refers to something outside itself."""
+
+
+class ProvenanceBroken(ToolError):
+    """What is stored of what a task has seen is not what was written for it: nothing may be decided by it."""
 
 
 class RecordPathError(ToolError):

@@ -25,7 +25,7 @@ from comptroller_audit.fields import (
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_tools.declarations import RedactRule, ToolConfig
 
-__all__ = ["Redactions", "configured_rules", "redactions_of"]
+__all__ = ["Redactions", "can_hold", "configured_rules", "redactions_of"]
 
 _PATH = re.compile(r"\{(input|output)\.([^{}]+)\}")
 _INDEX = re.compile(r"\[\d*\]")
@@ -139,7 +139,7 @@ def _path_problems(
         except FieldRuleError as error:
             yield f"redact[{at}].path", str(error)
             continue
-        if not any(_has(schema, names, anywhere=named) for schema in schemas):
+        if not any(can_hold(schema, names, anywhere=named) for schema in schemas):
             yield f"redact[{at}].path", f"`{rule.path}` is no field of the tool's arguments or output"
     for at, path in enumerate(config.takes_tokens):
         try:
@@ -147,11 +147,11 @@ def _path_problems(
         except FieldRuleError as error:
             yield f"takes_tokens[{at}]", str(error)
             continue
-        if not _has(input_schema, names, anywhere=False):
+        if not can_hold(input_schema, names, anywhere=False):
             yield f"takes_tokens[{at}]", f"`{path}` is no argument of the tool; paths begin at the arguments"
 
 
-def _has(schema: Mapping[str, Any], names: tuple[str, ...], *, anywhere: bool) -> bool:
+def can_hold(schema: Mapping[str, Any], names: tuple[str, ...], *, anywhere: bool) -> bool:
     """Whether `schema` can hold a field at `names`, or, `anywhere`, one with that name. An open object can hold any."""
     root = cast("JsonObject", dict(schema))
     nodes: list[tuple[Any, tuple[str, ...], int]] = [(root, names, 0)]

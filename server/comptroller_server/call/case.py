@@ -14,6 +14,7 @@ from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import CallState, Json, JsonObject, Refusal, Subject
 from comptroller_budgets.limits import Charge, Scope
 from comptroller_budgets.metering import CallUsage
+from comptroller_policy.declarations import Origin
 from comptroller_policy.model import Decision, Gate, Record, Verdict
 from comptroller_policy.rollout import Draw
 from comptroller_server.call.edits import Edited
@@ -187,6 +188,10 @@ class Case:
     """Whether the caller could have read the facts itself; if not, they decide and no answer speaks of them."""
     history: dict[str, int] = field(default_factory=dict[str, int])
     derived: dict[str, Decimal] = field(default_factory=dict[str, Decimal])
+    provenance: dict[str, Origin] = field(default_factory=dict[str, Origin])
+    """Where the values of arguments come from, of those that policy asks about."""
+    doubtful: bool = True
+    """Whether what it writes must not be believed when it is read back: some value came from nobody who is trusted."""
     draw: Draw | None = None
     """Whether the call is in the canary; None where no rollout applies."""
     # 7 decide, 8 approve

@@ -38,6 +38,7 @@ from comptroller_server.call.endings import (
 )
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.metering import Metering
+from comptroller_server.call.provenance import Provenance
 from comptroller_server.call.took import WriteTook
 from comptroller_server.config.model import RolloutConfig
 from comptroller_server.people.canary import case_ended, recovered_ended, share_kept
@@ -62,6 +63,7 @@ class Commits:
         owner: Owner,
         bundle: str,
         metering: Metering,
+        provenance: Provenance,
     ) -> None:
         self._evidence = evidence
         self._budgets = budgets
@@ -70,6 +72,7 @@ class Commits:
         self._owner = owner
         self._bundle = bundle
         self._metering = metering
+        self._provenance = provenance
         self._counted = _counted_windows(catalogue)
 
     def refused(self, case: Case, refusal: Refusal) -> Unit:
@@ -209,7 +212,7 @@ class Commits:
         parts += share_kept(case)
         parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
         if not case.tool_in_hand.is_read:
-            parts.append(effect_begins(case.tool_in_hand.name))
+            parts += [*self._provenance.begins(case), effect_begins(case.tool_in_hand.name)]
         if case.cover:
             parts.append(TakeHold(cover_id(case.call), case.cover))
         return Unit(parts, self._on_refusal(case))
@@ -263,6 +266,7 @@ class Commits:
                     covered=bool(case.cover) and not case.owes,
                 ),
                 GiveRefs(case.task.id, case.call, case.refs),
+                *self._provenance.ends(case),
                 *self._widened(case),
                 *(self._metering.ends(case) if case.compensates is None else ()),
                 *reversal,
@@ -318,6 +322,7 @@ class Commits:
             ),
             GiveRefs(case.task.id, case.call, case.refs, case.cached.read_ms if case.cached else None),
             BumpHistory(self.counted_rows(case)),
+            *self._provenance.ends(case),
         ]
         return Unit(parts, self._on_refusal(case))
 

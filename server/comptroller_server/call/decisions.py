@@ -152,6 +152,7 @@ class Decisions:
             facts=case.facts,
             history=case.history,
             derived=case.derived,
+            provenance=case.provenance,
             approvals={**voted, REQUESTER: 1} if confirmed else voted,
             # What is reversed has passed the rollout, or a person has.
             canary=case.compensates is not None or (case.draw is not None and case.draw.canary),

@@ -115,6 +115,7 @@ class Evidence:
             "facts": self._facts(case.facts),
             "history": dict(case.history),
             "derived": {name: str(value) for name, value in case.derived.items()},
+            **({"provenance": dict(case.provenance)} if case.provenance else {}),
             "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
             "decision": _decision(case.decision),
             **({"checked": self._checked(case.checked)} if case.checked else {}),

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import structlog
 
@@ -66,6 +66,12 @@ class LookUpFailed(Exception):
     """A look-up gave no usable value; the message is for the record, not for the model."""
 
 
+class Weighs(Protocol):
+    """Who knows where arguments come from: `call/provenance.py`."""
+
+    async def weigh(self, case: Case) -> None: ...
+
+
 class LookUps:
     """Reads on Comptroller's own account."""
 
@@ -81,6 +87,7 @@ class LookUps:
         needs: Mapping[str, Needs],
         tracer: Tracer,
         breakers: Breakers,
+        provenance: Weighs,
     ) -> None:
         self._catalogue = catalogue
         self._bundle = bundle
@@ -92,9 +99,10 @@ class LookUps:
         self._needs = needs
         self._tracer = tracer
         self._breakers = breakers
+        self._provenance = provenance
 
     async def gather(self, case: Case, switch_seq: int) -> None:
-        """Fill the case's history, facts and derived values, and the basis they make. Raises `Refused`."""
+        """Fill the case's history, facts, derived values and provenance, and their basis. Raises `Refused`."""
         tool = case.tool_in_hand
         reads = self._bundle.reads(tool.name)
         rows = history_rows(tool.config.history, case.principal_key, case.task.id, case.window_ms)
@@ -121,6 +129,7 @@ class LookUps:
             case.derived = {name: tool.derived[name].evaluate(case.scope) for name in reads.derived}
         except ExpressionError as error:
             raise Refused(unavailable(case, f"a derived value has no exact result ({error})")) from error
+        await self._provenance.weigh(case)
 
     async def read_back(self, case: Case, facts: Iterable[str]) -> dict[str, Any]:
         """The facts as they are now, after the call; None for one that cannot be read."""

@@ -140,6 +140,7 @@ def _is_whole(bundle: Bundle, question: Question) -> bool:
         reads.facts <= question.facts.keys()
         and reads.history <= question.history.keys()
         and reads.derived <= question.derived.keys()
+        and reads.provenance <= question.provenance.keys()
     )
 
 
@@ -167,6 +168,7 @@ def _question(installation: Installation, record: CallRecord, packet: JsonObject
         facts=section(packet, "facts"),
         history=cast("dict[str, int]", section(packet, "history")),
         derived={name: Decimal(str(value)) for name, value in section(packet, "derived").items()},
+        provenance={name: str(word) for name, word in section(packet, "provenance").items()},
         approvals=given({"votes": json.dumps(votes)}) | ({REQUESTER: 1} if clients_word(packet) else {}),
         canary=is_canary(packet),
     )

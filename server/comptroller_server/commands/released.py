@@ -29,7 +29,7 @@ _OURS = frozenset(
         "v", "call", "attempt", "task", "step", "principal", "principal_roles", "actor", "bundle", "tool", "source",
         "effect", "definition", "record", "citations", "refs", "redact", "history", "basis", "approval", "approval_digests", "roles", "claims", "approvals", "counted", "holds",
         "deadline_s", "effect_key", "state", "withheld", "action", "original", "owner", "recovered_by", "refusals",
-        "switch_seq", "tokens_used", "derived", "evidence", "cause", "took_ms",
+        "switch_seq", "tokens_used", "derived", "provenance", "evidence", "cause", "took_ms",
     }
 )  # fmt: skip
 """Members that we make ourselves, out of ids, names of the configuration, numbers and words of the vocabulary."""

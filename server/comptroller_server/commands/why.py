@@ -28,6 +28,15 @@ __all__ = ["why"]
 _VERDICTS = {"allow": "allowed", "deny": "denied", "needs_approval": "asked for a person"}
 
 
+_ORIGINS = {
+    "request": "the trusted request of the task",
+    "trusted": "a trusted read of this task",
+    "untrusted": "only untrusted content, or for a target nothing that was read",
+    "new": "nothing that was read or asked for",
+    "absent": "it was not given",
+}
+
+
 @click.command()
 @click.argument("call")
 @options()
@@ -116,6 +125,8 @@ def _considered(card: Card, record: CallRecord) -> None:
         card.line("counted", f"{name} = {value}")
     for name, value in section(packet, "derived").items():
         card.line("derived", f"{name} = {value}")
+    for name, word in section(packet, "provenance").items():
+        card.line("came from", f"{name}: {_ORIGINS.get(str(word), str(word))}")
     decision = section(packet, "decision")
     if record.row["tool"] in BUILT_INS:
         card.line("decided", "no policy: it is a tool of Comptroller's own")

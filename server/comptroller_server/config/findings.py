@@ -36,7 +36,6 @@ _NOT_YET: tuple[KeyPath, ...] = (
     ("approvals", "escalate_after_s"),
     ("sources", "*", "http"),
     ("sources", "*", "openapi"),
-    ("tools", "*", "provenance"),
     ("tools", "*", "freshness_s"),
     ("tools", "*", "egress"),
 )

@@ -127,12 +127,18 @@ class IdentityConfig(_Section):
 class SourceConfig(_Section):
     """One entry of `sources:`: Python functions, or an MCP server.
 
-    `python` is a module, `module:function`, or a `.py` file relative to the config file.
+    `python` is a module, `module:function`, or a `.py` file relative to the config file. `trusted` says whether what is
+    read there may be believed (`provenance`): functions are, MCP servers are not, unless it says otherwise.
     """
 
     python: PythonTarget | None = None
     mcp: McpConfig | None = None
+    trusted: bool | None = None
     breaker: BreakerConfig = Field(default_factory=BreakerConfig)
+
+    @property
+    def is_trusted(self) -> bool:
+        return self.mcp is None if self.trusted is None else self.trusted
 
     @model_validator(mode="after")
     def _one_kind(self) -> SourceConfig:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from comptroller_audit.vocabulary import Json, JsonObject, PrincipalKind
+from comptroller_policy.declarations import Origin
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import Verdict
 from comptroller_server.config.findings import shape_findings
@@ -76,6 +77,10 @@ class Given(_Section):
     )
     derived: dict[str, float] = Field(
         default_factory=dict[str, float], description="values that are not computed from facts"
+    )
+    provenance: dict[str, Origin] = Field(
+        default_factory=dict[str, Origin],
+        description="where the values of arguments come from; else what is trusted least",
     )
     approvals: dict[str, Count] = Field(
         default_factory=dict[str, int], description="how many people of a role have agreed; else 0"

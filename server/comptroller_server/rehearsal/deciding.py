@@ -10,7 +10,7 @@ from typing import Any
 
 from comptroller_audit.redaction import Release
 from comptroller_audit.vocabulary import Code, Effect, Json, JsonObject, Subject
-from comptroller_policy.declarations import RolloutMode
+from comptroller_policy.declarations import Origin, RolloutMode
 from comptroller_policy.engine import Bundle, Explained
 from comptroller_policy.errors import ExpressionError
 from comptroller_policy.expressions import same_value
@@ -66,6 +66,7 @@ class Asked:
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
     history: Mapping[str, int] = field(default_factory=dict[str, int])
     derived: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])
+    provenance: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
     approvals: Mapping[str, int] = field(default_factory=dict[str, int])
     confirmed: bool = False
     draw: Draw | None = None
@@ -180,6 +181,10 @@ class Rehearsal:
             raise CannotDecide(
                 Lack.HISTORY, f"the count `{name}` decides about `{tool.name}` and is not known", "history"
             )
+        for name in sorted(reads.provenance - asked.provenance.keys()):
+            text = f"where `{name}` came from decides about `{tool.name}` and is not known"
+            raise CannotDecide(Lack.PROVENANCE, text, "provenance")
+        case.provenance = {name: asked.provenance[name] for name in sorted(reads.provenance)}
         case.facts = dict(asked.facts)
         case.history = {name: asked.history[name] for name in reads.history}
         case.derived = {name: _derived(tool, name, case, asked.derived) for name in sorted(reads.derived)}

@@ -19,7 +19,7 @@ from comptroller_audit.vocabulary import (
     Subject,
 )
 from comptroller_policy.approvals import given
-from comptroller_policy.declarations import RolloutMode
+from comptroller_policy.declarations import Origin, RolloutMode
 from comptroller_policy.fact_order import in_order
 from comptroller_policy.model import Verdict
 from comptroller_policy.rollout import PERCENT_MAX, Draw, DrawnBy, Standing, is_drawn
@@ -101,6 +101,7 @@ def asked_again(found: Recorded, now: Installation, candidate: Rehearsal) -> Ask
         step=int(cast("int", packet.get("step") or 0)),
         facts=_same_look_ups(section(packet, "facts"), then, tool),
         history=_same_counts(section(packet, "history"), then, tool),
+        provenance=_same_origins(section(packet, "provenance"), then, tool),
         approvals=given({"votes": json.dumps(_votes(packet)), "roles": json.dumps(_wanted(candidate, tool))}),
         confirmed=bool(clients_word(packet)),
         draw=_draw(packet, tool, now, candidate),
@@ -166,6 +167,16 @@ def _same_counts(history: JsonObject, then: Tool | None, tool: Tool) -> dict[str
         name: int(cast("int", value))
         for name, value in history.items()
         if name in rules and rules[name] == tool.config.history.get(name)
+    }
+
+
+def _same_origins(provenance: JsonObject, then: Tool | None, tool: Tool) -> dict[str, Origin]:
+    """Recorded provenance of arguments that the candidate follows for the same purpose."""
+    aims = then.config.provenance if then is not None else {}
+    return {
+        name: Origin(str(word))
+        for name, word in provenance.items()
+        if name in aims and aims[name] is tool.config.provenance.get(name)
     }
 
 

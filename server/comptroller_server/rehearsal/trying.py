@@ -10,10 +10,11 @@ from enum import StrEnum
 from typing import Any
 
 from comptroller_audit.vocabulary import Actor, Json, JsonObject, Principal, Subject
-from comptroller_policy.declarations import RolloutMode
+from comptroller_policy.declarations import Aim, Origin, RolloutMode
 from comptroller_policy.engine import DEFAULT_DENY, ERROR_DENY
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import Verdict
+from comptroller_policy.origins import least
 from comptroller_policy.rollout import PERCENT_MAX, Draw, DrawnBy, Standing
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CannotDecide
@@ -108,11 +109,20 @@ def _asked(rehearsal: Rehearsal, tool: Tool, case: Case) -> Asked:
         facts=given.facts,
         history={**declared, **given.history},
         derived={name: Decimal(repr(value)) for name, value in given.derived.items()},
+        provenance={**_least_trusted(tool, given), **given.provenance},
         approvals=given.approvals,
         confirmed=given.confirmed or False,
         draw=_draw(rehearsal, tool, given),
         came_back=CameBack(text.output, text.after) if text.phase is Phase.AFTER else None,
     )
+
+
+def _least_trusted(tool: Tool, given: Given) -> dict[str, Origin]:
+    """Where arguments come from, where a case does not say: from nobody who is trusted."""
+    return {
+        name: least([Origin.NEW] if given.arguments.get(name) is not None else [], aim)
+        for name, aim in tool.config.provenance.items()
+    }
 
 
 def _subject(config: Config, given: Given) -> Subject:
@@ -140,6 +150,10 @@ def _findings(rehearsal: Rehearsal, tool: Tool, case: Case) -> Iterable[Finding]
     yield from _unknown(case, "after", case.text.after, declared.facts)
     yield from _unknown(case, "history", given.history, declared.history)
     yield from _unknown(case, "derived", given.derived, declared.derived)
+    yield from _unknown(case, "provenance", given.provenance, declared.provenance)
+    for name, origin in given.provenance.items():
+        if origin is Origin.NEW and declared.provenance.get(name) is Aim.TARGET:
+            yield case.finding("provenance", "is a target, and a new one counts as `untrusted`", name)
     yield from _unknown(case, "approvals", given.approvals, rehearsal.bundle.reads(tool.name).approvals)
     if given.canary is not None and not rehearsal.is_drawn(tool):
         yield case.finding("canary", f"means nothing here: no rollout draws calls of `{tool.name}`")

@@ -13,6 +13,7 @@ from comptroller_audit.ambient import Ids
 from comptroller_audit.calls import Existing, Lost
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience
+from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Moved, Part, Receipt
 from comptroller_audit.vocabulary import MICRO, CallState, Code, JsonObject, RecordType, Refusal
@@ -31,6 +32,7 @@ from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.fitting import fitted
 from comptroller_server.call.naming import META_REQUEST
 from comptroller_server.call.proposal import Answer
+from comptroller_server.call.provenance import request_marks
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.roads import Roads
 from comptroller_server.call.watch import Watch
@@ -56,6 +58,7 @@ class BuiltIns:
     def __init__(
         self,
         store: Store,
+        ring: KeyRing,
         taskbook: TaskBook,
         watch: Watch,
         commits: Commits,
@@ -69,6 +72,7 @@ class BuiltIns:
         orchestrators: frozenset[str],
     ) -> None:
         self._store = store
+        self._ring = ring
         self._taskbook = taskbook
         self._watch = watch
         self._commits = commits
@@ -127,7 +131,10 @@ class BuiltIns:
             self._budgets,
             call=case.call,
         )
-        receipt = await self._commit(case, lambda: _ready(record, task, [begin]))
+        parts: list[Part] = [begin]
+        if isinstance(stated := case.proposal.meta.get(META_REQUEST), str):  # found to be trusted above
+            parts.append(request_marks(self._ring, case.tenant, task, stated))
+        receipt = await self._commit(case, lambda: _ready(record, task, parts))
         case.task = self._taskbook.began(case.tenant, case.task, task)
         text = (
             "The task has begun. Your calls belong to it until you end it with `task_finish` or `hand_off`."

@@ -17,6 +17,7 @@ from comptroller_budgets.lifecycle import EndTask
 from comptroller_budgets.limits import BudgetsConfig
 from comptroller_budgets.tasks import TASKS, TaskOutcome, TaskRow, TaskState, is_over
 from comptroller_server.tasks.handing_over import HandOvers
+from comptroller_tools.provenance import ForgetMarks, held_rows
 
 __all__ = ["TaskRounds"]
 
@@ -39,6 +40,7 @@ class TaskRounds:
     async def round(self, tenant: str) -> list[str]:
         """End what was left idle; returns those tasks. Raises `StoreError`."""
         await self._write_missing(tenant)
+        await self._forget(tenant)
         ended: list[str] = []
         for task, row, handed in await self._store.read(lambda reader: self._idle(reader, tenant)):
             outcome = TaskOutcome.HANDED_OFF if handed else TaskOutcome.ABANDONED
@@ -61,6 +63,14 @@ class TaskRounds:
             for task, row in rows.items()
             if is_over(row, now, idle_s)
         ]
+
+    async def _forget(self, tenant: str) -> None:
+        """What tasks that are over have seen: nothing can ask for it any more."""
+        now, idle_s = self._clock.now_ms(), self._budgets.task_idle_s
+        held = await self._store.read(lambda reader: held_rows(reader, tenant))
+        over = [task for task, row in held.items() if row is None or is_over(row, now, idle_s)]
+        if over:
+            await self._store.commit(tenant, Unit([ForgetMarks(task, idle_s) for task in over]))
 
     async def _write_missing(self, tenant: str) -> None:
         """Hand-offs of calls whose server ended between the call's end and its hand-off."""

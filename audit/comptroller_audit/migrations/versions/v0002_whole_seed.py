@@ -36,6 +36,7 @@ def upgrade() -> None:
     _model_usage()
     _compensations()
     _edits()
+    _provenance()
 
 
 def _tasks() -> None:
@@ -109,3 +110,9 @@ def _compensations() -> None:
 def _edits() -> None:
     _add("approvals", "edited_digest", _TEXT, "''")
     _add("approvals", "authors", sa.Text(), "'[]'")
+
+
+def _provenance() -> None:
+    _keyed("provenance", marks=sa.Text(), held=_BOOL)
+    op.create_index("provenance_by_held", "provenance", ["tenant", "held"])
+    _keyed("doubted_records", at_ms=_BIG)
