@@ -211,8 +211,9 @@ class Commits:
             ]
         parts += share_kept(case)
         parts += [TakeHold(case.call, case.charges), BumpHistory(self._history_of(case))]
+        parts += self._provenance.begins(case)
         if not case.tool_in_hand.is_read:
-            parts += [*self._provenance.begins(case), effect_begins(case.tool_in_hand.name)]
+            parts.append(effect_begins(case.tool_in_hand.name))
         if case.cover:
             parts.append(TakeHold(cover_id(case.call), case.cover))
         return Unit(parts, self._on_refusal(case))
