@@ -2322,4 +2322,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "return True",
         f"{_S}/test_provenance.py::test_what_an_untrusted_source_says_names_no_recipient",
     ),
+    Mutation(
+        f"{_SERVER}/commands/beginning.py",
+        "if not voter.counts:",
+        "if False:",
+        "tests/server/test_cli_tasks.py::test_a_person_begins_a_task_for_a_client_with_a_request_that_is_trusted",
+    ),
 )

@@ -24,10 +24,12 @@ __all__ = ["TASK_PACKETS", "HandedOff", "HandoffClosed", "TaskBegun", "TaskEnded
 
 
 class RequestView(OpenShape):
-    """What the work is. `trusted` only when an authenticated orchestrator, which the config names, said it."""
+    """What the work is. `trusted` only when an authenticated orchestrator, which the config names, said it, or a person
+    (`by`) with a credential."""
 
     text: str
     trusted: bool
+    by: str | None = None
 
 
 class TaskBegun(ProposedShape):

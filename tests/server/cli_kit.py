@@ -60,12 +60,14 @@ class Desk:
 
 
 @asynccontextmanager
-async def at_work(folder: Path, changes: Changes | None = accepting_own_files) -> AsyncGenerator[Desk]:
+async def at_work(
+    folder: Path, changes: Changes | None = accepting_own_files, *, cedar: str = ""
+) -> AsyncGenerator[Desk]:
     """A desk with olga enrolled as approver before the first serve."""
-    placed(folder, changes)
+    placed(folder, changes, cedar=cedar)
     credential = folder / "olga.credential"
     words = ("approver", "add", "olga", "--role", "approver", "--credential-out", str(credential))
     enrolled = await run_in_thread(folder, *words)
     assert enrolled.exit_code == 0, enrolled.stderr
-    async with opened(folder, changes, clock=RealClock()) as shop:
+    async with opened(folder, changes, cedar=cedar, clock=RealClock()) as shop:
         yield Desk(shop, folder)

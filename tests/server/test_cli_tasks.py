@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from comptroller_audit.vocabulary import RecordType
-from tests.scenarios.kit import call_of, code_of, structured
+from tests.scenarios.kit import call_of, code_of, structured, tool_of
 from tests.server.cli_kit import accepting_own_files, at_work
 
 pytestmark = pytest.mark.anyio
@@ -98,3 +100,35 @@ async def test_an_id_that_names_nothing_says_where_to_look(tmp_path: Path) -> No
             ("tasks", "show", "%%"),
         ):
             await desk.run(*words, code=2)
+
+
+ASKED_FOR = """
+    @id("asked-for") @reason("Only what was asked for.")
+    forbid (principal, action == Comptroller::Action::"issue_refund", resource)
+    unless { context.provenance.invoice_id == "request" };
+"""
+
+
+def following(config: dict[str, Any]) -> None:
+    accepting_own_files(config)
+    tool_of(config, "issue_refund")["provenance"] = {"invoice_id": "target"}
+
+
+async def test_a_person_begins_a_task_for_a_client_with_a_request_that_is_trusted(tmp_path: Path) -> None:
+    async with at_work(tmp_path, following, cedar=ASKED_FOR) as desk:
+        shop, request = desk.shop, tmp_path / "request.json"
+        invoice, other = shop.paid()[:2]
+        request.write_text(json.dumps({"refund": [invoice]}))
+        begin = ("tasks", "begin", "--request-file", str(request))
+        await desk.run(*begin, code=2)
+        assert shop.log(RecordType.TASK_BEGUN) == []
+        task = (await desk.json(*begin, "--credential-file", str(desk.credential)))["task"]
+        assert code_of(await shop.refund(other, 5)) == "denied"
+        done = await shop.refund(invoice, 5)
+        assert code_of(done) is None and shop.row(call_of(done))["task"] == task
+        assert [effect.invoice_id for effect in shop.moved()] == [invoice]
+        (packet,) = shop.packets(RecordType.TASK_BEGUN)
+        assert packet["request"] == {"text": json.dumps({"refund": [invoice]}), "trusted": True, "by": "olga"}
+        assert "olga's words" in await desk.run("tasks", "show", task)
+        assert "still open" in (await shop.call("task_begin", request="Refund them all.")).text
+        assert (await desk.run(*begin, "--credential-file", str(desk.credential), code=2)) == ""

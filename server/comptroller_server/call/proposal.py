@@ -53,7 +53,7 @@ class Proposal:
     `meta` is the request's `_meta`, unfiltered; only `comptroller/*` keys mean anything to us. `can_ask` says that
     the client can show its person a form, `can_open` that it can have them open a page; `confirmation` is what came of one.
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
-    the command line alone. `part_of` is the batch call that this one is an item of; no transport sets it.
+    the command line alone. `said_by` is the person, proved by a credential, who gives the task its request; like `part_of`, the batch call that this one is an item of, no transport sets it.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
     """
 
@@ -67,6 +67,7 @@ class Proposal:
     confirmation: Confirmation | None = None
     task_header: str | None = None
     by_token: bool = False
+    said_by: str = ""
     part_of: str | None = None
     kind: Kind = Kind.TOOL
 

@@ -11,6 +11,7 @@ from comptroller_audit.database import Row
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_budgets.costs import task_cost
 from comptroller_budgets.tasks import TASKS, TaskState, is_over
+from comptroller_server.commands.beginning import begin
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.rollback import rollback
@@ -92,6 +93,7 @@ def _tell(summary: dict[str, Any], record: TaskRecord, calls: list[dict[str, Any
     card.line("began", f"{at(summary['started_ms'])}, {how}, actor {summary['actor']}")
     if request := record.request:
         whose = "the orchestrator's words" if request.get("trusted") else "the agent's words"
+        whose = f"{request['by']}'s words" if request.get("by") else whose
         card.line("asked", cut(json.dumps(request.get("text"), ensure_ascii=False)) + f" ({whose})")
     if record.began.get("plan"):
         card.line("plan", cut(compact(record.began["plan"])))
@@ -133,4 +135,5 @@ def task_words(row: Row | None) -> str:
     return "begun, open" if row["begun"] else "implied, not ended by anybody"
 
 
+tasks.add_command(begin)
 tasks.add_command(rollback)

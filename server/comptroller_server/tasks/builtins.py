@@ -142,17 +142,18 @@ class BuiltIns:
         return self._answer(case, receipt, {"task": task, "state": "open"}, text)
 
     def _request(self, case: Case) -> JsonObject:
-        """What the work is: the orchestrator's word, where a token proves it is one; else the agent's."""
+        """What the work is: the orchestrator's word, where a token proves it is one, or a person's; else the agent's."""
         stated = case.proposal.meta.get(META_REQUEST)
         if stated is None:
             return {"text": case.arguments["request"], "trusted": False}
-        if case.subject.actor.id not in self._orchestrators or not case.proposal.by_token:
+        by = case.proposal.said_by
+        if not by and (case.subject.actor.id not in self._orchestrators or not case.proposal.by_token):
             text = f"`{META_REQUEST}` is taken from an orchestrator that the config names, over HTTP; leave it out."
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
         if not isinstance(stated, str) or not 1 <= len(stated) <= REQUEST_CHARS_MAX:
             text = f"`{META_REQUEST}` must be a text of 1 to {REQUEST_CHARS_MAX} characters."
             raise Refused(Refusal(Code.INVALID_ARGUMENTS, text, "other_arguments"))
-        return {"text": stated, "trusted": True}
+        return {"text": stated, "trusted": True, **({"by": by} if by else {})}
 
     # -- task_status ----------------------------------------------------------------------------------------------
 
