@@ -1704,8 +1704,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/tasks/builtins.py",
-        "not in self._orchestrators or not case.proposal.by_token:\n",
-        "not in self._orchestrators:\n",
+        "not in self._orchestrators or not case.proposal.by_token):\n",
+        "not in self._orchestrators):\n",
         f"{_S}/test_tasks.py::test_a_request_is_trusted_from_an_orchestrator_with_a_token_only",
     ),
     Mutation(
