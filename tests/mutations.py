@@ -70,6 +70,19 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if True",
         f"{_S}/test_look_ups.py::test_look_ups_that_need_each_other_are_found_at_load",
     ),
+    # -- evaluation ------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/evaluating/playing.py",
+        "if config.environment != environment or environment == _DEFAULT:",
+        "if False:",
+        "tests/server/test_eval_command.py::test_nothing_is_played_where_the_file_does_not_belong",
+    ),
+    Mutation(
+        f"{_SERVER}/evaluating/playing.py",
+        "if not all(path is not None and path.is_relative_to(sandbox) for path in kept_in):",
+        "if False:",
+        "tests/server/test_eval_command.py::test_nothing_is_played_on_a_store_outside_the_sandbox",
+    ),
     # -- the worst day ---------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/upkeep/adoption.py",

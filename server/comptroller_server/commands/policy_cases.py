@@ -8,13 +8,12 @@ from pathlib import Path
 
 import click
 
-from comptroller_audit.files import replace_file
-from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.errors import Finding
 from comptroller_server.commands.invocation import EXIT_FAILED, findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, quiet_stdout
-from comptroller_server.commands.showing import emit, plain, say, table
+from comptroller_server.commands.results import Told, write_results
+from comptroller_server.commands.showing import emit, say, table
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import Installation
 from comptroller_server.rehearsal.cases import CASES_PATTERN, Cases, read_cases
@@ -50,7 +49,7 @@ def try_cases(ctx: click.Context, files: tuple[Path, ...], cover: bool, junit: P
     wrong += [] if wrong or any(one.end is CaseEnd.UNUSABLE for one in tried) else covered.findings
     told = _Told(installation)
     if junit is not None:
-        _write(junit, junit_xml(tried, wrong, told))
+        write_results(junit, junit_xml(tried, wrong, told))
     if invocation.as_json:
         emit(told.document(tried, covered, wrong))
     else:
@@ -77,21 +76,8 @@ def _shown(file: Path) -> str:
     return str(file.relative_to(here)) if file.is_absolute() and file.is_relative_to(here) else str(file)
 
 
-def _write(path: Path, text: str) -> None:
-    try:
-        replace_file(path, text.encode(), 0o644)
-    except OSError as error:
-        raise CommandError(f"the results cannot be written to {path}: {error.strerror}") from error
-
-
-class _Told:
-    """The one road to the terminal and to files: texts are released for a person, and safe to print."""
-
-    def __init__(self, installation: Installation) -> None:
-        self._release = installation.release
-
-    def __call__(self, text: str) -> str:
-        return plain(self._release.text(text, Audience.PERSON))
+class _Told(Told):
+    """The same for whole documents."""
 
     def document(self, tried: Sequence[Tried], covered: Cover, wrong: Sequence[Finding]) -> JsonObject:
         """`{ok, cases, findings, cover}` for a program."""

@@ -54,6 +54,18 @@ class Tried:
     took_s: float = 0.0
     findings: tuple[Finding, ...] = ()
 
+    @property
+    def file(self) -> str:
+        return self.case.file
+
+    @property
+    def where(self) -> str:
+        return self.case.where
+
+    @property
+    def name(self) -> str:
+        return self.case.text.name
+
     def as_json(self) -> JsonObject:
         """`{where, name, tool, phase, end, expected, was, policies, reasons, errors, because}`."""
         text = self.case.text
