@@ -14,7 +14,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
-from comptroller_audit.vocabulary import RecordType
+from comptroller_audit.vocabulary import RecordType, Subject
 from comptroller_server.call.asking import ApprovalTerms
 from comptroller_server.call.books import Books
 from comptroller_server.call.breakers import Breakers
@@ -41,7 +41,7 @@ from comptroller_server.checks.judge import Judging
 from comptroller_server.config.model import Config
 from comptroller_server.config.safety import citation_terms
 from comptroller_server.errors import CommandError
-from comptroller_server.installation import TENANT, ActivateBundle, Installation
+from comptroller_server.installation import TENANT, ActivateBundle, Installation, principal_key
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Confirmations
 from comptroller_server.people.editing import Editing
@@ -57,6 +57,7 @@ from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
+from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.source import UpstreamSource
 
@@ -89,7 +90,16 @@ class Service:
     editing: Editing
     pages: DecisionPages
     offers: Offers
+    news: News
     recovered: list[Recovered]
+
+
+def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> News:
+    def halted(subject: Subject, tool: str) -> bool:
+        key = principal_key(i.ring, subject.tenant, subject.principal.id)
+        return watch.switches(subject.tenant).stops(tool, key, "") is not None
+
+    return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted)
 
 
 def build(installation: Installation, owner: Owner) -> Service:
@@ -153,9 +163,10 @@ def build(installation: Installation, owner: Owner) -> Service:
         clock, ids,
     )  # fmt: skip
     checkpointer, rounds = checkpointer_of(i), _rounds(i)
+    offers = Offers(i.catalogue, i.policy, release)
     return Service(
         i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
-        compensation, editing, pages, Offers(i.catalogue, i.policy, release), [],
+        compensation, editing, pages, offers, _news(i, offers, look_ups, watch), [],
     )  # fmt: skip
 
 

@@ -46,8 +46,8 @@ class Upstream:
         self._told["tools"] = list(tools)
         self._write()
 
-    def offers(self, **more: list[dict[str, Any]]) -> None:
-        """Beside its tools: `resources`, `templates`, `prompts`."""
+    def offers(self, **more: Any) -> None:
+        """Beside its tools: `resources`, `templates`, `prompts`; and whether it agrees to `subscribe` and has `logs`."""
         self._told |= more
         self._write()
 

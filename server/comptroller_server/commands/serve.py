@@ -128,6 +128,7 @@ def _server(service: Service, of: SubjectOf) -> GovernedServer:
         version=__version__,
         elicitation_wait_s=wait_s,
         offers=service.offers,
+        news=service.news,
     )
 
 

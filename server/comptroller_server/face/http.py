@@ -114,6 +114,10 @@ class _App:
             for client in clients
         }
 
+    def end(self) -> None:
+        """Nothing new is accepted: what is open only to tell of news is ended, so that nothing waits for it."""
+        self._server.stop_asking()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -386,15 +390,19 @@ async def serve_http(
         )
         server = _Uvicorn(config, (lambda: ready(url)) if ready else (lambda: None))
         with stop_on_signals(stop) as asked:
-            await _serve_until(server, bound, asked)
+            await _serve_until(server, bound, asked, app.end if isinstance(app, _App) else None)
         if not server.started:
             raise TransportError(f"the HTTP server on {url} did not start; the log above says why")
 
 
-async def _serve_until(server: _Uvicorn, bound: socket.socket, asked: asyncio.Event) -> None:
+async def _serve_until(
+    server: _Uvicorn, bound: socket.socket, asked: asyncio.Event, end: Callable[[], None] | None
+) -> None:
     async def end_when_asked() -> None:
         await asked.wait()
         server.should_exit = True
+        if end is not None:
+            end()
 
     watcher = asyncio.create_task(end_when_asked())
     try:

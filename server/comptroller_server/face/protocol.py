@@ -15,7 +15,8 @@ from typing import Any, NoReturn, TypeAlias, cast
 
 import structlog
 from mcp.server.context import ServerRequestContext
-from mcp.server.lowlevel import Server
+from mcp.server.lowlevel import NotificationOptions, Server
+from mcp.server.models import InitializationOptions
 from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
@@ -50,7 +51,9 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
+from comptroller_server.face.notices import Notices
 from comptroller_server.face.relay import OUR_META, Relay
+from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.definitions import Kind
 
@@ -119,8 +122,14 @@ class GovernedServer(Server[Any]):
         version: str,
         pushes: Pushes,
         offers: Offers | None = None,
+        news: News | None = None,
     ) -> None:
         self._pushes = pushes
+        relay = Relay(offers, subject_of, self._read)
+        tells = news is not None and news.has_sources
+        self._notices = (
+            Notices(governor, news, subject_of, relay.allowed) if news is not None and tells else None
+        )
         self._governor = governor
         self._subject_of = subject_of
         self._running: set[asyncio.Task[Answer]] = set()
@@ -133,8 +142,10 @@ class GovernedServer(Server[Any]):
             on_call_tool=self._call_tool,
             # Without this the SDK runs the whole `tools/list` before every modern HTTP call.
             get_tool_input_schema=self._header_schema,
-            **Relay(offers, subject_of, self._read).handlers(),
+            **relay.handlers(),
         )
+        if self._notices is not None:
+            self._notices.register(self)
         # The SDK's tracing puts raw exception texts into spans; spans are a sink like any other.
         self.middleware.clear()
 
@@ -144,8 +155,16 @@ class GovernedServer(Server[Any]):
         return len(self._running)
 
     def stop_asking(self) -> None:
-        """Questions to the person at a client of the 2025 era go unanswered from here on."""
+        """Questions to the person at a client of the 2025 era go unanswered from here on, and streams of news end."""
         self._pushes.stop()
+        if self._notices is not None:
+            self._notices.close()
+
+    def create_initialization_options(self, *given: Any, **named: Any) -> InitializationOptions:
+        """What a client of the 2025 era is told of us: over HTTP the SDK asks without naming what can change."""
+        if not given and "notification_options" not in named and self._notices is not None:
+            named["notification_options"] = NotificationOptions(True, True, True)
+        return super().create_initialization_options(*given, **named)
 
     async def drain(self, wait_s: float) -> int:
         """Wait until every call has ended, `wait_s` seconds at most. Returns how many have not.
@@ -267,12 +286,14 @@ def build_server(
     version: str,
     elicitation_wait_s: float = ELICITATION_WAIT_S,
     offers: Offers | None = None,
+    news: News | None = None,
 ) -> GovernedServer:
     """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`.
 
-    `offers` are resources and prompts of upstreams; without any, the server says that it has none.
+    `offers` are resources and prompts of upstreams; without any, the server says that it has none. `news` is what
+    upstreams say unasked; without any, clients are told that no list changes.
     """
-    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers)
+    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers, news)
 
 
 def parse_message(message: JsonObject) -> JSONRPCMessage | None:

@@ -43,7 +43,7 @@ from comptroller_server.call.answers import META_REFUSAL
 from comptroller_server.call.proposal import Answer
 from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_server.face.elicitation import is_modern
-from comptroller_server.upstreams.offers import OfferedResource, Offers
+from comptroller_server.upstreams.offers import OfferedResource, Offers, Reading
 from comptroller_tools.upstream.definitions import Kind
 
 __all__ = ["META_REFS", "OUR_META", "RESOURCE_NOT_FOUND", "Propose", "Relay"]
@@ -130,13 +130,24 @@ class Relay:
         ]
         return ListPromptsResult(prompts=listed, ttl_ms=LIST_TTL_MS, cache_scope="private")
 
-    async def _read(self, ctx: RequestContext, params: ReadResourceRequestParams) -> ReadResourceResult:
-        reading = self.offers.reading(params.uri)
-        tool, own = (reading.tool, reading.uri) if reading is not None else (_NO_READER, params.uri)
+    async def allowed(self, ctx: RequestContext, uri: str) -> Reading:
+        """One governed reading whose contents go nowhere. Raises `MCPError` where it is refused."""
+        reading, answer = await self._governed(ctx, uri)
+        _done(answer)
+        assert reading is not None
+        return reading
+
+    async def _governed(self, ctx: RequestContext, uri: str) -> tuple[Reading | None, Answer]:
+        reading = self.offers.reading(uri)
+        tool, own = (reading.tool, reading.uri) if reading is not None else (_NO_READER, uri)
         answer = await self._propose(ctx, tool, {"uri": own}, Kind.RESOURCE)
         if answer.unknown_tool:
             code = INVALID_PARAMS if is_modern(ctx) else RESOURCE_NOT_FOUND
-            raise MCPError(code, f"Unknown resource: {params.uri[:SHOWN_CHARS_MAX]}")
+            raise MCPError(code, f"Unknown resource: {uri[:SHOWN_CHARS_MAX]}")
+        return reading, answer
+
+    async def _read(self, ctx: RequestContext, params: ReadResourceRequestParams) -> ReadResourceResult:
+        _, answer = await self._governed(ctx, params.uri)
         value = _done(answer)
         marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
         contents: list[TextResourceContents | BlobResourceContents] = []

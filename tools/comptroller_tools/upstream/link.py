@@ -26,6 +26,7 @@ from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, rea
 from comptroller_tools.upstream.over_http import Refusals, http_streams
 from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
+from comptroller_tools.upstream.watching import Watching
 
 __all__ = ["Link", "Listing", "Unreachable"]
 
@@ -133,11 +134,13 @@ class Link:
         settings: UpstreamSettings,
         kinds: Collection[Kind],
         changed: Callable[[Listing], None],
+        watching: Watching,
     ) -> None:
         self._name = name
         self._kinds = kinds
         self._settings = settings
         self._changed = changed
+        self._watching = watching
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._relist = asyncio.Event()
         self._close = asyncio.Event()
@@ -171,6 +174,10 @@ class Link:
     async def ready(self) -> None:
         """Wait until it is negotiated and listed. Raises `Unreachable`. May be waited for by many."""
         await asyncio.shield(self._ready)
+
+    async def ended(self) -> None:
+        """Wait until the connection is no more."""
+        await asyncio.wait([self._task])
 
     async def close(self) -> None:
         """End it in order: the session, then the child or the connections. Bounded by the transport's graces."""
@@ -351,6 +358,7 @@ class Link:
         ended = asyncio.create_task(self._dispatcher.ended.wait())
         closing = asyncio.create_task(self._close.wait())
         listening = asyncio.create_task(self._listen(session))
+        watching = asyncio.create_task(self._watching.keep(session))
         try:
             while not (ended.done() or closing.done()):
                 asked = asyncio.create_task(self._relist.wait())
@@ -377,7 +385,7 @@ class Link:
                 )
         finally:
             self._dispatcher.ended.set()
-            await _cancelled(ended, closing, listening)
+            await _cancelled(ended, closing, listening, watching)
 
     async def _listen(self, session: ClientSession) -> None:
         """On a modern connection changes are told on a stream of their own. Without it the clock has to do."""
@@ -404,6 +412,12 @@ class Link:
     async def _on_message(self, message: IncomingMessage) -> None:
         if isinstance(message, _CHANGES):
             self._relist.set()
+        elif isinstance(message, types.ResourceUpdatedNotification) and not self._is_modern:
+            self._watching.heard(message.params.uri)
+
+    @property
+    def _is_modern(self) -> bool:
+        return self._session is not None and self._session.protocol_version in MODERN_PROTOCOL_VERSIONS
 
 
 async def _cancelled(*tasks: asyncio.Task[Any]) -> None:

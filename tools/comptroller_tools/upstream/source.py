@@ -11,6 +11,7 @@ What `UpstreamSource.call` knows about the effect:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ from comptroller_tools.upstream.settings import UpstreamSettings
 
 if TYPE_CHECKING:
     from comptroller_tools.upstream.link import Link, Listing
+    from comptroller_tools.upstream.news import Hearer
+    from comptroller_tools.upstream.watching import Watching
 
 __all__ = ["QUARANTINED", "UpstreamSource"]
 
@@ -45,6 +48,8 @@ PROGRESS_MAX = 200
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 60.0
 CANCEL_GRACE_S = 0.5
+STAY_PAUSE_S = 1.0
+"""Between a connection that ended and the next, where somebody waits for news."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -74,6 +79,10 @@ class UpstreamSource:
         self._failures = 0
         self._not_before = 0.0
         self._closed = False
+        self._watching: Watching | None = None
+        self._staying: asyncio.Task[None] | None = None
+        self.hearer: Hearer | None = None
+        """Who is told what the upstream says unasked."""
 
     @property
     def name(self) -> str:
@@ -127,6 +136,26 @@ class UpstreamSource:
         assert self._listing is not None
         return self._listing
 
+    async def watch(self, address: str) -> bool:
+        """Have `hearer` told of changes of a resource until `unwatch`; False where the upstream gives no such news."""
+        from comptroller_tools.upstream.link import Unreachable
+
+        try:
+            await self._up()
+        except Unreachable:
+            return False
+        assert self._watching is not None
+        if not await self._watching.add(address) or self._closed:
+            return False
+        if self._staying is None or self._staying.done():
+            self._staying = asyncio.get_running_loop().create_task(self._stay_up(self._watching))
+        return True
+
+    def unwatch(self, address: str) -> None:
+        """End a `watch`."""
+        if self._watching is not None:
+            self._watching.drop(address)
+
     async def call(self, action: Action, deadline: float) -> Outcome:
         """Run `action.tool` until `deadline` (monotonic seconds). Raises nothing but `CancelledError`."""
         if action.tool not in self._definitions:
@@ -160,6 +189,9 @@ class UpstreamSource:
     async def close(self) -> None:
         """End what is running, then the connection; a child gets a moment to end by itself."""
         self._closed = True
+        if self._staying is not None:
+            self._staying.cancel()
+            await asyncio.gather(self._staying, return_exceptions=True)
         for task in set(self._calls):
             task.cancel()
         if self._calls:
@@ -217,9 +249,21 @@ class UpstreamSource:
 
     def _connect(self) -> Link:
         from comptroller_tools.upstream.link import Link
+        from comptroller_tools.upstream.watching import Watching
 
-        self._link = Link(self._name, self._settings, self._kinds, self._listed)
+        if self._watching is None:
+            self._watching = Watching(self._name, self._updated)
+        self._link = Link(self._name, self._settings, self._kinds, self._listed, self._watching)
         return self._link
+
+    async def _stay_up(self, watching: Watching) -> None:
+        """Connect again whenever the connection ends, for as long as something is watched."""
+        from comptroller_tools.upstream.link import Unreachable
+
+        while watching:
+            with contextlib.suppress(Unreachable):
+                await (await self._up()).ended()
+            await asyncio.sleep(max(STAY_PAUSE_S, self._not_before - self._clock.monotonic()))
 
     async def _drop(self, link: Link) -> None:
         """Give up a connection that ended; the next may be tried after a pause that grows with every failure."""
@@ -240,6 +284,12 @@ class UpstreamSource:
             why = self.quarantine(tool)
             if why is not None and (before is None or before.tools.get(tool) != listing.tools.get(tool)):
                 _log.warning("an upstream tool is quarantined", source=self._name, tool=tool, why=why)
+        if self.hearer is not None:
+            self.hearer.listed(self._name)
+
+    def _updated(self, address: str) -> None:
+        if self.hearer is not None:
+            self.hearer.updated(self._name, address)
 
 
 def _definitions(source: str, pins: Mapping[str, Written]) -> dict[str, ToolDefinition]:
