@@ -67,7 +67,9 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
         send({"id": call, "result": {"resourceTemplates": told.get("templates", [])}})
     elif method == "prompts/list":
         send({"id": call, "result": {"prompts": told.get("prompts", [])}})
-    elif (method in ("resources/subscribe", "resources/unsubscribe") and told.get("subscribe")) or (method == "logging/setLevel" and told.get("logs")):
+    elif (method in ("resources/subscribe", "resources/unsubscribe") and told.get("subscribe")) or (
+        method == "logging/setLevel" and told.get("logs")
+    ):
         send({"id": call, "result": {}})
     elif method == "resources/read":
         read(call, params["uri"], told)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from mcp import Client
+from mcp import Client, MCPError
 from mcp.client.session import IncomingMessage
 from mcp.client.subscriptions import ResourcesListChanged, ToolsListChanged
 from mcp_types import EmptyResult, SubscribeRequest, SubscribeRequestParams
@@ -163,3 +163,18 @@ async def test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they
             await heard.wait("notifications/resources/list_changed")
         assert set(heard.uris) == {uri}
         assert len(heard.uris) == before
+
+
+async def test_who_may_not_read_a_resource_cannot_subscribe_to_it(tmp_path: Path, upstream: Upstream) -> None:
+    request = SubscribeRequest(params=SubscribeRequestParams(uri=GUIDE["uri"]))
+    async with opened(tmp_path, behind(upstream, *ENTRIES)) as shop:
+        blind = without_roles(shop)
+        async with client_of(shop, "legacy", subject=blind) as client:
+            with pytest.raises(MCPError, match="Unknown resource"):
+                await client.session.send_request(request, EmptyResult)
+        async with (
+            client_of(shop, "auto", subject=blind) as client,
+            client.listen(resource_subscriptions=[GUIDE["uri"]]) as stream,
+        ):
+            assert stream.honored.resource_subscriptions is None
+    assert subscriptions(upstream) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import Context
-from mcp_types import EmptyResult, ServerCapabilities, SubscribeRequest, SubscribeRequestParams
+from mcp_types import EmptyResult, SubscribeRequestParams
 
 from comptroller_server.face.http import build_app, serve_http, subject_of
 from comptroller_server.face.protocol import build_server
@@ -82,9 +81,7 @@ async def client_over_http(shop: Shop, era: Any, heard: Heard) -> AsyncGenerator
     stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
     identity = service.installation.identity
     app = build_app(server, identity)
-    serving = asyncio.create_task(
-        serve_http(app, "127.0.0.1", 0, ready=url.set_result, stop=stop, drain_s=2)
-    )
+    serving = asyncio.create_task(serve_http(app, "127.0.0.1", 0, ready=url.set_result, stop=stop, drain_s=2))
     token = identity.token_file("triage-bot").read_text().strip()
     try:
         async with (
