@@ -1990,8 +1990,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/link.py",
-        "            self._relist.set()\n\n\nasync def",
-        "            pass\n\n\nasync def",
+        "        if isinstance(message, _CHANGES):\n            self._relist.set()\n",
+        "        if isinstance(message, _CHANGES):\n            pass\n",
         f"{_S}/test_upstreams.py::test_a_tool_that_changes_between_listing_and_call_is_set_aside",
     ),
     Mutation(
