@@ -2159,6 +2159,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_relay.py::test_texts_lose_what_is_unseen_and_secret_and_blobs_are_withheld_in_words",
     ),
     Mutation(
+        f"{_SERVER}/face/notices.py",
+        "                        if now[kind] != before[kind]:\n",
+        "                        if True:\n",
+        f"{_S}/test_notices.py::test_a_session_of_the_2025_era_is_told_of_changed_lists_that_it_is_shown",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/news.py",
+        "if tool is None or self._halted(subject, tool.name):",
+        "if tool is None:",
+        f"{_S}/test_notices.py::test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they_may",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/news.py",
+        "if pin is None or source.quarantine(pin.name) is not None:",
+        "if pin is None:",
+        f"{_S}/test_notices.py::test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they_may[auto]",
+    ),
+    Mutation(
+        f"{_SERVER}/face/notices.py",
+        "        reading = await self._allowed(ctx, address)\n",
+        "        reading = Reading('files_resource', address)\n",
+        f"{_S}/test_notices.py::test_who_may_not_read_a_resource_cannot_subscribe_to_it",
+    ),
+    Mutation(
         f"{_SERVER}/face/relay.py",
         "isinstance(blob, str) and _is_whole(blob)",
         "isinstance(blob, str)",
@@ -2340,29 +2364,5 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if not voter.counts:",
         "if False:",
         "tests/server/test_cli_tasks.py::test_a_person_begins_a_task_for_a_client_with_a_request_that_is_trusted",
-    ),
-    Mutation(
-        f"{_SERVER}/face/notices.py",
-        "                        if now[kind] != before[kind]:\n",
-        "                        if True:\n",
-        f"{_S}/test_notices.py::test_a_session_of_the_2025_era_is_told_of_changed_lists_that_it_is_shown",
-    ),
-    Mutation(
-        f"{_SERVER}/upstreams/news.py",
-        "if tool is None or self._halted(subject, tool.name):",
-        "if tool is None:",
-        f"{_S}/test_notices.py::test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they_may",
-    ),
-    Mutation(
-        f"{_SERVER}/upstreams/news.py",
-        "if pin is None or source.quarantine(pin.name) is not None:",
-        "if pin is None:",
-        f"{_S}/test_notices.py::test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they_may",
-    ),
-    Mutation(
-        f"{_SERVER}/face/notices.py",
-        "        reading = await self._allowed(ctx, address)\n",
-        "        reading = Reading('files_resource', address)\n",
-        f"{_S}/test_notices.py::test_who_may_not_read_a_resource_cannot_subscribe_to_it",
     ),
 )
