@@ -1,0 +1,136 @@
+"""The support desk behind `comptroller serve --http`, a process like any other, and the person who decides.
+
+The oracle is the desk's own ledger (`Served.moved`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comptroller_tools.desk.database import ensure
+from comptroller_tools.desk.ledger import DeskEffect, effects
+from tests.scenarios.kit import BEFORE, Changes, placed
+from tests.server.cli_kit import run
+
+__all__ = ["EXAMPLES", "Served", "served"]
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+WAIT_S_MAX = 120
+
+
+@dataclass(frozen=True)
+class Served:
+    """A desk at work in `folder`, and where its clients find it."""
+
+    folder: Path
+    url: str
+    token: str
+
+    @property
+    def desk(self) -> Path:
+        return self.folder / "desk.db"
+
+    def moved(self) -> list[DeskEffect]:
+        """Money that moved since the desk was made."""
+        return [effect for effect in effects(self.desk) if not effect.effect_key.startswith(BEFORE)]
+
+    def moved_usd(self) -> float:
+        return sum(effect.amount_cents for effect in self.moved()) / 100
+
+    def paid(self, count: int) -> list[str]:
+        """Invoices with at least 100 USD left to refund, always in the same order."""
+        wanted = "SELECT id FROM invoices WHERE paid_cents - refunded_cents >= 10000 ORDER BY id LIMIT ?"
+        with contextlib.closing(sqlite3.connect(self.desk)) as desk:
+            return [str(row[0]) for row in desk.execute(wanted, (count,))]
+
+    def command(self, *words: str) -> str:
+        """What `comptroller words` prints, beside the service."""
+        ended = run(self.folder, *words)
+        assert ended.exit_code == 0, ended.output + ended.stderr
+        return ended.stdout
+
+    def look(self, *words: str) -> Any:
+        return json.loads(self.command(*words, "--json"))
+
+    def approve(self, call: str) -> None:
+        """Olga agrees, as she does on her terminal."""
+        credential = str(self.folder / "olga.credential")
+        who = ("--yes", "--credential-file", credential, "--reason", "I called them.")
+        self.command("approvals", "approve", call, *who)
+
+    def play(self, python: Path, program: Path, *words: str) -> list[dict[str, Any]]:
+        """Run a client's program to its end, with the address and the token in its environment.
+
+        Returns the JSON objects it printed, one for each line.
+        """
+        kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        environment = {**kept, "COMPTROLLER_URL": self.url, "COMPTROLLER_TOKEN": self.token}
+        played = subprocess.run(
+            [str(python), str(program), *words],
+            env=environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=WAIT_S_MAX,
+            check=False,
+        )
+        assert played.returncode == 0, played.stdout[-2000:] + played.stderr[-6000:]
+        return [json.loads(line) for line in played.stdout.splitlines() if line.startswith("{")]
+
+
+@contextlib.contextmanager
+def served(folder: Path, changes: Changes | None = None) -> Generator[Served]:
+    """Serve the desk with `changes` on a free loopback port, Olga enrolled as approver; ended by SIGTERM."""
+
+    def changed(config: dict[str, Any]) -> None:
+        config["approvals"] = {"allow_same_uid_file": True}
+        if changes is not None:
+            changes(config)
+
+    placed(folder, changed)
+    ensure(folder / "desk.db", 1)
+    added = run(
+        folder,
+        *("approver", "add", "olga", "--role", "approver"),
+        *("--credential-out", str(folder / "olga.credential")),
+    )
+    assert added.exit_code == 0, added.stderr
+    options = ["--config", str(folder / "comptroller.yaml"), "--data-dir", str(folder)]
+    command = [sys.executable, "-m", "comptroller_server.cli", *options, "serve", "--http", "127.0.0.1:0"]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMPTROLLER")}
+    environment = {**kept, "COMPTROLLER_DESK": str(folder / "desk.db"), "PYTHONUNBUFFERED": "1"}
+    log = folder / "serve.log"
+    with (
+        log.open("wb") as to,
+        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
+    ):
+        assert process.stderr is not None
+        drained: threading.Thread | None = None
+        try:
+            url = ""
+            for line in process.stderr:
+                to.write(line)
+                if b"serving at " in line:
+                    url = line.decode().split("serving at ")[1].split()[0]
+                    break
+            assert url, log.read_text()
+            drained = threading.Thread(target=shutil.copyfileobj, args=(process.stderr, to))
+            drained.start()  # a full pipe would stop the server
+            token = (folder / "tokens" / "triage-bot.token").read_text().strip()
+            yield Served(folder, url, token)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            if drained is not None:
+                drained.join(WAIT_S_MAX)
