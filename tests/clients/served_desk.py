@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from comptroller_tools.desk.ledger import DeskEffect, effects
 from tests.scenarios.kit import BEFORE, Changes, placed
 from tests.server.cli_kit import run
 
-__all__ = ["EXAMPLES", "Served", "served"]
+__all__ = ["EXAMPLES", "Line", "Served", "served"]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 WAIT_S_MAX = 120
+Line = dict[str, Any]
+"""One line of JSON from a program, or to it."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +72,38 @@ class Served:
         who = ("--yes", "--credential-file", credential, "--reason", "I called them.")
         self.command("approvals", "approve", call, *who)
 
-    def play(self, python: Path, program: Path, *words: str) -> list[dict[str, Any]]:
+    def play(
+        self, python: Path, program: Path, *words: str, says: Callable[[Line], Line | None] | None = None
+    ) -> list[Line]:
         """Run a client's program to its end, with the address and the token in its environment.
 
-        Returns the JSON objects it printed, one for each line.
+        Returns the JSON objects it printed, one for each line. What `says` makes of one is written to the program.
         """
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
         environment = {**kept, "COMPTROLLER_URL": self.url, "COMPTROLLER_TOKEN": self.token}
-        played = subprocess.run(
-            [str(python), str(program), *words],
-            env=environment,
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=WAIT_S_MAX,
-            check=False,
-        )
-        assert played.returncode == 0, played.stdout[-2000:] + played.stderr[-6000:]
-        return [json.loads(line) for line in played.stdout.splitlines() if line.startswith("{")]
+        log = self.folder / "program.log"
+        lines: list[Line] = []
+        pipe = subprocess.PIPE
+        command = [str(python), str(program), *words]
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                command, env=environment, cwd=self.folder, stdin=pipe, stdout=pipe, stderr=errors, text=True
+            ) as process,
+        ):
+            assert process.stdin is not None and process.stdout is not None
+            too_long = threading.Timer(WAIT_S_MAX, process.kill)
+            too_long.start()
+            try:
+                for text in process.stdout:
+                    lines.append(json.loads(text))
+                    if says is not None and (answer := says(lines[-1])) is not None:
+                        process.stdin.write(json.dumps(answer) + "\n")
+                        process.stdin.flush()
+            finally:
+                too_long.cancel()
+        assert process.returncode == 0, (lines, log.read_text()[-6000:])
+        return lines
 
 
 @contextlib.contextmanager
