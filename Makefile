@@ -17,10 +17,10 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 # tests/conftest.py puts the longest files first.
 PARALLEL := --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test test-long check lint format types layers upstreams bench coverage package lock clean
+.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients bench coverage package lock clean
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # The stamp makes a second run quick; a changed lock or pyproject.toml installs again.
 $(STAMP): requirements/dev.lock pyproject.toml uv.lock .ci/install
@@ -33,10 +33,10 @@ demo: $(STAMP) ## Play the whole story on the embedded support desk; SEED=n work
 	@$(BIN)/comptroller demo --seed $(SEED)
 
 test: $(STAMP) ## Run the suite, without the long rounds.
-	$(BIN)/python -m pytest -m "not long" --hypothesis-profile=ci -n $(WORKERS) $(PARALLEL)
+	$(BIN)/python -m pytest -m "not long and not clients" --hypothesis-profile=ci -n $(WORKERS) $(PARALLEL)
 
 test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations.
-	$(BIN)/python -m pytest -m long --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --dist=worksteal
+	$(BIN)/python -m pytest -m "long and not clients" --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --dist=worksteal
 
 check: lint types layers test ## Everything a change must pass before review.
 
@@ -58,12 +58,18 @@ layers: $(STAMP) ## Check that imports point down only.
 upstreams: $(STAMP) ## Install the MCP servers that some tests govern, in places of their own (network).
 	@$(BIN)/python -m tests.scenarios.real_upstreams
 
+clients: $(STAMP) ## Install the programs that `test-clients` runs, in places of their own (network, 2 GB).
+	@$(BIN)/python -m tests.clients.places
+
+test-clients: $(STAMP) ## Run the tests with other people's clients and orchestrators, as far as they are installed.
+	$(BIN)/python -m pytest -m clients --hypothesis-profile=ci tests/clients
+
 bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
 	$(BIN)/python -m tests.benchmarks
 
 coverage: $(STAMP) ## Run the suite under coverage and list the lines no test reaches.
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not long" --hypothesis-profile=ci
+	$(BIN)/coverage run -m pytest -m "not long and not clients" --hypothesis-profile=ci
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

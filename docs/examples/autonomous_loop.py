@@ -18,7 +18,6 @@ import httpx2
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 
-
 TURNS = 30
 """The end of this example. The loop itself never gives up."""
 

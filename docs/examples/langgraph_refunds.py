@@ -55,7 +55,9 @@ class State(TypedDict):
 class Scripted(BaseChatModel):
     """Proposes what a model might: wrong arguments, too much, and then what a person has to agree to."""
 
-    def _generate(self, messages: list[Any], stop: Any = None, run_manager: Any = None, **_: Any) -> ChatResult:
+    def _generate(
+        self, messages: list[Any], stop: Any = None, run_manager: Any = None, **_: Any
+    ) -> ChatResult:
         invoice = str(messages[0].content).split()[-1]
         told = [message for message in messages if isinstance(message, ToolMessage)]
         amounts: list[Any] = ["forty", 400, 40]
@@ -64,7 +66,12 @@ class Scripted(BaseChatModel):
         else:
             why = {"reason": "The customer was charged twice."}
             amount = amounts[len(told)]
-            arguments = {"invoice_id": invoice, "amount_usd": amount, "reason_code": "duplicate_charge", "why": why}
+            arguments = {
+                "invoice_id": invoice,
+                "amount_usd": amount,
+                "reason_code": "duplicate_charge",
+                "why": why,
+            }
             call = {"name": "issue_refund", "args": arguments, "id": f"turn-{len(told)}"}
             answer = AIMessage("", tool_calls=[call])
         return ChatResult(generations=[ChatGeneration(message=answer)])
@@ -120,7 +127,11 @@ async def main() -> None:
         state = await graph.ainvoke(given, {"configurable": {"thread_id": "ticket"}})
     told = [message.text for message in state["messages"] if isinstance(message, ToolMessage)]
     waits = [stop.value for stop in state.get("__interrupt__", [])]
-    print(json.dumps({"found": len(state["found"]), "told": told, "waits": waits, "last": state["messages"][-1].text}))
+    print(
+        json.dumps(
+            {"found": len(state["found"]), "told": told, "waits": waits, "last": state["messages"][-1].text}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -91,7 +91,9 @@ class Refunds(Workflow):
             return Waiting(call=event.call)
         return StopEvent(result=answer)
 
-    async def _next(self, event: Propose, answer: Any, refusal: dict[str, Any]) -> Propose | Waiting | StopEvent:
+    async def _next(
+        self, event: Propose, answer: Any, refusal: dict[str, Any]
+    ) -> Propose | Waiting | StopEvent:
         if not refusal:
             return StopEvent(result=answer)
         if refusal["code"] == "approval_pending":
@@ -99,24 +101,30 @@ class Refunds(Workflow):
         return Propose(found=event.found, refused=[*event.refused, answer])
 
 
-async def main() -> None:
-    word, kept, *invoices = sys.argv[1:]
+async def played(invoices: list[str], was: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What came of it, and what must be kept where the workflow waits for a person."""
     headers = {"Authorization": f"Bearer {os.environ['COMPTROLLER_TOKEN']}"}
     workflow = Refunds(BasicMCPClient(os.environ["COMPTROLLER_URL"], headers=headers))
-    if word == "start":
+    if was is None:
         handler = workflow.run(invoices=invoices)
     else:
-        was = json.loads(Path(kept).read_text())
         handler = workflow.run(ctx=Context.from_dict(workflow, was["context"]))
         handler.ctx.send_event(Decided(call=was["call"]))
     async for event in handler.stream_events():
         if isinstance(event, Waiting):
-            Path(kept).write_text(json.dumps({"call": event.call, "context": handler.ctx.to_dict()}))
+            keep = {"call": event.call, "context": handler.ctx.to_dict()}
             await handler.cancel_run()
-            print(json.dumps({"waits": event.call}))
-            return
-    print(json.dumps({"done": await handler}))
+            return {"waits": event.call}, keep
+    return {"done": await handler}, {}
+
+
+def main() -> None:
+    word, file, *invoices = sys.argv[1:]
+    was = json.loads(Path(file).read_text()) if word == "resume" else None
+    result, keep = asyncio.run(played(invoices, was))
+    Path(file).write_text(json.dumps(keep))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -45,7 +45,12 @@ class Scripted(ChatCompletionClientBase):
             return [ChatMessageContent(role=AuthorRole.ASSISTANT, content=told[-1])]
         amount, invoice = re.findall(r"Refund (\d+) USD of (\S+)", said[0].content)[0]
         amounts = [{}, {"amount_usd": 4000}, {"amount_usd": int(amount)}]
-        arguments = {"invoice_id": invoice, "reason_code": "duplicate_charge", "why": WHY, **amounts[len(told)]}
+        arguments = {
+            "invoice_id": invoice,
+            "reason_code": "duplicate_charge",
+            "why": WHY,
+            **amounts[len(told)],
+        }
         return [self._propose("issue_refund", arguments, len(told))]
 
     def _propose(self, name: str, arguments: dict[str, Any], turn: int) -> ChatMessageContent:
@@ -55,9 +60,8 @@ class Scripted(ChatCompletionClientBase):
         return ChatMessageContent(role=AuthorRole.ASSISTANT, items=[call])
 
 
-async def main() -> None:
-    kept, request = Path(sys.argv[1]), sys.argv[2]
-    history = ChatHistory.restore_chat_history(kept.read_text()) if kept.exists() else ChatHistory()
+async def played(history: ChatHistory, request: str) -> tuple[ChatHistory, str]:
+    """The agent's answer, and the chat with it."""
     headers = {"Authorization": f"Bearer {os.environ['COMPTROLLER_TOKEN']}"}
     async with MCPStreamableHttpPlugin(
         name="comptroller", url=os.environ["COMPTROLLER_URL"], headers=headers, load_prompts=False
@@ -67,10 +71,16 @@ async def main() -> None:
         )
         thread = ChatHistoryAgentThread(chat_history=history)
         answer = await agent.get_response(messages=request, thread=thread)
-        history = ChatHistory(messages=[message async for message in thread.get_messages()])
+        return ChatHistory(messages=[message async for message in thread.get_messages()]), str(answer)
+
+
+def main() -> None:
+    kept, request = Path(sys.argv[1]), sys.argv[2]
+    history = ChatHistory.restore_chat_history(kept.read_text()) if kept.exists() else ChatHistory()
+    history, answer = asyncio.run(played(history, request))
     kept.write_text(history.serialize())
-    print(json.dumps({"told": told_in(history), "answer": str(answer)}))
+    print(json.dumps({"told": told_in(history), "answer": answer}))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

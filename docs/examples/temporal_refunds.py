@@ -19,7 +19,7 @@ from typing import Any
 from temporalio import activity, workflow
 from temporalio.client import Client as Temporal
 from temporalio.common import RetryPolicy
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
@@ -86,22 +86,35 @@ class Refund:
     async def run(self, request: str, invoice: str, amount_usd: float) -> dict[str, Any]:
         begun = await self._call("begin", "task_begin", {"request": request}, request=request)
         self._task = begun["answer"]["task"]
+        try:
+            done = await self._refund(request, invoice, amount_usd)
+        except ActivityError as error:
+            await self._call("hand-off", "hand_off", {"reason": str(error.cause)})
+            raise
+        await self._call("finish", "task_finish", {"claim": "succeeded"})
+        return done
+
+    async def _refund(self, request: str, invoice: str, amount_usd: float) -> dict[str, Any]:
         read = await self._call("look", "lookup_invoice", {"invoice_id": invoice})
         why = {"reason": request, "citations": [read["answer"]["refs"][0]["ref"]]}
-        refund = {"invoice_id": invoice, "amount_usd": amount_usd, "reason_code": "duplicate_charge", "why": why}
+        refund = {
+            "invoice_id": invoice,
+            "amount_usd": amount_usd,
+            "reason_code": "duplicate_charge",
+            "why": why,
+        }
         result = await self._call("refund", "issue_refund", refund)
         looks = 0
         while "pending" in result:
             await self._wait_for_a_person()
             looks += 1
             result = await self._call(f"resume-{looks}", "resume_call", {"call": result["pending"]})
-        await self._call("finish", "task_finish", {"claim": "succeeded"})
         return result["answer"]
 
     async def _wait_for_a_person(self) -> None:
         try:
             await workflow.wait_condition(lambda: self._decided, timeout=LOOK_AGAIN)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             workflow.logger.info("Nobody has signalled; looking anyway.")
         self._decided = False
 

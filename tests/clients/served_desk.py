@@ -57,6 +57,11 @@ class Served:
         with contextlib.closing(sqlite3.connect(self.desk)) as desk:
             return [str(row[0]) for row in desk.execute(wanted, (count,))]
 
+    def ticket(self) -> str:
+        """A ticket, always the same."""
+        with contextlib.closing(sqlite3.connect(self.desk)) as desk:
+            return str(desk.execute("SELECT id FROM tickets ORDER BY id LIMIT 1").fetchone()[0])
+
     def command(self, *words: str) -> str:
         """What `comptroller words` prints, beside the service."""
         ended = run(self.folder, *words)
@@ -130,7 +135,9 @@ def served(folder: Path, changes: Changes | None = None) -> Generator[Served]:
     log = folder / "serve.log"
     with (
         log.open("wb") as to,
-        subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as process,
+        subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process,
     ):
         assert process.stderr is not None
         drained: threading.Thread | None = None

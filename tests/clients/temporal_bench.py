@@ -18,23 +18,23 @@ import importlib
 import json
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import temporalio.api.common.v1 as common
 import temporalio.api.failure.v1 as failures
-import temporalio.bridge.proto.activity_result as activity_result
 import temporalio.bridge.proto.workflow_activation as activation
 import temporalio.workflow
-from temporalio.common import Priority, RawValue, RetryPolicy, TypedSearchAttributes
+from temporalio.bridge.proto import activity_result
+from temporalio.common import Priority, RetryPolicy, TypedSearchAttributes
 from temporalio.converter import DefaultFailureConverter, DefaultPayloadConverter
 from temporalio.exceptions import ActivityError, ApplicationError, RetryState
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import WorkflowInstanceDetails
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+START = datetime(2026, 1, 1, tzinfo=UTC)
 CONVERTER = DefaultPayloadConverter()
 
 
@@ -49,7 +49,9 @@ class Bench:
         self._given = given
         self._now = START
         self._ran: dict[str, int] = {}
-        self._activities = {temporalio.activity._Definition.must_from_callable(one).name: one for one in activities}
+        self._activities = {
+            temporalio.activity._Definition.must_from_callable(one).name: one for one in activities
+        }
         self._definition = temporalio.workflow._Definition.must_from_class(workflow)
         runner = SandboxedWorkflowRunner()
         runner.prepare_workflow(self._definition)
