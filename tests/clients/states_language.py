@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -125,15 +125,14 @@ class Execution:
 
     def _filled(self, template: Any, document: Any) -> Any:
         """A payload template: what ends in `.$` is a path or an intrinsic function."""
-        if isinstance(template, list):
-            return [self._filled(one, document) for one in template]
         if not isinstance(template, dict):
             return template
+        members = cast("dict[str, Any]", template)
         return {
             key.removesuffix(".$"): self._at(value, document)
             if key.endswith(".$")
             else self._filled(value, document)
-            for key, value in template.items()
+            for key, value in members.items()
         }
 
     def _at(self, path: str, document: Any) -> Any:
