@@ -46,7 +46,13 @@ __all__ = [
 CALL, AFTER = "call", "after"
 GROUPS = frozenset({CALL, AFTER, *(effect.value for effect in Effect)})
 
-PRINCIPAL = RecordOf({"tenant": Field(Scalar(Kind.TENANT)), "kind": Field(Scalar(Kind.STRING))})
+PRINCIPAL = RecordOf(
+    {
+        "tenant": Field(Scalar(Kind.TENANT)),
+        "kind": Field(Scalar(Kind.STRING)),
+        "subject": Field(Scalar(Kind.STRING)),
+    }
+)
 RESOURCES: Mapping[str, RecordOf] = MappingProxyType(
     {
         "Record": RecordOf({"kind": Field(Scalar(Kind.STRING)), "key": Field(Scalar(Kind.STRING))}),

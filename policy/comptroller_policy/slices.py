@@ -220,7 +220,11 @@ def principal_entities(action: Action, principal: Principal, roles: Iterable[str
     """The action, and the principal with its roles as parents and its attributes."""
     entity = {
         "uid": uid("Principal", principal.id),
-        "attrs": {"tenant": {"__entity": uid("Tenant", principal.tenant)}, "kind": principal.kind.value},
+        "attrs": {
+            "tenant": {"__entity": uid("Tenant", principal.tenant)},
+            "kind": principal.kind.value,
+            "subject": principal.subject,
+        },
         "parents": [uid("Role", role) for role in sorted(roles)],
     }
     return entities_of([entity], action_entities(action))

@@ -32,7 +32,7 @@ def _findings(text: str, **rules: Any) -> list[tuple[str, str]]:
         ("context.input has amnt", "declares `amnt` in context.input. It has: amount_usd"),
         ("context has inputs", "declares `inputs` in context."),
         ("context.input has reason_code.x", "declares `x` in context.input.reason_code"),
-        ("principal has tags", "declares `tags` in principal. It has: kind, tenant"),
+        ("principal has tags", "declares `tags` in principal. It has: kind, subject, tenant"),
         ("resource has owner", "declares `owner` in resource. It has: key, kind"),
         ("principal.tenant has name", "declares `name` in principal.tenant"),
         ('context.input.amont == "x"', "declares `amont`"),
