@@ -53,14 +53,14 @@ class State(TypedDict):
 
 
 class Scripted(BaseChatModel):
-    """Proposes what a model might: wrong arguments, too much, and then what a person has to agree to."""
+    """Proposes what a model might: wrong arguments, too much, what a person has to agree to, and that once more."""
 
     def _generate(
         self, messages: list[Any], stop: Any = None, run_manager: Any = None, **_: Any
     ) -> ChatResult:
         invoice = str(messages[0].content).split()[-1]
         told = [message for message in messages if isinstance(message, ToolMessage)]
-        amounts: list[Any] = ["forty", 400, 40]
+        amounts: list[Any] = ["forty", 400, 40, 40]
         if len(told) == len(amounts):
             answer = AIMessage("Done: " + str(told[-1].text))
         else:

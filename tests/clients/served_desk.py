@@ -112,15 +112,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(folder: Path, changes: Changes | None = None) -> Generator[Served]:
-    """Serve the desk with `changes` on a free loopback port, Olga enrolled as approver; ended by SIGTERM."""
+def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Generator[Served]:
+    """Serve the desk with `changes` and the policies `cedar` on a free loopback port, Olga enrolled as approver; ended by SIGTERM."""
 
     def changed(config: dict[str, Any]) -> None:
         config["approvals"] = {"allow_same_uid_file": True}
         if changes is not None:
             changes(config)
 
-    placed(folder, changed)
+    placed(folder, changed, cedar=cedar)
     ensure(folder / "desk.db", 1)
     added = run(
         folder,

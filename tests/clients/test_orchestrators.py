@@ -7,9 +7,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.clients.places import node_program, python_of
 from tests.clients.served_desk import EXAMPLES, Line, Served, served
@@ -19,12 +20,20 @@ from tests.scenarios.kit import tool_of
 PAGE = EXAMPLES.parent / "orchestrators.md"
 MACHINE = EXAMPLES / "step_functions_refund.asl.json"
 BENCH = Path(__file__).parent / "programs" / "temporal_bench.py"
-REQUEST = "Ticket 17: refund the double charge."
+REQUEST = "Ticket 17: refund the double charge of {}."
+
+
+def block(label: str) -> str:
+    found = re.search(rf"^```{label}\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found is not None, label
+    return found[1]
 
 
 def orchestrator(config: dict[str, Any]) -> None:
-    """Its token is that of a program which hands out the work."""
-    config["identity"]["local"]["clients"]["triage-bot"] = {"orchestrator": True}
+    """Its token is that of a program which hands out the work, and states what was asked for."""
+    marked = cast("Any", YAML(typ="safe")).load(block("yaml marked"))
+    config["identity"]["local"]["clients"].update(marked["identity"]["local"]["clients"])
+    tool_of(config, "issue_refund")["provenance"] = {"invoice_id": "target"}
 
 
 def refused(desk: Served) -> list[str]:
@@ -73,15 +82,15 @@ def test_a_state_machine_waits_for_a_person_and_a_lost_answer_is_asked_for_again
     tmp_path: Path,
 ) -> None:
     waits: list[str] = []
-    with served(tmp_path, orchestrator) as desk:
+    with served(tmp_path, orchestrator, block("cedar asked-for")) as desk:
 
         def a_person_takes_their_time(state: str) -> None:
             waits.append(state)
             if len(waits) == 2:
                 desk.approve(waiting(desk))
 
-        machine, [invoice] = json.loads(MACHINE.read_text()), desk.paid(1)
-        given = {"request": REQUEST, "invoice": invoice, "amount_usd": 40}
+        machine, [invoice, other] = json.loads(MACHINE.read_text()), desk.paid(2)
+        given = {"request": REQUEST.format(invoice), "invoice": invoice, "amount_usd": 40}
         lost = frozenset({"Refund", "Resume"})
         done = Execution(machine, "ticket-17", desk.url, desk.token, a_person_takes_their_time, lost)
         assert done.run(given)["output"]["amount_usd"] == 40
@@ -89,10 +98,12 @@ def test_a_state_machine_waits_for_a_person_and_a_lost_answer_is_asked_for_again
         assert [done.sent.count(state) for state in ("Refund", "Resume")] == [2, 4]
         assert [(effect.invoice_id, effect.amount_cents) for effect in desk.moved()] == [(invoice, 40_00)]
 
-        greedy = Execution(machine, "ticket-18", desk.url, desk.token)
-        ended = greedy.run({**given, "amount_usd": 4000})
-        assert (ended["error"], greedy.visited[-2:]) == ("denied", ["HandOff", "NotRefunded"])
-        assert "at most 50" in ended["cause"]
+        astray = Execution(machine, "ticket-18", desk.url, desk.token)
+        ended = astray.run({**given, "invoice": other})
+        assert (ended["error"], astray.visited[-2:]) == ("denied", ["HandOff", "NotRefunded"])
+        assert (
+            "The invoice is not the one that was asked for. (rule only-what-was-asked-for)" in ended["cause"]
+        )
         assert [task["outcome"] for task in desk.look("tasks", "list")["tasks"]] == ["handed_off", "claimed"]
         assert desk.moved_usd() == 40
 
@@ -135,7 +146,8 @@ def test_a_graph_reads_side_by_side_stops_while_a_call_is_pending_and_goes_on_af
         desk.approve(stopped["waits"][0]["call"])
         [ended] = desk.play(python, program, "resume", "graph.db")
         assert ended["waits"] == []
-        assert invoice in ended["last"]
+        assert len(ended["told"]) == 4
+        assert "it was not done again" in ended["last"], "asked for once more"
         assert [(effect.invoice_id, effect.amount_cents) for effect in desk.moved()] == [(invoice, 40_00)]
 
 
@@ -180,7 +192,7 @@ def test_a_refund_is_made_once_however_often_its_activity_is_retried_and_once_mo
         orchestrator(config)
         tool_of(config, "issue_refund")["repeatable"] = True
 
-    with served(tmp_path, only_the_key_tells_refunds_apart) as desk:
+    with served(tmp_path, only_the_key_tells_refunds_apart, block("cedar asked-for")) as desk:
         [invoice] = desk.paid(1)
         lost = [["refund", 1], ["refund", 2]]
         lines = worked(desk, "refund-ticket-17", invoice, 12, lost=lost)
@@ -198,13 +210,15 @@ def test_a_refund_is_made_once_however_often_its_activity_is_retried_and_once_mo
         assert "at most 50" in failed["failed"]
         tasks = desk.look("tasks", "list")["tasks"]
         assert [task["outcome"] for task in tasks] == ["handed_off", "claimed", "claimed", "claimed"]
-        assert f'"{REQUEST}" (the orchestrator\'s words)' in desk.command("tasks", "show", tasks[-1]["task"])
+        assert f'"{REQUEST.format(invoice)}" (the orchestrator\'s words)' in desk.command(
+            "tasks", "show", tasks[-1]["task"]
+        )
         assert desk.moved_usd() == 24
 
 
 @pytest.mark.clients
 def test_a_signal_makes_the_workflow_look_and_only_the_approval_makes_it_refund(tmp_path: Path) -> None:
-    with served(tmp_path, orchestrator) as desk:
+    with served(tmp_path, orchestrator, block("cedar asked-for")) as desk:
         [invoice] = desk.paid(1)
         moved: list[float] = []
 
@@ -229,6 +243,6 @@ def test_a_signal_makes_the_workflow_look_and_only_the_approval_makes_it_refund(
 
 def worked(desk: Served, name: str, invoice: str, usd: float, **more: Any) -> list[Line]:
     """Run the workflow called `name`; what the bench tells."""
-    given = {"id": name, "arguments": [REQUEST, invoice, usd], "lost": more.get("lost", [])}
+    given = {"id": name, "arguments": [REQUEST.format(invoice), invoice, usd], "lost": more.get("lost", [])}
     program = str(EXAMPLES / "temporal_refunds.py")
     return desk.play(python_of("temporal"), BENCH, program, json.dumps(given), says=more.get("says"))
