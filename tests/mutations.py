@@ -1921,6 +1921,67 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    if False:\n",
         f"{_S}/test_kept_reads.py::test_cache_s_stands_only_where_it_can_mean_something",
     ),
+    # -- observe mode ---------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_POLICY}/observing.py",
+        "        effect in (Effect.READ, Effect.CREATE)\n        and decision",
+        "        decision",
+        f"{_S}/test_observe.py::test_only_what_a_rule_says_of_a_read_or_a_create_is_let_pass[update-decision3-False]",
+    ),
+    Mutation(
+        f"{_POLICY}/observing.py",
+        "        and not decision.errors\n",
+        "",
+        f"{_S}/test_observe.py::test_only_what_a_rule_says_of_a_read_or_a_create_is_let_pass[read-decision2-False]",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        "        if case.tool_in_hand.effect in (Effect.READ, Effect.CREATE):\n            case.observed_until_ms = await",
+        "        case.observed_until_ms = await",
+        f"{_S}/test_observe.py::test_nothing_but_a_read_or_a_declared_create_passes",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        "        if self._mode is not Mode.OBSERVE or not whole:\n",
+        "        if not whole:\n",
+        f"{_S}/test_observe.py::test_without_the_mode_nothing_passes_and_nothing_is_said",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        "        whole = case.resumed is None and case.compensates is None\n",
+        "        whole = case.compensates is None\n",
+        f"{_S}/test_observe.py::test_what_waited_for_a_person_before_goes_on_waiting",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        " or ran_ms >= known.left_ms:\n",
+        ":\n",
+        f"{_S}/test_observe.py::test_a_clock_that_stands_still_makes_the_week_no_longer",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        "        if not span.is_certain(now_ms, record_ms):\n",
+        "        if False:\n",
+        f"{_S}/test_observe.py::test_a_clock_that_is_set_back_enforces_every_rule_until_it_is_right",
+    ),
+    Mutation(
+        f"{_SERVER}/call/observing.py",
+        "                await self._store.commit(tenant, Unit([EndObserving(now_ms)]))\n",
+        "                pass\n",
+        f"{_S}/test_observe.py::test_it_ends_after_seven_days_for_good_and_no_restart_or_edit_begins_it_anew",
+    ),
+    Mutation(
+        f"{_POLICY}/observing.py",
+        "        if state.get(OBSERVING, _ID) is None:\n",
+        "        if True:\n",
+        f"{_S}/test_observe.py::test_when_it_began_is_written_once",
+    ),
+    Mutation(
+        f"{_AUDIT}/report_calls.py",
+        """    if packet.get("observed"):\n        return False\n""",
+        "",
+        f"{_S}/test_observe.py::test_the_report_says_what_would_have_been_stopped_and_what_would_allow_it",
+    ),
     # -- servers of somebody else ---------------------------------------------------------------------------------
     Mutation(
         f"{_UPSTREAM}/results.py",

@@ -355,6 +355,9 @@ def _object(value: Any) -> JsonObject:
 
 
 def _allows(packet: JsonObject) -> bool:
+    """Whether policy did. What rules were only watched for ran outside of it."""
+    if packet.get("observed"):
+        return False
     decision = _object(packet.get("decision"))
     return decision.get("verdict") == "allow" and not decision.get("errors")
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from comptroller_audit.observed_shapes import ObservedView
 from comptroller_audit.usage_shapes import UsageView
 from comptroller_audit.vocabulary import (
     CallState,
@@ -271,6 +272,7 @@ class _Considered(_Open):
     decision: DecisionView
     checked: list[CheckedView] = []
     rollout: DrawView | None = None
+    observed: ObservedView | None = None
     judged: list[JudgedView] = []
 
 
@@ -300,6 +302,7 @@ class _Ended(_Open):
     usage: UsageView | None = None
     tokens_given: list[TokenGiven] = []
     reversal: Annotated[Free | None, Field(description="`{tool, arguments}`: what would reverse it")] = None
+    observed: ObservedView | None = None
     took_ms: Took | None = None
 
 

@@ -29,6 +29,7 @@ from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
 from comptroller_server.call.many import Batches
 from comptroller_server.call.metering import metering_of
+from comptroller_server.call.observing import Observing
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.parts import Parts
 from comptroller_server.call.provenance import Provenance
@@ -157,6 +158,7 @@ def build(installation: Installation, owner: Owner) -> Service:
     pipeline = Pipeline(
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Batches(store, i.policy, commits, evidence, release), Loops(clock, limits.identical_calls_max), compensation,
+        Observing(config.mode, store, clock),
     )  # fmt: skip
     editing = Editing(
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,

@@ -20,6 +20,7 @@ from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
 from comptroller_server.call.loops import Loops
 from comptroller_server.call.many import Batches
+from comptroller_server.call.observing import Observing
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
 from comptroller_server.call.repeats import Repeats
@@ -59,6 +60,7 @@ class Pipeline:
         batches: Batches,
         loops: Loops,
         compensation: Reversals,
+        observing: Observing,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -75,6 +77,7 @@ class Pipeline:
         self._batches = batches
         self._loops = loops
         self._compensation = compensation
+        self._observing = observing
         compensation.act = self._act
 
     async def call(self, proposal: Proposal) -> Answer:
@@ -125,6 +128,7 @@ class Pipeline:
             head = await self._watch.fresh(case.tenant)
             # A clock set back opens no earlier window again.
             case.window_ms = max(case.received_ms, head.record_ms)
+            await self._observing.look(case, head)
             self._decisions.early(case)  # 5 pre-decide
             case.took.mark(Step.DECIDE)
             await self._look_ups.gather(case, head.switch_seq)  # 6 look up

@@ -8,6 +8,7 @@ from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
 from comptroller_server.call.case import Case, Cut
 from comptroller_server.call.naming import META_TASK
+from comptroller_server.call.observing import META_OBSERVED, banner, told_observed
 from comptroller_server.call.proposal import Answer, Ask
 from comptroller_server.call.upstream_words import META_UNTRUSTED, fenced
 
@@ -112,6 +113,8 @@ def success_answer(case: Case) -> Answer:
         meta[META_EDITED] = case.edit_told
     if case.receipt is not None:
         meta[META_RECEIPT] = receipt_json(case.receipt)
+    if (observed := told_observed(case)) is not None:
+        meta[META_OBSERVED] = observed
     if case.cached is not None:
         meta[META_CACHED] = case.cached.age_s
     if case.cut is not None and case.cut.more is not None:
@@ -134,6 +137,8 @@ def answer_text(case: Case) -> str:
         text += f"\nRefs to cite in `why.citations`: {named}"
     if case.withheld:
         text += f"\n({case.withheld} values were withheld or are shown as tokens.)"
+    if said := banner(case):
+        text += f"\n{said}"
     if case.cached is not None:
         text += f"\n(This was read {case.cached.age_s:.0f} seconds ago and is kept for a while.)"
     if case.edit_told:

@@ -201,6 +201,10 @@ class Case:
     judged: tuple[Judged, ...] = ()
     checks_deny: bool = False
     """A check or a judge said a definite no: like a deny, it ends a call that people had approved."""
+    observed_until_ms: int | None = None
+    """In observe mode, when that ends; None where every rule is in force for this call."""
+    observed: dict[str, Decision] = field(default_factory=dict[str, Decision])
+    """What rules would have stopped: by `early`, `before` and `after`."""
     reversal: Decision | None = None
     """What was decided ahead about the call that would reverse this one."""
     approvals: dict[str, int] = field(default_factory=dict[str, int])

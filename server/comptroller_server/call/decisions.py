@@ -16,6 +16,7 @@ from comptroller_policy.rules import REQUESTER
 from comptroller_policy.switches import Switches
 from comptroller_server.call.case import Case, Refused
 from comptroller_server.call.lookups import service_subject, unavailable
+from comptroller_server.call.observing import passed
 from comptroller_server.call.traces import TraceLevel, Tracer
 from comptroller_server.undo.reversal import cannot_reverse, next_for, together
 from comptroller_tools.compensation import Compensation
@@ -52,6 +53,7 @@ class Decisions:
         case.trace.forget()
         decision = self._bundle.decide_early(question := self.question(case))
         self._trace(case, "early", question, decision)
+        decision = passed(case, "early", decision) if decision is not None else None
         if decision is not None and decision.verdict is Verdict.DENY:
             case.decision = decision
             raise Refused(_denied(case, decision))
@@ -79,6 +81,7 @@ class Decisions:
         """The call, together with what would reverse it. Raises `Refused` when that is certain to be denied."""
         case.decision = self._bundle.decide(question := self.question(case, confirmed=confirmed))
         self._trace(case, "before", question, case.decision)
+        case.decision = passed(case, "before", case.decision)
         compensation = case.tool_in_hand.compensation
         if compensation is not None and case.decision.verdict is not Verdict.DENY:
             self._with_reversal(case, compensation, question.approvals)
@@ -98,6 +101,7 @@ class Decisions:
         question = self.question(case, outcome.value, after)
         case.decision_after = self._bundle.decide_after(question)
         self._trace(case, "after", question, case.decision_after)
+        case.decision_after = passed(case, "after", case.decision_after)
         if case.decision_after.verdict is not Verdict.ALLOW and case.problem is None:
             denied = _denied if case.tool_in_hand.is_read else _denied_after
             case.problem = denied(case, case.decision_after)

@@ -20,6 +20,7 @@ from comptroller_policy.model import Decision
 from comptroller_server.call.addressed import accepted_name
 from comptroller_server.call.books import given_in
 from comptroller_server.call.case import Case
+from comptroller_server.call.observing import observed_in_packet
 from comptroller_server.call.roads import Roads
 from comptroller_server.call.traces import Tracer
 from comptroller_server.undo.reversal import recorded_reversal
@@ -118,6 +119,7 @@ class Evidence:
             **({"provenance": dict(case.provenance)} if case.provenance else {}),
             "basis": {"history": dict(case.basis.history), "switch_seq": case.basis.switch_seq},
             "decision": _decision(case.decision),
+            **observed_in_packet(case, "early", "before"),
             **({"checked": self._checked(case.checked)} if case.checked else {}),
             **({"rollout": case.draw.in_packet()} if case.draw is not None else {}),
             **({"judged": [one.as_json() for one in case.judged]} if case.judged else {}),
@@ -221,6 +223,7 @@ class Evidence:
         }
         if case.usage.is_metered:
             packet["usage"] = case.usage.packet
+        packet |= observed_in_packet(case, "after")
         if (reversal := recorded_reversal(case, self._release)) is not None:
             packet["reversal"] = reversal
         if case.compensates is not None:
@@ -228,6 +231,7 @@ class Evidence:
         if record_type is RecordType.READ:
             packet = {**self.proposal(case), **self.considered(case), **packet}
             packet["approvals"] = _confirmations(case)
+            packet |= observed_in_packet(case, "early", "before", "after")
             if case.cut is not None:
                 packet["part"] = case.cut.in_packet
             if (cached := case.cached) is not None:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 
 from comptroller_audit.addresses import shown_address
+from comptroller_audit.ambient import SystemClock
 from comptroller_audit.database import Database
 from comptroller_audit.errors import AuditError, StoreError
 from comptroller_audit.migrate import schema_is_current
@@ -28,6 +29,7 @@ from comptroller_server.doctor.machine import SQLITE_SAFE
 from comptroller_server.doctor.places import exposed
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.reporting.observed import observing_in, observing_text
 from comptroller_server.undo.reversal import irreversible
 from comptroller_server.upstreams.asking import ask, upstream_warnings
 
@@ -140,6 +142,7 @@ def _check_store(checked: Checked, config: Config) -> None:
                 [Finding("store.url", f"{path} cannot be made here; its folder is not writable")]
             )
             checked.findings.extend(where)
+        _warn_of_mode(checked, config, observing_text(config.mode, None, 0, 0))
         return
     try:
         _check_database(checked, config)
@@ -154,6 +157,8 @@ def _check_database(checked: Checked, config: Config) -> None:
         return
     reader = Reader(database)
     try:
+        mode = observing_in(config.mode, reader, TENANT, SystemClock().now_ms())
+        _warn_of_mode(checked, config, mode)
         held = {role for person in approver_names(reader, TENANT) for role in person.roles}
     finally:
         reader.close()
@@ -168,6 +173,11 @@ def _check_database(checked: Checked, config: Config) -> None:
                         )
                     ]
                 )
+
+
+def _warn_of_mode(checked: Checked, config: Config, text: str | None) -> None:
+    if text is not None:
+        checked.warnings += config.placed([Finding("mode", text)])
 
 
 def _places(config: Config) -> dict[str, str]:

@@ -32,6 +32,7 @@ _EXAMINATIONS: Sequence[tuple[str, Callable[[Patient], Iterable[Line]]]] = (
     ("files", places.permissions),
     ("clock", record.clock),
     ("checkpoints", record.checkpoints),
+    ("mode", record.mode),
     ("upstreams", upstreams.lock),
     ("clients", clients.clients),
 )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from comptroller_audit.files import replace_file
 from comptroller_audit.latency import Latency
 from comptroller_audit.report import Report, TaskEnd, usd_text
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
+from comptroller_server.commands.report_observed import tell_observed
 from comptroller_server.commands.showing import Card, at, emit, say, table
 from comptroller_server.commands.spans import progress_shown, since_from, since_option
 from comptroller_server.errors import CommandError
@@ -23,6 +24,9 @@ from comptroller_server.reporting.words import containment_lines, share, waiting
 
 __all__ = ["report"]
 
+PAGE_MODE = 0o644
+"""A page is there to be read, by people and by whatever serves it."""
+
 
 @click.command()
 @since_option("7d")
@@ -32,14 +36,23 @@ __all__ = ["report"]
     help="Like 'success>=0.9,containment=1,p99_ms<=800': exit 1 unless all of them hold. No data never holds.",
 )
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write the report as one page.")
+@click.option(
+    "--observe", is_flag=True, help="What observe mode let pass, by rule and tool, and what would allow it."
+)
 @options()
 @click.pass_context
-def report(ctx: click.Context, since: str, gate: str | None, html: Path | None) -> None:
+def report(ctx: click.Context, since: str, gate: str | None, html: Path | None, observe: bool) -> None:
     """Tasks by outcome, cost per success, containment, failures, latency, and what waits for a person.
 
     It only reads, beside a serving process if there is one.
     """
     invocation = invocation_of(ctx)
+    if observe:
+        if gate is not None or html is not None:
+            raise click.UsageError("--observe is a report of its own; leave out --gate and --html")
+        since_from(since, 0)
+        tell_observed(invocation, since)
+        return
     conditions: Sequence[Condition] = parsed(gate) if gate is not None else ()
 
     async def read(installation: Installation) -> Report:
@@ -73,12 +86,9 @@ def _write(path: Path, found: Report, verdicts: Sequence[Verdict]) -> None:
     """The page, in one piece: whoever reads the file sees the old one or the new one. Raises `CommandError`."""
     from comptroller_server.reporting.page import page_of  # only where a page is wanted
 
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        beside.write_text(page_of(found, verdicts), encoding="utf-8")
-        beside.replace(path)
+        replace_file(path, page_of(found, verdicts).encode(), PAGE_MODE)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise CommandError(f"the page cannot be written to {path}: {error.strerror}") from error
 
 

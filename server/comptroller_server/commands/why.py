@@ -148,8 +148,18 @@ def _considered(card: Card, record: CallRecord) -> None:
             f"{word} ({draw.get('standing')}): bucket {draw.get('bucket')} of {BUCKETS}, drawn by "
             f"{draw.get('drawn_by')}, at {draw.get('percent')} %",
         )
+    _observed(card, record)
     if bundle := str(packet.get("bundle", "")):
         card.line("decided", f"under policy bundle {bundle[:16]}")
+
+
+def _observed(card: Card, record: CallRecord) -> None:
+    """What rules would have stopped, had they not only been watched."""
+    for entry in record.logged:
+        for one in cast("list[JsonObject]", section(entry.packet or {}, "observed").get("decisions") or []):
+            verdict = _VERDICTS.get(str(one.get("verdict")), str(one.get("verdict")))
+            rules = _joined(one.get("policies")) or "no policy"
+            card.line("observed", f"{one.get('stage')}: it would have been {verdict} by {rules}")
 
 
 def _votes(record: CallRecord) -> list[dict[str, Any]]:

@@ -111,6 +111,7 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
         fixed_secrets=fixed,
         tools=document.tools,
         policies=policies,
+        mode=document.mode,
         rollout=document.rollout,
         approvals=document.approvals,
         limits=document.limits,

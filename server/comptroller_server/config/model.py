@@ -23,6 +23,7 @@ from comptroller_budgets.prices import ModelPrice
 from comptroller_policy.declarations import ClientWord, Name, RolloutMode
 from comptroller_policy.errors import Finding
 from comptroller_policy.model import PolicyFile
+from comptroller_policy.observing import Mode
 from comptroller_policy.rollout import configured_percent
 from comptroller_server.call.traces import TraceLevel, trace_levels
 from comptroller_server.config.judges import JudgeConfig
@@ -223,6 +224,7 @@ class Document(_Section):
     judges: dict[Name, JudgeConfig] = Field(default_factory=dict)
     tools: tuple[ToolConfig, ...] = ()
     policies: tuple[str, ...] = ()
+    mode: Mode = Mode.ENFORCE
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     approvals: ApprovalsConfig = Field(default_factory=ApprovalsConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
@@ -277,6 +279,7 @@ class Config:
     fixed_secrets: Mapping[str, SecretStr]
     tools: tuple[ToolConfig, ...]
     policies: tuple[PolicyFile, ...]
+    mode: Mode
     rollout: RolloutConfig
     approvals: ApprovalsConfig
     limits: LimitsConfig
@@ -344,6 +347,7 @@ class Config:
             for file in self.policies
         ]
         material["environment"] = self.environment
+        material["mode"] = self.mode.value
         return material
 
 

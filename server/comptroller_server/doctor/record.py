@@ -12,16 +12,19 @@ from typing import Any
 from comptroller_audit.checkpoint import CheckpointFile, log_origin, open_checkpoint, vkey_of
 from comptroller_audit.errors import AuditError
 from comptroller_audit.sealing import KeyRing
+from comptroller_policy.observing import Mode, Span
 from comptroller_server.config.model import Config
 from comptroller_server.doctor.disk import existing
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
 from comptroller_server.doctor.session import reading_session
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.reporting.observed import observing_text
 
-__all__ = ["checkpoints", "clock"]
+__all__ = ["checkpoints", "clock", "mode"]
 
 CLOCK_S_BEHIND = 5.0
 """Two machines may differ by so much."""
+_OBSERVING = "SELECT started_ms, ended_ms FROM observing WHERE tenant = "
 _HEAD = "SELECT size, record_ms FROM log_head WHERE tenant = "
 
 
@@ -49,6 +52,22 @@ def clock(patient: Patient, now_ms: int | None = None) -> Iterator[Line]:
         )
     else:
         yield ok("clock", found)
+
+
+def mode(patient: Patient, now_ms: int | None = None) -> Iterator[Line]:
+    """Whether rules are only watched, and until when."""
+    if patient.config is None or patient.config.mode is Mode.ENFORCE:
+        return
+    now = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    head, row = _head(patient), _asked(patient, _OBSERVING)
+    span = Span(int(row[0]), bool(row[1])) if row else None
+    text = observing_text(patient.config.mode, span, head[1] if head is not None else 0, now)
+    yield warning(
+        "mode",
+        text or "",
+        "what it lets pass is in the record",
+        "write `mode: enforce` when you have seen enough",
+    )
 
 
 def checkpoints(patient: Patient) -> Iterator[Line]:
@@ -99,9 +118,15 @@ def _head(patient: Patient) -> tuple[int, int] | None:
     """Size and newest time (ms) of the log; None when there is none, or it is too old a store to tell."""
     if patient.config is None:
         return None
+    row = _asked(patient, _HEAD)
+    return (int(row[0]), int(row[1])) if row else None
+
+
+def _asked(patient: Patient, query: str) -> Any:
+    """The first row of `query`, which ends where the tenant is named; None without one, and without such a table."""
     database = patient.database
     if database is None:
-        return _postgres_head(patient.config)
+        return _asked_of_postgres(patient.config, query) if patient.config is not None else None
     if not database.is_file():
         return None
     # Without a log beside it nobody is writing, and opened in any other way SQLite would make one.
@@ -109,23 +134,21 @@ def _head(patient: Patient) -> tuple[int, int] | None:
     uri = f"{database.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2)) as connection:
         try:
-            row: Any = connection.execute(f"{_HEAD}?", (TENANT,)).fetchone()
+            return connection.execute(f"{query}?", (TENANT,)).fetchone()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return None
             raise
-    return (int(row[0]), int(row[1])) if row else None
 
 
-def _postgres_head(config: Config) -> tuple[int, int] | None:
+def _asked_of_postgres(config: Config, query: str) -> Any:
     import psycopg
 
     try:
         with reading_session(config) as connection:
-            row: Any = connection.execute(f"{_HEAD}%s", (TENANT,)).fetchone()
+            return connection.execute(f"{query}%s".encode(), (TENANT,)).fetchone()
     except psycopg.Error:  # told where the server is asked for its version; or there is no table yet
         return None
-    return (int(row[0]), int(row[1])) if row else None
 
 
 def _device(path: Path) -> int:

@@ -32,6 +32,7 @@ def _add(table: str, name: str, kind: sa.types.TypeEngine[Any], default: str) ->
 def upgrade() -> None:
     _tasks()
     _rollouts()
+    _observing()
     _retention()
     _model_usage()
     _compensations()
@@ -80,6 +81,10 @@ def _rollouts() -> None:
         proof=_TEXT,
         **dict.fromkeys(counted, _INT),
     )
+
+
+def _observing() -> None:
+    _keyed("observing", started_ms=_BIG, ended_ms=_BIG)
 
 
 def _retention() -> None:
