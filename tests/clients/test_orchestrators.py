@@ -63,19 +63,18 @@ def test_what_the_page_shows_stands_in_the_programs_and_it_names_every_one() -> 
 
 
 def test_a_loop_that_nobody_watches_stops_at_the_budget_and_every_cent_is_counted(tmp_path: Path) -> None:
-    def a_hundred_a_day(config: dict[str, Any]) -> None:
-        windows = [{"scope": "principal", "window": "day", "unit": "refunded_usd", "max": 100}]
-        config["budgets"] = {"windows": windows}
+    def a_hundred_a_month(config: dict[str, Any]) -> None:
+        config.update(cast("Any", YAML(typ="safe")).load(block("yaml hundred")))
 
-    with served(tmp_path, a_hundred_a_day) as desk:
+    with served(tmp_path, a_hundred_a_month) as desk:
         turns = desk.play(Path(sys.executable), EXAMPLES / "autonomous_loop.py", *desk.paid(7))
         assert [turn["refusal"] is None for turn in turns[:8]] == [False] * 3 + [True] * 5
         assert turns[-1]["refusal"]["code"] == "budget_exhausted"
         assert turns[-1]["refusal"]["left_micro"] == 0
         assert sum(turn["usd"] for turn in turns if turn["refusal"] is None) == pytest.approx(100)
         assert desk.moved_usd() == 100
-        [day] = [window for window in desk.look("budgets")["windows"] if window["unit"] == "refunded_usd"]
-        assert (day["used"], day["left"]) == ("100", "0")
+        [month] = [window for window in desk.look("budgets")["windows"] if window["unit"] == "refunded_usd"]
+        assert (month["used"], month["left"]) == ("100", "0")
 
 
 def test_a_state_machine_waits_for_a_person_and_a_lost_answer_is_asked_for_again_and_nothing_done_twice(
@@ -232,7 +231,7 @@ def test_a_signal_makes_the_workflow_look_and_only_the_approval_makes_it_refund(
                 desk.approve(waiting(desk))
             return {"signal": "decided"}
 
-        lost = [["refund", 1], ["resume-3", 1]]
+        lost = [["begin", 1], ["refund", 1], ["resume-3", 1]]
         lines = worked(desk, "refund-ticket-17", invoice, 40, lost=lost, says=says)
         assert moved == [0, 0, 0]
         resumed = [line["attempt"] for line in lines if str(line.get("activity")).startswith("resume")]
