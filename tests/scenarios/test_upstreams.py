@@ -60,6 +60,48 @@ async def test_a_read_is_decided_fenced_and_recorded(tmp_path: Path, upstream: U
     assert upstream.ran == [{"tool": "look", "arguments": {"path": "a.txt"}}]
 
 
+@pytest.mark.parametrize("trusted", [None, True])
+async def test_its_reads_are_facts_and_name_no_target_unless_the_config_trusts_it(
+    tmp_path: Path, trusted: bool | None
+) -> None:
+    text = {"type": "string"}
+    shown = {"type": "object", "properties": {"owner": text, "next": text}, "required": ["owner", "next"]}
+    looks = definition("look", outputSchema=shown)
+    upstream = Upstream(tmp_path / "files", looks, WRITE)
+    upstream.accept(tmp_path)
+    seen = {"tool": "look", "arguments": {"path": "{input.path}"}}
+    read = {**READS, "resource": "file:{input.path}"}
+    write = {
+        **WRITES,
+        "resource": "file:{input.path}",
+        "facts": {"seen": seen},
+        "provenance": {"path": "target"},
+    }
+    rules = """
+        @id("named") @reason("Only a file that was named.")
+        forbid (principal, action == Comptroller::Action::"write", resource)
+        unless { context.provenance.path == "trusted" };
+        @id("mine") @reason("Only my own.")
+        forbid (principal, action == Comptroller::Action::"write", resource)
+        when { context.facts.seen.owner != "me" };
+    """
+
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, read, write)(config)
+        config["sources"]["files"] |= {} if trusted is None else {"trusted": trusted}
+
+    async with opened(tmp_path, change, cedar=rules) as shop:
+        for owner, policies in (("me", []), ("you", ["mine"])):
+            told = {"owner": owner, "next": "/srv/a.txt"}
+            upstream.does("look", text=json.dumps(told), structuredContent=told)
+            assert structured(await shop.call("look", path="index"))["next"] == "/srv/a.txt"
+            answer = await shop.call("write", path="/srv/a.txt", why={"reason": owner})
+            expected = policies if trusted else [*policies, "named"]
+            assert code_of(answer) == ("denied" if expected else None), answer.text
+            assert all(f"{policy}" in answer.text for policy in expected)
+    assert [one["tool"] for one in upstream.ran if one["tool"] == "write"] == (["write"] if trusted else [])
+
+
 async def test_a_write_needs_its_why_and_the_upstream_never_sees_it(
     tmp_path: Path, upstream: Upstream
 ) -> None:

@@ -163,7 +163,7 @@ def _written_arguments(tool: Tool) -> tuple[str, ...]:
 
 def _opened(case: Case) -> Json:
     """What the model was told, with values in place of the tokens it was shown."""
-    told = case.told
+    told = case.cut.part.shown if case.cut is not None else case.released
     book = case.book
     if book is None or not _TOKEN_LIKE.search(json.dumps(told, ensure_ascii=False)):
         return told
