@@ -2426,4 +2426,10 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/server/test_cli_tasks.py::test_a_person_begins_a_task_for_a_client_with_a_request_that_is_trusted",
     ),
+    Mutation(
+        f"{_SERVER}/rehearsal/recorded.py",
+        "if name in aims and aims[name] is tool.config.provenance.get(name)",
+        "",
+        f"{_S}/test_provenance.py::test_recorded_provenance_decides_again_as_it_was_and_only_for_the_same_purpose",
+    ),
 )

@@ -123,6 +123,33 @@ async def test_only_an_address_that_a_trusted_read_shows_gets_mail(tmp_path: Pat
         assert "to: a trusted read of this task" in told.output
 
 
+async def test_recorded_provenance_decides_again_as_it_was_and_only_for_the_same_purpose(
+    tmp_path: Path,
+) -> None:
+    def as_values(config: dict[str, Any]) -> None:
+        mailing(send_reply={"provenance": {"to": "value"}})(config)
+
+    async with opened(tmp_path, mailing(), cedar=NAMED) as shop:
+        ticket, address = a_ticket(shop)
+        reply = await drafted(shop, ticket)
+        assert not (await shop.call("get_ticket", ticket_id=ticket)).is_error
+        denied = await sent(shop, reply, EVE)
+        assert code_of(denied) == "denied"
+        assert code_of(await sent(shop, reply, address)) is None
+        again: list[dict[str, Any]] = []
+        for name, change in (("same", mailing()), ("other", as_values)):
+            candidate = placed(tmp_path / name, change, cedar=NAMED)
+            done = await run_in_thread(tmp_path, "replay", "--policy", str(candidate), "--json")
+            again.append(json.loads(done.stdout))
+        assert [(one["decided"], one["changed"], one["lacks"]) for one in again] == [
+            (4, 0, {}),
+            (2, 0, {"provenance": 2}),
+        ]
+        explained = await run_in_thread(tmp_path, "policy", "explain", call_of(denied), "--json")
+        told = json.loads(explained.stdout)
+        assert told["whole"] and not told["differs"]
+
+
 async def test_what_an_untrusted_source_says_names_no_recipient(tmp_path: Path) -> None:
     async with opened(tmp_path, mailing(desk={"trusted": False}), cedar=NAMED) as shop:
         ticket, address = a_ticket(shop)
