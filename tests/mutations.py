@@ -381,7 +381,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/face/http.py",
-        "elif opens_one(framed.message):",
+        "elif opens_one(framed.message, always=self._server.relays):",
         "elif False:",
         "tests/server/test_elicitation_http.py::test_a_person_confirms_over_http",
     ),
@@ -2227,7 +2227,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upstreams/news.py",
-        "if tool is None or self._halted(subject, tool.name):",
+        "if tool is None or self._halted(subject.tenant, self._key_of(subject), tool.name):",
         "if tool is None:",
         f"{_S}/test_notices.py::test_who_may_read_a_resource_hears_that_it_changed_and_only_while_they_may",
     ),
@@ -2242,6 +2242,36 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        reading = await self._allowed(ctx, address)\n",
         "        reading = Reading('files_resource', address)\n",
         f"{_S}/test_notices.py::test_who_may_not_read_a_resource_cannot_subscribe_to_it",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "            if len(self._callers) != 1:\n                return\n",
+        "",
+        f"{_S}/test_notices.py::test_log_messages_that_may_be_about_another_principals_call_are_told_to_nobody",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "if spoken.left <= 0 or spoken.sending >= SENDING_MAX:",
+        "if False:",
+        f"{_S}/test_notices.py::test_a_flood_of_log_messages_is_cut_off_and_the_call_is_answered",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "if not is_at_least(level, spoken.action.log_level):",
+        "if False:",
+        f"{_S}/test_notices.py::test_what_an_upstream_logs_about_a_call_comes_to_its_caller_clean_and_by_its_own_name",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "told = self._release.release(data, Audience.MODEL, case.book).value",
+        "told = data",
+        f"{_S}/test_notices.py::test_what_an_upstream_logs_about_a_call_comes_to_its_caller_clean_and_by_its_own_name",
+    ),
+    Mutation(
+        f"{_SERVER}/upstreams/news.py",
+        "told = self._release.release(data, Audience.MODEL).value",
+        "told = data",
+        f"{_S}/test_notices.py::test_log_messages_that_may_be_about_another_principals_call_are_told_to_nobody",
     ),
     Mutation(
         f"{_SERVER}/face/relay.py",

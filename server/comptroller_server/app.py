@@ -96,11 +96,13 @@ class Service:
 
 
 def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> News:
-    def halted(subject: Subject, tool: str) -> bool:
-        key = principal_key(i.ring, subject.tenant, subject.principal.id)
-        return watch.switches(subject.tenant).stops(tool, key, "") is not None
+    def halted(tenant: str, principal: str, tool: str) -> bool:
+        return watch.switches(tenant).stops(tool, principal, "") is not None
 
-    return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted)
+    def key_of(subject: Subject) -> str:
+        return principal_key(i.ring, subject.tenant, subject.principal.id)
+
+    return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted, key_of)
 
 
 def build(installation: Installation, owner: Owner) -> Service:

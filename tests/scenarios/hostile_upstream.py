@@ -159,6 +159,8 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
     result: dict[str, Any] = {"content": content, "isError": does.get("does") == "error"}
     result |= {key: does[key] for key in ("structuredContent", "_meta") if key in does}
     send({"id": call, "result": result})
+    for note in does.get("after", []):
+        send(note)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,12 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.mcpserver import Context
-from mcp_types import EmptyResult, SubscribeRequestParams
+from mcp_types import (
+    EmptyResult,
+    LoggingMessageNotification,
+    LoggingMessageNotificationParams,
+    SubscribeRequestParams,
+)
 
 from comptroller_server.face.http import build_app, serve_http, subject_of
 from comptroller_server.face.protocol import build_server
@@ -41,6 +46,12 @@ def telling(era: str) -> Elsewhere:
 
     @made.app.tool()
     async def pin_up(context: Context[Any, Any]) -> str:
+        said = LoggingMessageNotificationParams(level="warning", data="pinning up")
+        await context.report_progress(1, 2, "half of it")
+        # The SDK's own method for this is deprecated, and what it sends is not.
+        await context.session.send_notification(
+            LoggingMessageNotification(params=said), context.request_context.request_id
+        )
         for session in sessions:
             await session.send_resource_updated(BOARD)
         await context.notify_resource_updated(BOARD)
@@ -87,7 +98,10 @@ async def client_over_http(shop: Shop, era: Any, heard: Heard) -> AsyncGenerator
         async with (
             httpx2.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http,
             Client(
-                streamable_http_client(await url, http_client=http), mode=era, message_handler=heard
+                streamable_http_client(await url, http_client=http),
+                mode=era,
+                message_handler=heard,
+                log_level="info",
             ) as client,
         ):
             yield client
@@ -97,16 +111,24 @@ async def client_over_http(shop: Shop, era: Any, heard: Heard) -> AsyncGenerator
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("modern", "legacy"), ("legacy", "auto"), ("modern", "auto")])
-async def test_news_of_a_resource_comes_through_over_http_in_either_era(
+async def test_news_of_a_resource_and_of_a_call_come_through_over_http_in_either_era(
     tmp_path: Path, theirs: str, ours: Any
 ) -> None:
     elsewhere, heard = telling(theirs), Heard()
+    noted: list[tuple[float, float | None, str | None]] = []
+
+    async def note(progress: float, total: float | None, message: str | None) -> None:
+        noted.append((progress, total, message))
+
     async with open_server(elsewhere):
         await accept_all(elsewhere, tmp_path)
         async with opened(tmp_path, behind(elsewhere)) as shop, client_over_http(shop, ours, heard) as client:
             assert client.server_capabilities.resources is not None
             assert client.server_capabilities.resources.subscribe
             async with subscribed(client, ours, BOARD):
-                await client.call_tool("pin_up", {})
+                await client.call_tool("pin_up", {}, progress_callback=note)
                 await heard.wait("notifications/resources/updated")
+                await heard.wait("notifications/message")
     assert set(heard.uris) == {BOARD}
+    assert heard.said == [("warning", "notes", "pinning up")]
+    assert noted == [(1, 2, "half of it")]

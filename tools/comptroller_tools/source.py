@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["Action", "EffectHappened", "Outcome", "Progress", "Source", "ToolDefinition"]
+__all__ = ["Action", "EffectHappened", "Log", "Outcome", "Progress", "Source", "ToolDefinition"]
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 """(progress, total, message): relayed to the client when it asked for progress, else a no-op."""
@@ -19,6 +19,14 @@ Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 
 async def no_progress(progress: float, total: float | None, message: str | None) -> None:
     """The default `Progress`: nobody asked."""
+
+
+Log = Callable[[str, Any], Awaitable[None]]
+"""(level, data): a log message of an upstream about this very call, JSON values. `upstream.news` has the levels."""
+
+
+async def no_log(level: str, data: Any) -> None:
+    """The default `Log`: nobody asked."""
 
 
 class EffectHappened(StrEnum):
@@ -47,12 +55,19 @@ class ToolDefinition:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Exactly what is sent to a source. `effect_key` is the call id: the same on every safe retry of one call."""
+    """Exactly what is sent to a source. `effect_key` is the call id: the same on every safe retry of one call.
+
+    `log_level` is the least severe log message that is wanted on the way, None for none. `whom` tells principals apart
+    and says nothing of them; look-ups of Comptroller's own have none.
+    """
 
     tool: str
     arguments: Mapping[str, Any]
     effect_key: str
     progress: Progress = no_progress
+    log: Log = no_log
+    log_level: str | None = None
+    whom: str = ""
 
 
 @dataclass(frozen=True, slots=True)

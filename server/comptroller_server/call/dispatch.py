@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.owners import Owner
@@ -22,7 +23,7 @@ from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
-from comptroller_tools.source import Action, EffectHappened, Outcome, Progress
+from comptroller_tools.source import Action, EffectHappened, Log, Outcome, Progress
 from comptroller_tools.upstream.source import QUARANTINED
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
@@ -145,7 +146,10 @@ class Dispatcher:
         tool = case.tool_in_hand
         if again:  # between two tries a call is committed and not dispatched
             self.counts.waiting += case.committed
-        action = Action(tool.definition.name, case.arguments, case.call, self._released(case))
+        action = Action(
+            tool.definition.name, case.arguments, case.call, self._released(case),
+            self._released_log(case, tool.source.name), case.proposal.log_level, case.principal_key,
+        )  # fmt: skip
         refusal = self._last_check(case)
         if refusal is not None:
             case.problem = refusal
@@ -178,6 +182,13 @@ class Dispatcher:
         async def relay(done: float, total: float | None, message: str | None) -> None:
             text = self._release.text(message, Audience.MODEL, case.book) if message is not None else None
             await case.proposal.progress(done, total, text)
+
+        return relay
+
+    def _released_log(self, case: Case, source: str) -> Log:
+        async def relay(level: str, data: Any) -> None:
+            told = self._release.release(data, Audience.MODEL, case.book).value
+            await case.proposal.log(source, level, told)
 
         return relay
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-from comptroller_audit.vocabulary import Effect, JsonObject, Subject
+from comptroller_audit.vocabulary import Effect, Json, JsonObject, Subject
 from comptroller_tools.source import Progress, no_progress
 from comptroller_tools.upstream.definitions import Kind
 
-__all__ = ["AdvertisedTool", "Answer", "Ask", "Confirmation", "Governor", "Proposal", "Reply"]
+__all__ = ["AdvertisedTool", "Answer", "Ask", "Confirmation", "Governor", "Proposal", "Reply", "SourceLog"]
+
+
+SourceLog = Callable[[str, str, Json], Awaitable[None]]
+"""(source, level, released data)."""
+
+
+async def no_source_log(source: str, level: str, data: Json) -> None:
+    """The default: nobody asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,7 @@ class Proposal:
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
     the command line alone. `said_by` is the person, proved by a credential, who gives the task its request; like `part_of`, the batch call that this one is an item of, no transport sets it.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
+    `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
     """
 
     subject: Subject
@@ -70,6 +79,8 @@ class Proposal:
     said_by: str = ""
     part_of: str | None = None
     kind: Kind = Kind.TOOL
+    log: SourceLog = no_source_log
+    log_level: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

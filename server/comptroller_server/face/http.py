@@ -17,14 +17,13 @@ from typing import Any, cast
 import uvicorn
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from comptroller_audit.vocabulary import JsonObject, Subject
+from comptroller_audit.vocabulary import Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.face.decide_page import HEADERS, page_of
 from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
-from comptroller_server.face.http_sessions import SESSION_HEADER, ClientSessions, opens_one
+from comptroller_server.face.http_sessions import SESSION_HEADER, ClientSessions, opens_one, wants_stream
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import (
     TASK_IN_SCOPE,
@@ -170,9 +169,9 @@ class _App:
                 await framed(send)
                 return
             receive = _replay(framed.data, receive)
-            if _wants_progress(headers, framed.message):
+            if wants_stream(headers.only(b"mcp-protocol-version"), headers.only(b"accept"), framed.message):
                 sdk = sessions.streaming
-            elif opens_one(framed.message):
+            elif opens_one(framed.message, always=self._server.relays):
                 sdk, send = sessions.streaming, sessions.streamed.noting(send)
         elif scope["method"] not in ("GET", "DELETE"):
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
@@ -223,23 +222,6 @@ def _user(subject: Subject) -> AuthenticatedUser:
         claims={"iss": subject.principal.issuer, "tenant": subject.tenant},
     )
     return AuthenticatedUser(owner)
-
-
-def _wants_progress(headers: _Headers, message: JsonObject) -> bool:
-    """Whether the answer may have to be a stream. Streams cost a little more, so only those who ask get one.
-
-    Only in the 2026 era, where each request stands alone. A 2025 session is of one kind, and most answer in
-    JSON (`http_sessions`): their clients get the result without the progress.
-    """
-    if headers.only(b"mcp-protocol-version") in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
-        return False
-    params = message.get("params")
-    meta = params.get("_meta") if isinstance(params, dict) else None
-    return (
-        isinstance(meta, dict)
-        and "progressToken" in meta
-        and "text/event-stream" in (headers.only(b"accept") or "")
-    )
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

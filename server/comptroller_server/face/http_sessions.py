@@ -1,7 +1,7 @@
 """The sessions of the 2025 era: each client's own, and streams for those that can be asked while their call is open.
 
-A session is of one kind. Most are answered in plain JSON, which costs less; over that nothing can be asked
-(MCP 2025-11-25 "Streamable HTTP").
+A session is of one kind. Most are answered in plain JSON, which costs less; over that nothing can be asked, and nothing
+told on the way (MCP 2025-11-25 "Streamable HTTP"). Where upstreams may have something to say, all are streams.
 """
 
 from __future__ import annotations
@@ -12,23 +12,43 @@ from typing import Any, cast
 
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp_types import LOG_LEVEL_META_KEY
+from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from starlette.types import Message, Send
 
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_server.face.protocol import GovernedServer
 
-__all__ = ["SESSION_HEADER", "ClientSessions", "StreamedSessions", "opens_one"]
+__all__ = ["SESSION_HEADER", "ClientSessions", "StreamedSessions", "opens_one", "wants_stream"]
 
 SESSION_HEADER = b"mcp-session-id"
 
 
-def opens_one(message: JsonObject) -> bool:
-    """Whether a message opens a session whose client says that it can ask its person."""
+def opens_one(message: JsonObject, *, always: bool = False) -> bool:
+    """Whether a message opens a session whose client says that it can ask its person; `always` takes any session."""
     if message.get("method") != "initialize":
         return False
+    if always:
+        return True
     params = message.get("params")
     declared = params.get("capabilities") if isinstance(params, dict) else None
     return isinstance(declared, dict) and isinstance(declared.get("elicitation"), dict)
+
+
+def wants_stream(version: str | None, accept: str | None, message: JsonObject) -> bool:
+    """Whether the answer may have to be a stream. Streams cost a little more, so only those who ask get one.
+
+    Only in the 2026 era, where each request stands alone; a 2025 session is of one kind.
+    """
+    if version in (None, *HANDSHAKE_PROTOCOL_VERSIONS):
+        return False
+    params = message.get("params")
+    meta = params.get("_meta") if isinstance(params, dict) else None
+    return (
+        isinstance(meta, dict)
+        and ("progressToken" in meta or LOG_LEVEL_META_KEY in meta)
+        and "text/event-stream" in (accept or "")
+    )
 
 
 class StreamedSessions:

@@ -9,7 +9,7 @@ something happened to a tool that this principal is not shown. What waits for a 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -32,8 +32,10 @@ from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    LOG_LEVEL_META_KEY,
     EmptyResult,
     NotificationParams,
+    SetLevelRequestParams,
     SubscribeRequestParams,
     SubscriptionFilter,
     SubscriptionsAcknowledgedNotification,
@@ -46,8 +48,10 @@ from mcp_types import (
 from comptroller_audit.vocabulary import Json, Subject
 from comptroller_server.call.proposal import Governor
 from comptroller_server.face.elicitation import is_modern
+from comptroller_server.face.logs import log_message
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Reading
+from comptroller_tools.upstream.news import LEVELS, is_at_least
 
 __all__ = ["ADDRESSES_MAX", "STREAMS_MAX", "Notices"]
 
@@ -55,6 +59,10 @@ ADDRESSES_MAX = 100
 """Resources that one session or one stream may be subscribed to."""
 STREAMS_MAX = 32
 """Streams that one principal may have open at a time."""
+LOGS_WAITING_MAX = 32
+"""Log messages outside of any call that wait for one session; then the oldest is forgotten."""
+LEAST = "info"
+"""The least severe log messages of a session that has not said which it wants."""
 PAUSE_S = 0.2
 """Between two rounds of notices to one client."""
 TELL_WAIT_S = 5.0
@@ -84,6 +92,9 @@ class _Ear:
     seen: Mapping[str, Hashable] = field(default_factory=dict[str, Hashable])
     waiting: dict[ServerEvent, None] = field(default_factory=dict[ServerEvent, None])
     woken: asyncio.Event = field(default_factory=asyncio.Event)
+    logs: deque[tuple[str, str, Json]] = field(default_factory=lambda: deque(maxlen=LOGS_WAITING_MAX))
+    least: str = LEAST
+    is_session: bool = False
     closed: bool = False
 
     def put(self, event: ServerEvent) -> None:
@@ -131,6 +142,7 @@ class Notices:
         if server.get_request_handler("resources/read") is not None:
             add("resources/subscribe", SubscribeRequestParams, self.subscribe)
             add("resources/unsubscribe", UnsubscribeRequestParams, self.unsubscribe)
+        add("logging/setLevel", SetLevelRequestParams, self.set_level)
         server.add_notification_handler("notifications/initialized", NotificationParams, self.joined)
 
     def close(self) -> None:
@@ -154,7 +166,14 @@ class Notices:
                     ear.put(ResourceUpdated(uri=offered))
 
     def said(self, source: str, whom: str, level: str, data: Json) -> None:
-        """Nobody is told yet."""
+        for ear in self._ears:
+            if (
+                ear.is_session
+                and is_at_least(level, ear.least)
+                and self._news.concerns(ear.subject, source, whom)
+            ):
+                ear.logs.append((source, level, data))
+                ear.woken.set()
 
     async def _compare(self) -> None:
         try:
@@ -209,6 +228,7 @@ class Notices:
         ear: _Ear | None = connection.state.get(_EAR)
         if ear is None:
             ear = connection.state[_EAR] = self._begin(self._subject_of(ctx), frozenset(_LISTS))
+            ear.is_session = True
             telling = asyncio.get_running_loop().create_task(self._tell(ear, ctx.session))
             connection.exit_stack.callback(telling.cancel)
             connection.exit_stack.callback(self._end, ear)
@@ -216,15 +236,28 @@ class Notices:
 
     async def _tell(self, ear: _Ear, session: ServerSession) -> None:
         while not ear.closed:
-            for event in await ear.next():
-                if not self._may_hear(ear, event):
-                    continue
+            events = await ear.next()
+            said = [log_message(*ear.logs.popleft()) for _ in range(len(ear.logs))]
+            heard = [event_to_notification(event, {}) for event in events if self._may_hear(ear, event)]
+            for notification in (*heard, *said):
                 try:
                     async with asyncio.timeout(TELL_WAIT_S):
-                        await session.send_notification(event_to_notification(event, {}))
+                        await session.send_notification(notification)
                 except Exception as error:  # noqa: BLE001 -- it is gone or does not read
                     _log.info("client_not_told", error=type(error).__qualname__)
             await asyncio.sleep(PAUSE_S)
+
+    async def set_level(self, ctx: RequestContext, params: SetLevelRequestParams) -> EmptyResult:
+        """`logging/setLevel` of the 2025 era; later each request says what it wants."""
+        self._ear_of(ctx).least = params.level
+        return EmptyResult()
+
+    def level_of(self, ctx: RequestContext) -> str | None:
+        """The least severe log messages that this request's client wants to hear, or None for none."""
+        if not is_modern(ctx):
+            return self._ear_of(ctx).least
+        wanted = (ctx.params or {}).get("_meta", {}).get(LOG_LEVEL_META_KEY)
+        return wanted if wanted in LEVELS else None
 
     # -- the 2026 era ---------------------------------------------------------------------------------------------
 

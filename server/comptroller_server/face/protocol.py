@@ -51,6 +51,7 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
+from comptroller_server.face.logs import LogRelay
 from comptroller_server.face.notices import Notices
 from comptroller_server.face.relay import OUR_META, Relay
 from comptroller_server.upstreams.news import News
@@ -150,6 +151,11 @@ class GovernedServer(Server[Any]):
         self.middleware.clear()
 
     @property
+    def relays(self) -> bool:
+        """Whether upstreams may have something to say on the way of any call."""
+        return self._notices is not None
+
+    @property
     def in_flight(self) -> int:
         """Calls that have not ended, those whose caller has gone included."""
         return len(self._running)
@@ -196,7 +202,7 @@ class GovernedServer(Server[Any]):
     async def _call_tool(
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
-        relay = _ProgressRelay(ctx)
+        relay, logs = _ProgressRelay(ctx), LogRelay(ctx, self._log_level(ctx))
         try:
             proposal = Proposal(
                 subject=self._subject_of(ctx),
@@ -209,6 +215,8 @@ class GovernedServer(Server[Any]):
                 confirmation=confirmation_of(ctx, params),
                 task_header=_scope(ctx).get(TASK_IN_SCOPE),
                 by_token=ctx.request is not None,
+                log=logs,
+                log_level=logs.least,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
@@ -218,6 +226,7 @@ class GovernedServer(Server[Any]):
                 answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
         finally:
             relay.close()
+            logs.close()
         if answer.asks is not None and is_modern(ctx):
             return input_required(ctx, answer.asks)
         if answer.unknown_tool:
@@ -236,6 +245,9 @@ class GovernedServer(Server[Any]):
             kind=kind,
         )
         return await self._outlive_caller(proposal)
+
+    def _log_level(self, ctx: RequestContext) -> str | None:
+        return None if self._notices is None else self._notices.level_of(ctx)
 
     async def _outlive_caller(self, proposal: Proposal) -> Answer:
         """Run the call in its own task: a caller that goes away stops waiting, and nothing else stops."""

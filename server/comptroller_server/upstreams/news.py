@@ -42,7 +42,8 @@ class News:
         offers: Offers,
         look_ups: LookUps,
         release: Release,
-        halted: Callable[[Subject, str], bool],
+        halted: Callable[[str, str, str], bool],
+        key_of: Callable[[Subject], str],
     ) -> None:
         sources = {tool.source.name: tool.source for tool in catalogue}
         self._sources: Mapping[str, UpstreamSource] = {
@@ -55,6 +56,7 @@ class News:
         self._look_ups = look_ups
         self._release = release
         self._halted = halted
+        self._key_of = key_of
         self._listeners: set[Listener] = set()
         self._watched: Counter[tuple[str, str]] = Counter()
         for source in self._sources.values():
@@ -85,7 +87,7 @@ class News:
     def may_read(self, subject: Subject, reading: Reading) -> bool:
         """Whether this principal could read it now, as far as anything but a reading can say."""
         tool = self._catalogue.find(reading.tool)
-        if tool is None or self._halted(subject, tool.name):
+        if tool is None or self._halted(subject.tenant, self._key_of(subject), tool.name):
             return False
         source = self._sources[tool.source.name]
         pin = source.addresses.find(reading.uri)
@@ -120,9 +122,11 @@ class News:
     def is_of(self, reading: Reading, source: str, address: str) -> bool:
         return reading.uri == address and self._source_of(reading).name == source
 
-    def sees(self, subject: Subject, source: str) -> bool:
-        """Whether this principal sees anything of an upstream."""
-        return any(self._bundle.visible(subject, tool) for tool in self._tools.get(source, ()))
+    def concerns(self, subject: Subject, source: str, whom: str) -> bool:
+        """Whether this is the principal `whom`, and sees anything of the upstream now."""
+        return self._key_of(subject) == whom and any(
+            self._bundle.visible(subject, tool) for tool in self._tools.get(source, ())
+        )
 
     def _source_of(self, reading: Reading) -> UpstreamSource:
         tool = self._catalogue.find(reading.tool)

@@ -17,15 +17,17 @@ from mcp.client.session import ClientSession, IncomingMessage
 from mcp.client.subscriptions import listen
 from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from comptroller_tools.source import Action
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
+from comptroller_tools.upstream.dispatcher import Dispatcher
 from comptroller_tools.upstream.over_http import Refusals, http_streams
 from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
+from comptroller_tools.upstream.speaking import Speaking
 from comptroller_tools.upstream.watching import Watching
 
 __all__ = ["Link", "Listing", "Unreachable"]
@@ -37,15 +39,6 @@ CLOSE_S = 10.0
 RELIST_EVERY_S = 60.0
 """A definition can change without a word; this is how long that can go unseen."""
 CLIENT = types.Implementation(name="comptroller", version="1")
-
-_LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
-    "tools/list": ("tools", types.Tool),
-    "resources/list": ("resources", types.Resource),
-    "resources/templates/list": ("resourceTemplates", types.ResourceTemplate),
-    "prompts/list": ("prompts", types.Prompt),
-}
-"""Where a listing holds what, and how an entry must read."""
-_ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})
 
 _RESULT: TypeAdapter[types.CallToolResult | types.InputRequiredResult] = TypeAdapter(
     types.CallToolResult | types.InputRequiredResult
@@ -86,45 +79,6 @@ class Listing:
         self.wrong = list(wrong)
 
 
-class _Dispatcher(JSONRPCDispatcher):
-    """Keeps definitions as they came, so that they can be pinned, and drops `_meta` of answers unread."""
-
-    def __init__(self, read: Any, write: Any) -> None:
-        super().__init__(read, write)
-        self.page: list[Any] = []
-        self.cursor: str | None = None
-        self.ended = asyncio.Event()
-
-    async def send_raw_request(
-        self, method: str, params: Any, opts: Any = None, **more: Any
-    ) -> dict[str, Any]:
-        result = await super().send_raw_request(method, params, opts, **more)
-        if method in _ANSWERS:
-            result.pop("_meta", None)
-        if method in _LISTS:
-            key, shape = _LISTS[method]
-            listed, cursor = result.get(key), result.get("nextCursor")
-            self.page = list(cast("list[object]", listed)) if isinstance(listed, list) else []
-            self.cursor = cursor if isinstance(cursor, str) else None
-            # One entry that the SDK cannot read would cost the whole page.
-            result[key] = [one for one in self.page if _readable(one, shape)]
-        return result
-
-    async def run(self, *arguments: Any, **named: Any) -> None:
-        try:
-            await super().run(*arguments, **named)
-        finally:
-            self.ended.set()
-
-
-def _readable(entry: Any, shape: type[BaseModel]) -> bool:
-    try:
-        shape.model_validate(entry, by_name=False)
-    except ValidationError:
-        return False
-    return True
-
-
 class Link:
     """A connection from `open` to `close`. `kinds` are listed beside tools; `changed` is called with each listing."""
 
@@ -135,19 +89,21 @@ class Link:
         kinds: Collection[Kind],
         changed: Callable[[Listing], None],
         watching: Watching,
+        idle: Callable[[str, str, Any], None],
     ) -> None:
         self._name = name
         self._kinds = kinds
         self._settings = settings
         self._changed = changed
         self._watching = watching
+        self._speaking = Speaking(idle)
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._relist = asyncio.Event()
         self._close = asyncio.Event()
         self._ended = Ended()
         self._refusals = Refusals()
         self._session: ClientSession | None = None
-        self._dispatcher: _Dispatcher | None = None
+        self._dispatcher: Dispatcher | None = None
         self._task = asyncio.get_running_loop().create_task(self._drive(), name=f"upstream-{name}")
 
     @property
@@ -192,6 +148,14 @@ class Link:
     def not_taken(self, error: MCPError) -> bool:
         """Whether the request certainly never reached the upstream, or was turned away before it was read."""
         return self._refusals.not_taken(error.error.data)
+
+    @contextlib.asynccontextmanager
+    async def during(self, action: Action) -> AsyncGenerator[None]:
+        """What is asked inside is asked for `action`, and what the upstream says of it goes there."""
+        assert self._session is not None
+        await self._speaking.ask(self._session, action.log_level)
+        with self._speaking.during(action):
+            yield
 
     async def call(
         self, tool: str, arguments: Mapping[str, Any], progress: ProgressFnT
@@ -275,7 +239,7 @@ class Link:
             else http_streams(settings.transport, most, self._refusals)
         )
         async with streams as (read, write):
-            self._dispatcher = _Dispatcher(read, write)
+            self._dispatcher = Dispatcher(read, write, self._speaking)
             async with ClientSession(
                 dispatcher=self._dispatcher, client_info=CLIENT, message_handler=self._on_message
             ) as session:
@@ -414,6 +378,8 @@ class Link:
             self._relist.set()
         elif isinstance(message, types.ResourceUpdatedNotification) and not self._is_modern:
             self._watching.heard(message.params.uri)
+        elif isinstance(message, types.LoggingMessageNotification):
+            await self._speaking.heard(message.params.level, message.params.data)
 
     @property
     def _is_modern(self) -> bool:

@@ -219,11 +219,12 @@ class UpstreamSource:
                 EffectHappened.NONE, error=f"`{pin.name}` is quarantined: {why}", meta={QUARANTINED: why}
             )
         sent[0] = True
-        if pin.kind is Kind.TOOL:
-            structured = "outputSchema" in pin.definition
-            outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
-        else:
-            outcome = await ask_for(self._name, link, action, self._settings.media)
+        async with link.during(action):
+            if pin.kind is Kind.TOOL:
+                structured = "outputSchema" in pin.definition
+                outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
+            else:
+                outcome = await ask_for(self._name, link, action, self._settings.media)
         if outcome.error is None or outcome.told_model is not None:
             self._failures = 0
         return outcome
@@ -253,7 +254,7 @@ class UpstreamSource:
 
         if self._watching is None:
             self._watching = Watching(self._name, self._updated)
-        self._link = Link(self._name, self._settings, self._kinds, self._listed, self._watching)
+        self._link = Link(self._name, self._settings, self._kinds, self._listed, self._watching, self._said)
         return self._link
 
     async def _stay_up(self, watching: Watching) -> None:
@@ -286,6 +287,10 @@ class UpstreamSource:
                 _log.warning("an upstream tool is quarantined", source=self._name, tool=tool, why=why)
         if self.hearer is not None:
             self.hearer.listed(self._name)
+
+    def _said(self, whom: str, level: str, data: Any) -> None:
+        if self.hearer is not None:
+            self.hearer.said(self._name, whom, level, data)
 
     def _updated(self, address: str) -> None:
         if self.hearer is not None:
