@@ -2404,8 +2404,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     # -- provenance ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/provenance.py",
-        "if form not in asked]",
-        "]",
+        "            if form not in asked:",
+        "            if True:",
         f"{_S}/test_provenance.py::test_a_source_that_repeats_the_question_is_no_witness",
     ),
     Mutation(
@@ -2422,8 +2422,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/provenance.py",
-        "(others if apart or not trusted else believed).extend(forms)",
-        "believed.extend(forms)",
+        "(others if apart or not trusted else believed)[form] = None",
+        "believed[form] = None",
         f"{_S}/test_provenance.py::test_only_an_address_that_a_trusted_read_shows_gets_mail",
     ),
     Mutation(

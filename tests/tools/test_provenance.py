@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from comptroller_audit.vocabulary import Json
 from comptroller_policy.declarations import Aim, Origin
 from comptroller_tools.errors import ProvenanceBroken
 from comptroller_tools.provenance import MARKS_MAX, Marker, NoteMarks, marks_in
-from comptroller_tools.wording import forms_of, mentioned_in
+from comptroller_tools.wording import RESULT_CHARS_MAX, first_mentioned, forms_of, mentioned_in
 
 MARKER = Marker(b"k" * 32, "task")
 ORIGINS = (Origin.REQUEST, Origin.TRUSTED, Origin.UNTRUSTED)
@@ -111,6 +113,18 @@ def test_a_full_set_takes_no_more_and_so_knows_no_more() -> None:
     assert len(known) == MARKS_MAX
     assert MARKER.weigh("one_more@x.example", Aim.VALUE, known) is Origin.TRUSTED
     assert MARKER.weigh("too_many@x.example", Aim.VALUE, known) is Origin.NEW
+
+
+def test_of_a_result_without_end_only_the_beginning_is_read() -> None:
+    read: list[int] = []
+
+    def endless() -> Iterator[tuple[Json, bool]]:
+        while True:
+            read.append(1)
+            yield "ann@example.com " * 1_000, False
+
+    assert len(list(first_mentioned(endless()))) > 1_000
+    assert len(read) * 16_000 < RESULT_CHARS_MAX + 32_000
 
 
 def test_what_was_not_written_here_is_no_set_of_marks() -> None:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from decimal import Decimal, InvalidOperation
 
 from comptroller_audit.fields import ANY
 from comptroller_audit.vocabulary import Json
 
-__all__ = ["TEXT_CHARS_MAX", "forms_of", "leaves", "mentioned_in"]
+__all__ = ["RESULT_CHARS_MAX", "TEXT_CHARS_MAX", "first_mentioned", "forms_of", "leaves", "mentioned_in"]
 
 TEXT_CHARS_MAX = 200_000
 """Of one text; what stands behind that is not read, and so is new."""
+RESULT_CHARS_MAX = 500_000
+"""Of one result; likewise."""
 NUMBER_CHARS_MAX = 40
 
 _WORDS = re.compile(r"[^\s\"'<>()\[\]{},;|`]+")
@@ -82,6 +84,17 @@ def mentioned_in(leaf: Json) -> Iterator[str]:
         word = match[0].strip(_AROUND).removeprefix("mailto:")
         if word and _NAMES.search(word) and word != text:
             yield word
+
+
+def first_mentioned(leaves: Iterable[tuple[Json, bool]]) -> Iterator[tuple[str, bool]]:
+    """What values mention, each with the mark of its value, until so much was read that nobody keeps the rest."""
+    read = 0
+    for leaf, mark in leaves:
+        read += len(leaf) if isinstance(leaf, str) else 1
+        for form in mentioned_in(leaf):
+            yield form, mark
+        if read > RESULT_CHARS_MAX:
+            return
 
 
 def _normal(text: str) -> str:

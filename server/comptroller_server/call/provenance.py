@@ -30,7 +30,7 @@ from comptroller_tools.catalogue import Catalogue, Tool
 from comptroller_tools.errors import ProvenanceBroken, RecordPathError
 from comptroller_tools.provenance import PROVENANCE, Doubt, Marker, NoteMarks, marks_in
 from comptroller_tools.records import LISTED_MAX, records_in
-from comptroller_tools.wording import leaves, mentioned_in
+from comptroller_tools.wording import first_mentioned, leaves, mentioned_in
 
 __all__ = ["Provenance", "request_marks"]
 
@@ -106,11 +106,11 @@ class Provenance:
         records = self._shown(case)
         # A longer list has records that nobody has looked at.
         trusted = tool.name in self._trusted and 0 < len(records) < LISTED_MAX
-        believed: list[str] = []
-        others: list[str] = []
-        for leaf, apart in leaves(_opened(case), self._apart[tool.name]):
-            forms = [form for form in mentioned_in(leaf) if form not in asked]
-            (others if apart or not trusted else believed).extend(forms)
+        believed: dict[str, None] = {}
+        others: dict[str, None] = {}
+        for form, apart in first_mentioned(leaves(_opened(case), self._apart[tool.name])):
+            if form not in asked:
+                (others if apart or not trusted else believed)[form] = None
         return NoteMarks(
             case.task.id,
             marker.marks(Origin.TRUSTED, believed),
