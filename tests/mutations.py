@@ -2158,6 +2158,48 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
     ),
+    Mutation(
+        f"{_UPSTREAM}/over_http.py",
+        "            self._tokens.refused(token)\n",
+        "            pass\n",
+        "tests/tools/test_upstream_tokens.py::test_a_token_that_was_withdrawn_costs_one_more_try_and_the_call_runs_once",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/tokens.py",
+        "            if _origin(httpx2.URL(first)) != _origin(self._endpoint):\n",
+        "            if False:\n",
+        "tests/tools/test_upstream_tokens.py::test_an_upstream_does_not_choose_who_gets_our_secret",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/tokens.py",
+        '        if answer.get("issuer") != issuer:\n',
+        "        if False:\n",
+        "tests/tools/test_upstream_tokens.py::test_an_upstream_does_not_choose_who_gets_our_secret",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/tokens.py",
+        "stream=True, follow_redirects=False",
+        "stream=True, follow_redirects=True",
+        "tests/tools/test_upstream_tokens.py::test_a_token_endpoint_that_redirects_is_not_followed",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/tokens.py",
+        "        if not self._seen:\n            return outcome\n",
+        "        if self._seen:\n            return outcome\n",
+        "tests/tools/test_upstream_tokens.py::test_a_token_that_the_upstream_sends_back_is_withheld",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/reaching.py",
+        "        return allowed(address, self._private)\n",
+        "        return True\n",
+        "tests/tools/test_upstream_tokens.py::test_a_name_that_leads_to_this_machine_is_not_followed_there",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/reaching.py",
+        "        return ssl.create_default_context(cafile=str(endpoint.ca_file))\n",
+        "        return ssl._create_unverified_context()\n",
+        "tests/tools/test_upstream_tokens.py::test_a_certificate_is_believed_only_from_the_authorities_that_are_named",
+    ),
     # -- resources and prompts -------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/intake.py",

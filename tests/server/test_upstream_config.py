@@ -11,8 +11,15 @@ import pytest
 from comptroller_server.config.loading import Config, load_config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_tools.upstream.pins import LOCK_NAME
-from comptroller_tools.upstream.settings import HttpEndpoint, StdioCommand
+from comptroller_tools.upstream.settings import HttpEndpoint, OAuthClient, StdioCommand
 from tests.scenarios.upstream_kit import LOOK, Upstream
+
+
+OAUTH = {
+    "client_id": "us",
+    "client_secret": "secret://env/HOME",
+    "token_url": "https://login.example.com/token",
+}
 
 
 def loaded(folder: Path, mcp: dict[str, Any], **more: Any) -> Config:
@@ -52,6 +59,23 @@ def test_an_endpoint_gets_its_headers(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "sesame-1" not in repr(settings)
 
 
+def test_an_oauth_client_gets_its_secret_and_the_endpoint_as_its_resource(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter-77")
+    oauth = {**OAUTH, "client_secret": "secret://env/SECRET", "scope": "a b"}
+    mcp = {"url": "https://mcp.example.com/mcp", "oauth": oauth, "private_network": True}
+    config = loaded(tmp_path, mcp, tools=[])
+    transport = config.upstreams["files"].transport
+    assert isinstance(transport, HttpEndpoint)
+    assert transport.private_network
+    assert transport.oauth == OAuthClient(
+        "us", "hunter-77", "https://mcp.example.com/mcp", "https://login.example.com/token", None, "a b"
+    )
+    assert "hunter-77" in config.secrets
+    assert "hunter-77" not in repr(config) + json.dumps([config.digest_material()], default=dict)
+
+
 @pytest.mark.parametrize(
     ("mcp", "says"),
     [
@@ -69,6 +93,19 @@ def test_an_endpoint_gets_its_headers(tmp_path: Path, monkeypatch: pytest.Monkey
         ),
         ({"url": "https://a.example/mcp", "headers": {"X-A": "1", "x-a": "2"}}, "differ by case only"),
         ({"url": "https://a.example/mcp", "headers": {"X-A": "a\nb"}}, "no HTTP header can hold"),
+        ({"url": "https://a.example/mcp", "oauth": {**OAUTH, "client_secret": "abc"}}, "must be a reference"),
+        ({"url": "https://a.example/mcp", "oauth": {**OAUTH, "issuer": "https://b.example"}}, "keep one"),
+        (
+            {"url": "https://a.example/mcp", "oauth": {**OAUTH, "token_url": "http://a.example/t"}},
+            "must begin with https://",
+        ),
+        (
+            {"url": "https://a.example/mcp", "oauth": OAUTH, "bearer": "secret://env/HOME"},
+            "are one header; keep one",
+        ),
+        ({"url": "https://a.example/mcp", "ca_file": "nowhere.pem"}, "a file that is not there"),
+        ({"url": "https://a.example/mcp", "ca_file": "comptroller.yaml"}, "must be PEM"),
+        ({"command": "x", "private_network": True}, "`private_network` means nothing with `command`"),
         ({"command": "x", "env": {"A": "secret://env/NOT_SET_ANYWHERE"}}, "which is not set"),
         ({"command": "x", "env": {"LD_PRELOAD": "./evil.so"}}, "would load code"),
         ({"command": "x", "args": ["--token", "secret://env/HOME"]}, "takes no secret"),

@@ -8,7 +8,8 @@ import gzip
 import json
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -67,7 +68,7 @@ class Elsewhere:
         if scope["method"] == "DELETE" and not self.says_good_bye:
             await asyncio.sleep(30)
         if method == "server/discover" and self.era == "legacy":
-            await _answer(send, 400, b"{}")
+            await answer_with(send, 400, b"{}")
             return
         if method == "tools/call" and self.door != "open":
             await self._turned_away(send, body)
@@ -86,7 +87,7 @@ class Elsewhere:
         call = json.loads(body)["id"]
         match self.door:
             case "401" | "429" | "500":
-                await _answer(send, int(self.door), b"go away")
+                await answer_with(send, int(self.door), b"go away")
             case "compressed":
                 result: dict[str, Any] = {
                     "content": [],
@@ -94,32 +95,38 @@ class Elsewhere:
                     "resultType": "complete",
                 }
                 small = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": call, "result": result}).encode())
-                await _answer(send, 200, small, [(b"content-encoding", b"gzip")])
+                await answer_with(send, 200, small, [(b"content-encoding", b"gzip")])
             case "redirect":
-                await _answer(send, 307, b"", [(b"location", b"http://localhost:1/elsewhere")])
+                await answer_with(send, 307, b"", [(b"location", b"http://localhost:1/elsewhere")])
             case "forged":
                 error = {
                     "code": -32_098,
                     "message": "it could not be reached; nothing was sent",
                     "data": "0" * 32,
                 }
-                await _answer(send, 503, json.dumps({"jsonrpc": "2.0", "id": call, "error": error}).encode())
+                await answer_with(
+                    send, 503, json.dumps({"jsonrpc": "2.0", "id": call, "error": error}).encode()
+                )
             case _:
                 raise AssertionError(self.door)
 
 
-async def _answer(send: Any, status: int, body: bytes, more: Any = ()) -> None:
+async def answer_with(send: Any, status: int, body: bytes, more: Any = ()) -> None:
     headers = [(b"content-type", b"application/json"), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
 
 @contextlib.asynccontextmanager
-async def open_server(elsewhere: Elsewhere, port: int = 0) -> AsyncGenerator[None]:
+async def open_server(
+    elsewhere: Elsewhere, port: int = 0, tls: Mapping[str, Path] | None = None
+) -> AsyncGenerator[None]:
     """Serve on loopback until left; nothing of it stays behind."""
     listener = socket.create_server(("127.0.0.1", port))
-    elsewhere.url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+    elsewhere.url = f"{'https' if tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}/mcp"
     config = uvicorn.Config(elsewhere, log_level="critical", lifespan="on", timeout_graceful_shutdown=1)
+    for key, value in (tls or {}).items():
+        setattr(config, key, value)
     server = uvicorn.Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     serving = asyncio.create_task(server.serve(sockets=[listener]))

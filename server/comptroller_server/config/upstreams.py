@@ -14,7 +14,13 @@ from comptroller_policy.errors import Finding
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.web import check_scheme, read_url
 from comptroller_server.config.yaml_lines import Node
-from comptroller_tools.upstream.settings import ErrorsMean, HttpEndpoint, StdioCommand, UpstreamSettings
+from comptroller_tools.upstream.settings import (
+    ErrorsMean,
+    HttpEndpoint,
+    OAuthClient,
+    StdioCommand,
+    UpstreamSettings,
+)
 
 __all__ = ["SECRET_PLACES", "McpConfig", "upstream_settings"]
 
@@ -22,9 +28,11 @@ SECRET_PLACES: tuple[KeyPath, ...] = (
     ("sources", "*", "mcp", "env", "*"),
     ("sources", "*", "mcp", "headers", "*"),
     ("sources", "*", "mcp", "bearer"),
+    ("sources", "*", "mcp", "oauth", "client_secret"),
 )
 """Where references to secrets are read. Never in `args`: any user of the machine can list those."""
 
+_OF_URLS = ("headers", "bearer", "oauth", "ca_file", "private_network")
 _SECRET = "secret://"  # noqa: S105 -- the scheme of references, not a secret
 _LOADS_CODE = re.compile(r"LD_[A-Z_]+|DYLD_[A-Z_]+")
 _OURS = frozenset(
@@ -34,6 +42,41 @@ _OURS = frozenset(
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 MimeType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,127}$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+
+
+def _safe_url(url: str, example: str) -> str:
+    parsed = read_url(url, example)
+    check_scheme(parsed)
+    if not parsed.host or parsed.userinfo or parsed.fragment:
+        raise ValueError("it must be a host and a path; a credential belongs in `bearer`, as a reference")
+    return url
+
+
+class OAuthConfig(BaseModel):
+    """`oauth:` a client that fetches tokens for itself (RFC 6749 §4.4); never for a caller.
+
+    Without `token_url` the endpoint is found by metadata, of `issuer` where that is written.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    client_id: str = Field(min_length=1, max_length=512)
+    client_secret: str = Field(min_length=1)
+    token_url: str | None = Field(default=None, min_length=1, max_length=2048)
+    issuer: str | None = Field(default=None, min_length=1, max_length=2048)
+    scope: str | None = Field(default=None, pattern=r"^[!#-\[\]-~]+( [!#-\[\]-~]+)*$", max_length=1024)
+    resource: str | None = Field(default=None, min_length=1, max_length=2048)
+
+    @field_validator("token_url", "issuer", "resource")
+    @classmethod
+    def _is_safe(cls, url: str | None) -> str | None:
+        return url if url is None else _safe_url(url, "https://login.example.com/token")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> OAuthConfig:
+        if self.token_url is not None and self.issuer is not None:
+            raise ValueError("`issuer` is for looking the endpoint up, and `token_url` says it; keep one")
+        return self
 
 
 class McpConfig(BaseModel):
@@ -52,6 +95,9 @@ class McpConfig(BaseModel):
     url: str | None = Field(default=None, min_length=1, max_length=2048)
     headers: dict[HeaderName, str] = Field(default_factory=dict, max_length=32)
     bearer: str | None = Field(default=None, min_length=1)
+    oauth: OAuthConfig | None = None
+    ca_file: str | None = Field(default=None, min_length=1, max_length=4096)
+    private_network: bool = False
     start_s: float = Field(default=20, gt=0, le=600)
     message_kib_max: int = Field(default=8192, ge=1, le=65_536)
     errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT
@@ -60,13 +106,7 @@ class McpConfig(BaseModel):
     @field_validator("url")
     @classmethod
     def _is_safe(cls, url: str | None) -> str | None:
-        if url is None:
-            return None
-        parsed = read_url(url, "https://mcp.example.com/mcp")
-        check_scheme(parsed)
-        if not parsed.host or parsed.userinfo or parsed.fragment:
-            raise ValueError("it must be a host and a path; a credential belongs in `bearer`, as a reference")
-        return url
+        return url if url is None else _safe_url(url, "https://mcp.example.com/mcp")
 
     @field_validator("headers")
     @classmethod
@@ -94,13 +134,17 @@ class McpConfig(BaseModel):
         if (self.command is None) == (self.url is None):
             raise ValueError("it needs `command` or `url`, and only one of them")
         foreign = (
-            [name for name in ("headers", "bearer") if getattr(self, name)]
+            [name for name in _OF_URLS if getattr(self, name)]
             if self.url is None
             else [name for name in ("args", "env", "cwd") if getattr(self, name)]
         )
         if foreign:
             kind = "command" if self.url is None else "url"
             raise ValueError(f"`{foreign[0]}` means nothing with `{kind}`; remove it")
+        carried = [name for name in self.headers if name.lower() == "authorization"]
+        credentials = [*carried, *(name for name in ("bearer", "oauth") if getattr(self, name))]
+        if len(credentials) > 1:
+            raise ValueError(f"`{credentials[0]}` and `{credentials[1]}` are one header; keep one")
         return self
 
 
@@ -134,6 +178,8 @@ def upstream_settings(
         findings += [
             finding_at(tree, ("sources", name, "mcp", *path), text) for path, text in _open_secrets(config)
         ]
+        if (wrong_file := _ca_problem(config, base_dir)) is not None:
+            findings.append(finding_at(tree, ("sources", name, "mcp", "ca_file"), wrong_file))
         found[name] = _settings(name, config, values, base_dir, data_dir)
     return found, tuple(secrets), findings
 
@@ -143,6 +189,8 @@ def _references(config: McpConfig) -> Iterator[tuple[KeyPath, str]]:
     yield from ((("headers", name), text) for name, text in config.headers.items())
     if config.bearer is not None:
         yield ("bearer",), config.bearer
+    if config.oauth is not None:
+        yield ("oauth", "client_secret"), config.oauth.client_secret
 
 
 def _open_secrets(config: McpConfig) -> Iterator[tuple[KeyPath, str]]:
@@ -150,9 +198,39 @@ def _open_secrets(config: McpConfig) -> Iterator[tuple[KeyPath, str]]:
     text = "must be a reference: write `secret://env/NAME` or `secret://file/PATH`"
     if config.bearer is not None and not config.bearer.startswith(_SECRET):
         yield ("bearer",), text
+    if config.oauth is not None and not config.oauth.client_secret.startswith(_SECRET):
+        yield ("oauth", "client_secret"), text
     for name, value in config.headers.items():
         if name.lower() in ("authorization", "cookie", "x-api-key") and not value.startswith(_SECRET):
             yield ("headers", name), text
+
+
+def _ca_problem(config: McpConfig, base_dir: Path) -> str | None:
+    if config.ca_file is None:
+        return None
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=str(base_dir / config.ca_file))
+    except FileNotFoundError:
+        return "names a file that is not there; the path starts at the config file"
+    except OSError:  # ssl.SSLError is one
+        return "has no certificates that can be read; it must be PEM"
+    return None
+
+
+def _endpoint(url: str, config: McpConfig, values: Mapping[KeyPath, str], base_dir: Path) -> HttpEndpoint:
+    headers = {str(path[1]): value for path, value in values.items() if path[0] == "headers"}
+    if ("bearer",) in values:
+        headers["authorization"] = f"Bearer {values[('bearer',)]}"
+    client = None
+    if (oauth := config.oauth) is not None:
+        secret = values.get(("oauth", "client_secret"), "")
+        client = OAuthClient(
+            oauth.client_id, secret, oauth.resource or url, oauth.token_url, oauth.issuer, oauth.scope
+        )
+    ca_file = base_dir / config.ca_file if config.ca_file is not None else None
+    return HttpEndpoint(url, headers, ca_file, config.private_network, client)
 
 
 def _fits_a_header(value: str) -> bool:
@@ -167,10 +245,7 @@ def _settings(
     )
     transport: StdioCommand | HttpEndpoint
     if config.url is not None:
-        headers = {path[1]: value for path, value in values.items() if path[0] == "headers"}
-        if ("bearer",) in values:
-            headers["authorization"] = f"Bearer {values[('bearer',)]}"
-        transport = HttpEndpoint(config.url, {str(key): value for key, value in headers.items()})
+        transport = _endpoint(config.url, config, values, base_dir)
         identity = {"transport": "http", **written}
     else:
         assert config.command is not None

@@ -199,8 +199,8 @@ def misplaced_secrets(tree: Node) -> Iterator[Finding]:
     for path, text in _texts(tree, ()):
         if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
             text = (
-                "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers` "
-                "and `bearer` of an MCP server and in `fixed` arguments only; remove it"
+                "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers`, "
+                "`bearer` and `oauth.client_secret` of an MCP server and in `fixed` arguments only; remove it"
             )
             yield finding_at(tree, path, text)
 

@@ -28,6 +28,7 @@ from comptroller_tools.upstream.over_http import Refusals, http_streams
 from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
 from comptroller_tools.upstream.speaking import Speaking
+from comptroller_tools.upstream.tokens import Tokens
 from comptroller_tools.upstream.watching import Watching
 
 __all__ = ["Link", "Listing", "Unreachable"]
@@ -90,8 +91,10 @@ class Link:
         changed: Callable[[Listing], None],
         watching: Watching,
         idle: Callable[[str, str, Any], None],
+        tokens: Tokens | None = None,
     ) -> None:
         self._name = name
+        self._tokens = tokens
         self._kinds = kinds
         self._settings = settings
         self._changed = changed
@@ -236,7 +239,7 @@ class Link:
         streams = (
             stdio_streams(settings.transport, most, self._ended)
             if isinstance(settings.transport, StdioCommand)
-            else http_streams(settings.transport, most, self._refusals)
+            else http_streams(settings.transport, most, self._refusals, self._tokens)
         )
         async with streams as (read, write):
             self._dispatcher = Dispatcher(read, write, self._speaking)

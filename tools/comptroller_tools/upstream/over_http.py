@@ -1,7 +1,7 @@
 """MCP over streamable HTTP: the SDK's transport on a client of ours that bounds answers and knows what was never sent.
 
-Nothing of the caller's is in a request: only the configured headers and the protocol's own. The environment's proxies
-and `.netrc` are not used. Redirects leave the origin never (the SDK's rule).
+Nothing of the caller's is in a request: only the configured headers, a token of our own, and the protocol's. The
+environment's proxies and `.netrc` are not used. Redirects leave the origin never (the SDK's rule).
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_tools.upstream.over_stdio import Pace
+from comptroller_tools.upstream.reaching import NOT_PUBLIC, transport_to
 from comptroller_tools.upstream.settings import HttpEndpoint
+from comptroller_tools.upstream.tokens import NoToken, Tokens
 
 __all__ = ["Paced", "Refusals", "http_streams"]
 
@@ -50,13 +52,11 @@ class Refusals:
 
 @contextlib.asynccontextmanager
 async def http_streams(
-    endpoint: HttpEndpoint, message_bytes_max: int, refusals: Refusals
+    endpoint: HttpEndpoint, message_bytes_max: int, refusals: Refusals, tokens: Tokens | None = None
 ) -> AsyncGenerator[tuple[Any, Any]]:
     """The SDK's streams over a bounded client. Nothing is sent yet."""
-    limits = httpx2.Limits(max_connections=64, max_keepalive_connections=16)
-    transport = _Bounded(
-        httpx2.AsyncHTTPTransport(limits=limits, trust_env=False), message_bytes_max, refusals
-    )
+    inner = transport_to(endpoint)
+    transport = _Bounded(inner, message_bytes_max, refusals, tokens)
     timeout = httpx2.Timeout(CONNECT_S, read=READ_S)
     headers = {**endpoint.headers, "accept-encoding": "identity"}
     client = httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
@@ -70,22 +70,36 @@ async def http_streams(
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
-    def __init__(self, inner: httpx2.AsyncHTTPTransport, most: int, refusals: Refusals) -> None:
+    def __init__(
+        self, inner: httpx2.AsyncHTTPTransport, most: int, refusals: Refusals, tokens: Tokens | None
+    ) -> None:
         self._inner = inner
         self._most = most
         self._refusals = refusals
+        self._tokens = tokens
+        # Headers of the config are for the upstream alone, so the token endpoint is asked by a client without any.
+        self._plain = httpx2.AsyncClient(
+            transport=inner, timeout=CONNECT_S, trust_env=False, follow_redirects=False
+        )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if request.method != "POST":
-            return self._bounded(await self._inner.handle_async_request(request))
         try:
-            response = await self._inner.handle_async_request(request)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout):
-            return self._refusals.answer(request, "it could not be reached; nothing was sent")
+            response = await self._sent(request)
+        except NoToken as error:
+            return self._refusals.answer(request, f"{error}; nothing was sent")
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            if request.method != "POST":
+                raise
+            why = NOT_PUBLIC if str(error) == NOT_PUBLIC else "it could not be reached"
+            return self._refusals.answer(request, f"{why}; nothing was sent")
         except httpx2.TransportError as error:
+            if request.method != "POST":
+                raise
             return self._refusals.answer(
                 request, f"the connection was lost ({type(error).__name__})", taken=True
             )
+        if request.method != "POST":
+            return self._bounded(response)
         if response.status_code in REFUSED:
             await response.aclose()
             if response.status_code == 404 and "mcp-session-id" in request.headers:
@@ -95,6 +109,20 @@ class _Bounded(httpx2.AsyncBaseTransport):
             await response.aclose()
             return self._refusals.answer(request, "it compressed an answer unasked", taken=True)
         return self._bounded(response)
+
+    async def _sent(self, request: httpx2.Request) -> httpx2.Response:
+        """Sent with a token where there is a client for them; with a new one, once, when it was not taken (401)."""
+        if self._tokens is None:
+            return await self._inner.handle_async_request(request)
+        for last in (False, True):
+            token = await self._tokens.bearer(self._plain)
+            request.headers["authorization"] = f"Bearer {token}"
+            response = await self._inner.handle_async_request(request)
+            if response.status_code != 401 or last:
+                break
+            await response.aclose()
+            self._tokens.refused(token)
+        return response
 
     def _bounded(self, response: httpx2.Response) -> httpx2.Response:
         # An event stream may be long; the SDK bounds each event of it.

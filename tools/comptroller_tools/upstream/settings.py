@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ErrorsMean", "HttpEndpoint", "StdioCommand", "UpstreamSettings"]
+__all__ = ["ErrorsMean", "HttpEndpoint", "OAuthClient", "StdioCommand", "UpstreamSettings"]
 
 
 class ErrorsMean(StrEnum):
@@ -29,11 +29,33 @@ class StdioCommand:
 
 
 @dataclass(frozen=True, slots=True)
+class OAuthClient:
+    """Who asks for tokens with client credentials (RFC 6749 §4.4), and where; without `token_url` it is looked for.
+
+    `resource` is what the token is for (RFC 8707).
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    resource: str
+    token_url: str | None = None
+    issuer: str | None = None
+    scope: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HttpEndpoint:
-    """A streamable HTTP endpoint, and the headers (credentials included) that every request to it carries."""
+    """A streamable HTTP endpoint, and the headers (credentials included) that every request to it carries.
+
+    `ca_file` has the only authorities believed, where it is set; `private_network` lets its name lead to addresses
+    that are not public; `oauth` fetches tokens of our own.
+    """
 
     url: str
     headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    ca_file: Path | None = None
+    private_network: bool = False
+    oauth: OAuthClient | None = None
 
 
 @dataclass(frozen=True, slots=True)

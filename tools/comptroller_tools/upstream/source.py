@@ -30,11 +30,12 @@ from comptroller_tools.upstream.definitions import (
     offered,
 )
 from comptroller_tools.upstream.relayed import COMPLETIONS, RESOURCES, argument_names, definitions_of
-from comptroller_tools.upstream.settings import UpstreamSettings
+from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
 
 if TYPE_CHECKING:
     from comptroller_tools.upstream.link import Link, Listing
     from comptroller_tools.upstream.news import Hearer
+    from comptroller_tools.upstream.tokens import Tokens
     from comptroller_tools.upstream.watching import Watching
 
 __all__ = ["QUARANTINED", "UpstreamSource"]
@@ -80,6 +81,7 @@ class UpstreamSource:
         self._not_before = 0.0
         self._closed = False
         self._watching: Watching | None = None
+        self._tokens: Tokens | None = None
         self._staying: asyncio.Task[None] | None = None
         self.hearer: Hearer | None = None
         """Who is told what the upstream says unasked."""
@@ -225,6 +227,8 @@ class UpstreamSource:
                 outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
             else:
                 outcome = await ask_for(self._name, link, action, self._settings.media)
+        if self._tokens is not None:
+            outcome = self._tokens.without(outcome)
         if outcome.error is None or outcome.told_model is not None:
             self._failures = 0
         return outcome
@@ -254,7 +258,20 @@ class UpstreamSource:
 
         if self._watching is None:
             self._watching = Watching(self._name, self._updated)
-        self._link = Link(self._name, self._settings, self._kinds, self._listed, self._watching, self._said)
+        reached = self._settings.transport
+        if self._tokens is None and isinstance(reached, HttpEndpoint) and reached.oauth is not None:
+            from comptroller_tools.upstream.tokens import Tokens
+
+            self._tokens = Tokens(reached.oauth, reached.url)
+        self._link = Link(
+            self._name,
+            self._settings,
+            self._kinds,
+            self._listed,
+            self._watching,
+            self._said,
+            self._tokens,
+        )
         return self._link
 
     async def _stay_up(self, watching: Watching) -> None:
