@@ -2174,7 +2174,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/tokens.py",
         '        if answer.get("issuer") != issuer:\n',
         "        if False:\n",
-        "tests/tools/test_upstream_tokens.py::test_an_upstream_does_not_choose_who_gets_our_secret",
+        "tests/tools/test_upstream_tokens.py::test_metadata_count_only_for_the_issuer_that_they_name",
     ),
     Mutation(
         f"{_UPSTREAM}/tokens.py",

@@ -14,7 +14,6 @@ from comptroller_tools.upstream.pins import LOCK_NAME
 from comptroller_tools.upstream.settings import HttpEndpoint, OAuthClient, StdioCommand
 from tests.scenarios.upstream_kit import LOOK, Upstream
 
-
 OAUTH = {
     "client_id": "us",
     "client_secret": "secret://env/HOME",

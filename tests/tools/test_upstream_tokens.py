@@ -215,7 +215,9 @@ async def test_an_upstream_does_not_choose_who_gets_our_secret(guarded: Guarded)
         async with governed(guarded):
             pass
     assert guarded.asked == []
-    guarded.issuer = None
+
+
+async def test_metadata_count_only_for_the_issuer_that_they_name(guarded: Guarded) -> None:
     with pytest.raises(Unreachable, match="those of somebody else"):
         async with governed(guarded, oauth={"issuer": f"{guarded.origin}/"}):
             pass
