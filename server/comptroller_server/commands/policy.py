@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, cast
 
 import click
 
 from comptroller_audit.vocabulary import (
-    Actor,
     Json,
     JsonObject,
-    Principal,
-    PrincipalKind,
-    Subject,
 )
-from comptroller_policy.approvals import given
 from comptroller_policy.engine import Bundle, Explained
-from comptroller_policy.model import Decision, Question, Record
-from comptroller_policy.rollout import is_canary
-from comptroller_policy.rules import REQUESTER
+from comptroller_policy.model import Decision, Question
 from comptroller_server.call.evidence import TOO_LONG
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store, quiet_stdout
 from comptroller_server.commands.policy_cases import try_cases
 from comptroller_server.commands.policy_diff import diff
-from comptroller_server.commands.record import CallRecord, clients_word, read_call, section
+from comptroller_server.commands.record import CallRecord, read_call, section
 from comptroller_server.commands.showing import Card, emit, say, table
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import Installation
+from comptroller_server.rehearsal.asked_then import asked_then
 
 __all__ = ["policy"]
 
@@ -127,7 +119,7 @@ def _again(installation: Installation, record: CallRecord) -> Again:
     bundle, tool = installation.policy, str(packet["tool"])
     if tool not in bundle.tools():
         raise CommandError(f"today's configuration has no tool {tool!r}, so nothing can be decided again")
-    question = _question(installation, record, packet)
+    question = asked_then(packet, _decided_at(record, packet), installation.config)
     whole = _is_whole(bundle, question)
     now = bundle.decide(question) if whole else bundle.decide_early(question)
     same = packet.get("bundle") == installation.bundle_digest
@@ -141,36 +133,6 @@ def _is_whole(bundle: Bundle, question: Question) -> bool:
         and reads.history <= question.history.keys()
         and reads.derived <= question.derived.keys()
         and reads.provenance <= question.provenance.keys()
-    )
-
-
-def _question(installation: Installation, record: CallRecord, packet: JsonObject) -> Question:
-    """What policy was asked, from the packet. Roles that an older packet lacks are those of the configuration."""
-    who = section(packet, "principal")
-    kind = PrincipalKind(str(who["kind"]))
-    principal = Principal(str(who["tenant"]), str(who["issuer"]), str(who["subject"]), kind)
-    roles = packet.get("principal_roles", list[Json](installation.config.identity.local.roles))
-    subject = Subject(
-        principal, Actor(str(packet["actor"])), frozenset(str(r) for r in cast("list[Json]", roles))
-    )
-    target = section(packet, "record")
-    bound = section(packet, "bound")
-    votes = packet.get("approvals") or []
-    return Question(
-        tool=str(packet["tool"]),
-        subject=subject,
-        input=section(packet, "arguments"),
-        now_ms=_decided_at(record, packet),
-        environment=str(bound.get("environment") or installation.config.environment),
-        task=str(packet["task"]),
-        step=cast("int", packet["step"]),
-        record=Record(str(target["kind"]), str(target["key"])) if target else None,
-        facts=section(packet, "facts"),
-        history=cast("dict[str, int]", section(packet, "history")),
-        derived={name: Decimal(str(value)) for name, value in section(packet, "derived").items()},
-        provenance={name: str(word) for name, word in section(packet, "provenance").items()},
-        approvals=given({"votes": json.dumps(votes)}) | ({REQUESTER: 1} if clients_word(packet) else {}),
-        canary=is_canary(packet),
     )
 
 

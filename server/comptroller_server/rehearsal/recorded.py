@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from comptroller_audit.query import Logged
 from comptroller_audit.vocabulary import (
-    Actor,
     Code,
     Effect,
     Json,
     JsonObject,
-    Principal,
     PrincipalKind,
     RecordType,
     Subject,
@@ -29,6 +28,7 @@ from comptroller_server.commands.record import clients_word, section
 from comptroller_server.errors import CannotDecide, Lack
 from comptroller_server.installation import Installation
 from comptroller_server.people.canary import is_reversible
+from comptroller_server.rehearsal.asked_then import asked_then, votes_in
 from comptroller_server.rehearsal.deciding import Asked, Rehearsal
 from comptroller_tools.catalogue import Tool
 
@@ -90,29 +90,26 @@ def asked_again(found: Recorded, now: Installation, candidate: Rehearsal) -> Ask
     if _WITHHELD in json.dumps(own, ensure_ascii=False):
         raise CannotDecide(Lack.ARGUMENTS, "part of its arguments was withheld from the record")
     config = candidate.installation.config
+    asked = asked_then(packet, found.at_ms, config)
     return Asked(
         tool=tool.name,
         arguments=own,
-        subject=_subject(packet, tool, candidate),
-        now_ms=found.at_ms,
+        subject=_subject(asked.subject, tool, candidate),
+        now_ms=asked.now_ms,
         environment=config.environment,
         call=found.call,
-        task=str(packet.get("task")),
-        step=int(cast("int", packet.get("step") or 0)),
-        facts=_same_look_ups(section(packet, "facts"), then, tool),
-        history=_same_counts(section(packet, "history"), then, tool),
+        task=asked.task,
+        step=asked.step,
+        facts=_same_look_ups(asked.facts, then, tool),
+        history=_same_counts(asked.history, then, tool),
         provenance=_same_origins(section(packet, "provenance"), then, tool),
-        approvals=given({"votes": json.dumps(_votes(packet)), "roles": json.dumps(_wanted(candidate, tool))}),
+        approvals=given(
+            {"votes": json.dumps(votes_in(packet)), "roles": json.dumps(_wanted(candidate, tool))}
+        ),
         confirmed=bool(clients_word(packet)),
         draw=_draw(packet, tool, now, candidate),
         reverses=bool(packet.get("compensates")),
     )
-
-
-def _votes(packet: JsonObject) -> list[Json]:
-    """What people said to a call that ran; one that waits is asked without."""
-    votes = cast("list[Json]", packet.get("approvals") or [])
-    return [vote for vote in votes if isinstance(vote, dict) and "roles" in vote]
 
 
 def lacks_roles(found: Recorded) -> bool:
@@ -131,20 +128,16 @@ def _wanted(candidate: Rehearsal, tool: Tool) -> dict[str, int]:
     return wanted
 
 
-def _subject(packet: JsonObject, tool: Tool, candidate: Rehearsal) -> Subject:
+def _subject(then: Subject, tool: Tool, candidate: Rehearsal) -> Subject:
     """Who called. The roles of the local person, and those Comptroller itself acts with, are the candidate's to give."""
-    who = section(packet, "principal")
-    kind = PrincipalKind(str(who.get("kind")))
-    if kind is PrincipalKind.SERVICE:
-        return service_subject(str(who.get("tenant")), tool.config.roles or ())
-    principal = Principal(str(who.get("tenant")), str(who.get("issuer")), str(who.get("subject")), kind)
-    roles = [str(role) for role in cast("list[Json]", packet.get("principal_roles") or [])]
-    if kind is PrincipalKind.LOCAL:
-        roles = list(candidate.installation.config.identity.local.roles)
-    return Subject(principal, Actor(str(packet.get("actor"))), frozenset(roles))
+    if then.principal.kind is PrincipalKind.SERVICE:
+        return service_subject(then.principal.tenant, tool.config.roles or ())
+    if then.principal.kind is PrincipalKind.LOCAL:
+        return replace(then, roles=frozenset(candidate.installation.config.identity.local.roles))
+    return then
 
 
-def _same_look_ups(facts: JsonObject, then: Tool | None, tool: Tool) -> JsonObject:
+def _same_look_ups(facts: Mapping[str, Any], then: Tool | None, tool: Tool) -> dict[str, Any]:
     """Recorded facts that the candidate would look up with the same tool and arguments, and that were kept whole."""
     rules, now = then.config.facts if then is not None else {}, tool.config.facts
     return {
@@ -160,11 +153,11 @@ def _is_withheld(value: Json) -> bool:
     return isinstance(value, str) and _WITHHELD in value
 
 
-def _same_counts(history: JsonObject, then: Tool | None, tool: Tool) -> dict[str, int]:
+def _same_counts(history: Mapping[str, int], then: Tool | None, tool: Tool) -> dict[str, int]:
     """Recorded counts that the candidate counts in the same way."""
     rules = then.config.history if then is not None else {}
     return {
-        name: int(cast("int", value))
+        name: value
         for name, value in history.items()
         if name in rules and rules[name] == tool.config.history.get(name)
     }
