@@ -1996,6 +1996,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_import_command.py::test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_can",
     ),
     Mutation(
+        f"{_SERVER}/upstreams/switching.py",
+        """ or digest != one["after"]:\n""",
+        ":\n",
+        "tests/server/test_import_clients.py::test_what_a_client_wrote_beside_its_servers_stays_when_they_are_given_back",
+    ),
+    Mutation(
         f"{_SERVER}/commands/import_servers.py",
         "if keep_client or choice.left else",
         "if keep_client else",
@@ -2021,7 +2027,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upstreams/switching.py",
-        """    if hashlib.sha256(path.read_bytes()).hexdigest() != told["after"]:\n""",
+        """    if hashlib.sha256(now).hexdigest() != told["after"]:\n""",
         "    if False:\n",
         "tests/server/test_import_command.py::test_undo_gives_the_file_back_byte_for_byte_and_only_where_nobody_changed_it",
     ),

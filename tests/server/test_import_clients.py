@@ -98,6 +98,26 @@ def test_every_clients_file_is_found_taken_over_and_given_back_byte_for_byte(
     assert {path: path.read_bytes() for path in files.values()} == before
 
 
+def test_what_a_client_wrote_beside_its_servers_stays_when_they_are_given_back(
+    tmp_path: Path, upstream: Upstream, comptroller: Run
+) -> None:
+    mcp = json.dumps(upstream.config()["mcp"])
+    path = put(tmp_path / "home/.claude.json", f'{{"numStartups": 5, "mcpServers": {{ "files": {mcp} }}}}')
+    assert comptroller("--yes").exit_code == 0
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"numStartups": 6}))
+    refused = comptroller("--undo")
+    assert refused.exit_code == 2
+    assert "--undo --only-servers" in refused.stderr
+    switched = json.loads(path.read_text())
+    edited = json.dumps(switched | {"mcpServers": {"comptroller": {"command": "x"}}})
+    path.write_text(edited)
+    assert comptroller("--undo", "--only-servers").exit_code == 2
+    assert path.read_text() == edited, "somebody changed the servers too"
+    path.write_text(json.dumps(switched))
+    assert comptroller("--undo", "--only-servers").exit_code == 0
+    assert path.read_text() == f'{{"numStartups": 6, "mcpServers": {{ "files": {mcp} }}}}'
+
+
 def read_entries(kind: ClientKind, text: str) -> list[dict[str, Any]]:
     tree = read_json(text)
     if kind is ClientKind.CLAUDE_CODE:

@@ -52,6 +52,9 @@ ANYBODY = "default"
 )
 @click.option("--keep-client", is_flag=True, help="Leave the client's file as it is.")
 @click.option("--undo", "back", is_flag=True, help="Give the client's file the bytes it had before.")
+@click.option(
+    "--only-servers", is_flag=True, help="With --undo: leave what was changed in the file beside its servers."
+)
 @options()
 @click.pass_context
 def import_servers(
@@ -62,6 +65,7 @@ def import_servers(
     client: str | None,
     keep_client: bool,
     back: bool,
+    only_servers: bool,
 ) -> None:
     """Govern the MCP servers that clients have: in the file at PATH, or without it in every file that is found.
 
@@ -73,8 +77,10 @@ def import_servers(
     invocation = invocation_of(ctx)
     if file is not None and yes:
         raise click.UsageError("--accept and --yes say two different things; give one")
+    if only_servers and not back:
+        raise click.UsageError("--only-servers belongs to --undo")
     if back:
-        _undo(invocation, path)
+        _undo(invocation, path, only_servers=only_servers)
         return
     config = _config(invocation)
     found = _read(invocation, config, path)
@@ -97,17 +103,31 @@ def import_servers(
         findings()
 
 
-def _undo(invocation: Invocation, path: Path | None) -> None:
+def _undo(invocation: Invocation, path: Path | None, *, only_servers: bool) -> None:
     data_dir = data_directory(invocation.data_dir)
     paths = [path] if path is not None else switched_files(data_dir)
     if not paths:
         raise CommandError("no client's file is switched now")
-    restored = [str(undo(data_dir, one)) for one in paths]
+    restored: list[str] = []
+    wrong: list[str] = []
+    for one in paths:
+        try:
+            restored.append(str(undo(data_dir, one, only_servers=only_servers)))
+        except CommandError as error:
+            wrong.append(str(error))
+    if wrong and not restored:
+        raise CommandError("; ".join(wrong))
     if invocation.as_json:
-        emit({"restored": restored[0] if path is not None else restored})
-        return
-    for one in restored:
-        say(f"{one} is as it was. The sources stay here.")
+        emit(
+            {"restored": restored[0] if path is not None else restored, **({"wrong": wrong} if wrong else {})}
+        )
+    else:
+        for one in restored:
+            say(f"{one} has its servers back. The sources stay here.")
+        for text in wrong:
+            say(text)
+    if wrong:
+        findings()
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------
@@ -366,15 +386,18 @@ def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | N
     if written_problems(config):
         return {}
     kept: dict[Path, Path] = {}
-    for one in found:
+    # Before the first is switched: what is wrong with one leaves all as they are.
+    names = [_client_name(config, one, client) for one in found]
+    for one, name in zip(found, names, strict=True):
         missing = [server.name for server in one.governable if not config.pins.get(server.source)]
         if missing:
             if not invocation.as_json:
                 say(f"Nothing of {', '.join(missing)} is accepted yet; run this again when it can be.")
         elif one.governable:
-            words = serve_words(_client_name(config, one, client), config.path, invocation.data_dir)
+            words = serve_words(name, config.path, invocation.data_dir)
             kind = one.client if one.client is not None else next(iter(CLIENTS.values()))
-            kept[one.path] = switch(config.data_dir, one.path, one.content, one.switched(kind.entry(words)))
+            after = one.switched(kind.entry(words))
+            kept[one.path] = switch(config.data_dir, one.path, one.content, after, one.switched_lists)
     return kept
 
 

@@ -62,6 +62,11 @@ class ClientFile:
     def governable(self) -> tuple[Found, ...]:
         return tuple(one for one in self.servers if one.why_not is None)
 
+    @property
+    def switched_lists(self) -> tuple[tuple[str, ...], ...]:
+        """Where we stand in place of servers, once it is switched."""
+        return tuple(each.keys for each in self.lists if any(one.why_not is None for one in each.servers))
+
     def switched(self, entry: Mapping[str, Any]) -> bytes:
         """The file with one entry of ours in place of the servers that are governed, in every list that has some.
 
