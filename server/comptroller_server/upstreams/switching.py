@@ -78,11 +78,8 @@ def _with_old_lists(path: Path, now: str, before: str, lists: Sequence[dict[str,
     for one in lists:
         keys = [str(key) for key in one["keys"]]
         try:
-            here, there, digest = (
-                span_of(_plain(now), keys),
-                span_of(_plain(before), keys),
-                _digest(now, keys),
-            )
+            digest = _digest(now, keys)  # first: what is no JSON has no spans
+            here, there = span_of(_plain(now), keys), span_of(_plain(before), keys)
         except (ValueError, RecursionError):
             raise wrong from None
         if here is None or there is None or digest != one["after"]:
