@@ -406,6 +406,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # -- one call, one outcome ------------------------------------------------------------------------------------
     Mutation(
+        f"{_SERVER}/pipeline.py",
+        "await self._repeats.named(case)",
+        "None",
+        f"{_S}/test_repeats.py::test_a_repeat_by_key_is_told_what_became_of_the_call_and_not_what_is_thought_of_doing_it_now",
+    ),
+    Mutation(
+        f"{_SERVER}/call/repeats.py",
+        'held is not None and held["arguments"] == claim.arguments',
+        "held is not None",
+        f"{_S}/test_repeats.py::test_an_explicit_key_always_replays_and_other_arguments_conflict",
+    ),
+    Mutation(
         f"{_AUDIT}/calls.py",
         'or self.epoch not in (None, row["epoch"])',
         "",

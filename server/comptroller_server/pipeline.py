@@ -124,6 +124,8 @@ class Pipeline:
             return answer
         await self._intake.validate(case)  # 4 validate
         case.took.mark(Step.VALIDATE)
+        if (answer := await self._repeats.named(case)) is not None:
+            return answer
         for _ in range(DECIDE_AGAIN_MAX):
             head = await self._watch.fresh(case.tenant)
             # A clock set back opens no earlier window again.

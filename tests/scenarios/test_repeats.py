@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from comptroller_audit.vocabulary import CallState, RecordType
-from comptroller_tools.desk.faults import Fault, FaultKind
+from comptroller_tools.desk.faults import Fault, FaultKind, Point
 from tests.scenarios.kit import call_of, code_of, details_of, opened, structured, tool_of, until
 
 pytestmark = pytest.mark.anyio
@@ -107,6 +107,33 @@ async def test_an_explicit_key_always_replays_and_other_arguments_conflict(
         fresh = await shop.refund(invoice, 5, meta={KEY: "order-2"})
         assert call_of(fresh) != call_of(first)
         assert [effect.amount_cents for effect in shop.moved()] == [500, 500]
+
+
+@pytest.mark.parametrize("code", ["denied", "budget_exhausted", "in_doubt"])
+async def test_a_repeat_by_key_is_told_what_became_of_the_call_and_not_what_is_thought_of_doing_it_now(
+    tmp_path: Path, code: str
+) -> None:
+    def tight(config: dict[str, Any]) -> None:
+        if code == "budget_exhausted":
+            config["budgets"] = {"max_steps": 1}
+        if code == "in_doubt":
+            tool_of(config, "issue_refund").pop("recover")
+
+    once = """@id("once") @reason("Once a day.")
+        forbid (principal, action == Comptroller::Action::"issue_refund", resource)
+        when { context.history.principal.refunds_today >= 1 };"""
+    async with opened(tmp_path, tight, cedar="" if code == "budget_exhausted" else once) as shop:
+        invoice, key = shop.paid()[0], {KEY: "order-1"}
+        if code == "in_doubt":
+            shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.RAISE, point=Point.AFTER_WRITE))
+        first = await shop.refund(invoice, 5, meta=key)
+        again = await shop.refund(invoice, 5, meta=key)
+        assert code_of(again) == code_of(first) == (code if code == "in_doubt" else None)
+        known = details_of(again)["call"] if code == "in_doubt" else call_of(again)
+        assert known == call_of(first)
+        other = await shop.refund(invoice, 6, meta={KEY: "order-2"})
+        assert code_of(other) == ("denied" if code == "in_doubt" else code)
+        assert len(shop.moved()) == 1
 
 
 @pytest.mark.parametrize("key", ["", 7, None, "x" * 201, ["order"]])

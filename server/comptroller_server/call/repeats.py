@@ -9,7 +9,7 @@ from typing import cast
 import structlog
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.calls import CALLS, Existing, Lost, log_indexes
+from comptroller_audit.calls import CALLS, CLAIMS, Existing, Lost, log_indexes
 from comptroller_audit.database import Row
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import Logged, entries
@@ -45,6 +45,9 @@ _NO_SUCH_CALL = "There is no such call to resume in this task."
 
 _ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
 """States in which a call has an answer that can be given again."""
+
+_ENDED_AND_STANDING = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.IN_DOUBT})
+"""States in which what a call did stands, or may."""
 
 
 class Repeats:
@@ -97,6 +100,26 @@ class Repeats:
         """What was read is not given again, nor is anything of a tool that this principal may not see any more."""
         was_read = row["effect"] == Effect.READ and row["state"] in _ANSWERED
         return not was_read and self._bundle.visible(case.subject, row["tool"])
+
+    async def named(self, case: Case) -> Answer | None:
+        """The recorded answer of a call that ended under the same explicit key, before anything is decided.
+
+        What was done stays done, whatever rules and budgets would say of doing it now. Raises `Refused` with the
+        state of one in doubt. None: no such call, or one that the commit sees to.
+        """
+        claim = next((claim for claim in case.claims if claim.explicit), None)
+        if claim is None:
+            return None
+
+        def look(reader: Reader) -> tuple[str, Row | None]:
+            held = reader.row(case.tenant, CLAIMS, claim.id)
+            call = str(held["call"]) if held is not None and held["arguments"] == claim.arguments else ""
+            return call, reader.row(case.tenant, CALLS, call) if call else None
+
+        call, row = await self._store.read(look)
+        if row is None or row["state"] not in _ENDED_AND_STANDING:
+            return None
+        return await self._answer(case, call, row, replay=True)
 
     async def answer_for(self, case: Case, stop: Existing | Lost) -> Answer | None:
         """What a repeat, or the loser of a race, gets. None: the case became the approved call and goes on."""
