@@ -64,6 +64,9 @@ clients: $(STAMP) ## Install the programs that `test-clients` runs, in places of
 test-clients: $(STAMP) ## Run the tests with other people's clients and orchestrators, as far as they are installed.
 	$(BIN)/python -m pytest -m clients --hypothesis-profile=ci tests/clients
 
+conformance: $(STAMP) ## Run the official MCP suite against Comptroller before the SDK's everything-server (network, once).
+	@$(BIN)/python -m tests.conformance
+
 bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
 	$(BIN)/python -m tests.benchmarks
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comptroller_tools.source import ToolDefinition
 from comptroller_tools.upstream.cleaning import DESCRIPTION_CHARS_MAX, clean, cleaned_schema, shown
-from comptroller_tools.upstream.definitions import Unusable, Written, differences, offered, read_listing
+from comptroller_tools.upstream.definitions import (
+    Unusable,
+    Written,
+    differences,
+    names_problems,
+    offered,
+    read_listing,
+)
 from comptroller_tools.validation import compile_schema
 from tests.scenarios.upstream_kit import LOOK, definition
 
@@ -150,3 +159,10 @@ def test_cleaning_a_schema_changes_nothing_of_what_it_accepts(value: dict[str, A
     assert bool(compile_schema(schema).check(value)) == bool(
         compile_schema(cleaned_schema(schema)).check(value)
     )
+
+
+def test_a_name_that_speaks_of_arguments_is_no_problem_of_arguments() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {"arg1": {"type": "string"}}}
+    named = ToolDefinition("prompt:with_arguments", "", schema, None, "")
+    assert names_problems(named) == []
+    assert len(names_problems(replace(named, input_schema={"properties": {"no good": {}}}))) == 1

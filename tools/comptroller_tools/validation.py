@@ -29,6 +29,7 @@ __all__ = [
     "compile_schema",
     "for_clients",
     "screen",
+    "screen_arguments",
     "split_why",
     "with_more",
     "with_refs",
@@ -242,12 +243,8 @@ def screen(definition: ToolDefinition, effect: Effect | None = None) -> list[str
     problems: list[str] = []
     if not _is_name(definition.name):
         problems.append(f"{tool}: the name must be 1 to 64 of a-z, A-Z, 0-9, `_` and `-`; rename it")
+    problems += screen_arguments(definition)
     arguments = cast("Mapping[str, Any]", definition.input_schema.get("properties", {}))
-    problems += [
-        f"{tool}: argument `{_quoted(name)}` must be 1 to 64 of a-z, A-Z, 0-9, `_` and `-`; rename it"
-        for name in arguments
-        if not _is_name(name)
-    ]
     if effect is not None and effect is not Effect.READ and "why" in arguments:
         problems.append(
             f"{tool}: argument `why` is the name of the agent's own statement; rename it in the source"
@@ -255,6 +252,16 @@ def screen(definition: ToolDefinition, effect: Effect | None = None) -> list[str
     if effect is Effect.READ and "refs" in (definition.output_schema or {}).get("properties", {}):
         problems.append(f"{tool}: result `refs` is the name of the refs we add; rename it in the source")
     return problems
+
+
+def screen_arguments(definition: ToolDefinition) -> list[str]:
+    """Which of its arguments cannot be offered under their names, one sentence each: those nobody can rename for it."""
+    arguments = cast("Mapping[str, Any]", definition.input_schema.get("properties", {}))
+    return [
+        f"tool `{_quoted(definition.name)}`: argument `{_quoted(name)}` must be 1 to 64 of a-z, A-Z, 0-9, `_` and `-`; rename it"
+        for name in arguments
+        if not _is_name(name)
+    ]
 
 
 _SIMPLE = frozenset({str, int, bool, type(None)})

@@ -17,7 +17,7 @@ from comptroller_audit.vocabulary import JsonObject
 from comptroller_tools.errors import SchemaInvalid
 from comptroller_tools.source import ToolDefinition
 from comptroller_tools.upstream.cleaning import clean, cleaned_schema, hidden_in
-from comptroller_tools.validation import compile_schema, screen
+from comptroller_tools.validation import compile_schema, screen_arguments
 
 __all__ = ["TEXT_OUTPUT", "Kind", "Unusable", "Written", "differences", "kind_of", "offered", "read_listing"]
 
@@ -184,7 +184,7 @@ def offered(written: Written) -> ToolDefinition:
 
 def names_problems(definition: ToolDefinition) -> list[str]:
     """What keeps argument names from being offered; the tool's own name may be replaced by one of the config's."""
-    return [problem for problem in screen(definition) if "argument" in problem]
+    return screen_arguments(definition)
 
 
 def _closed(schema: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from comptroller_tools.source import ToolDefinition
 from comptroller_tools.upstream.addresses import Template, check_address
 from comptroller_tools.upstream.cleaning import clean, hidden_in
 from comptroller_tools.upstream.definitions import Kind, Unusable, Written, offered
-from comptroller_tools.validation import screen
+from comptroller_tools.validation import screen_arguments
 
 __all__ = [
     "COMPLETIONS",
@@ -188,7 +188,7 @@ def _prompt(pin: Written) -> ToolDefinition:
         output_schema=_PROMPT_OUTPUT,
         digest=pin.digest,
     )
-    if problems := [problem for problem in screen(definition) if "argument" in problem]:
+    if problems := screen_arguments(definition):
         raise Unusable("; ".join(problems))
     return definition
 

@@ -1,0 +1,165 @@
+"""`make conformance`: the official suite against Comptroller, with the SDK's everything-server as its upstream.
+
+Each scenario's calls go the way of any call: decided, recorded, released. `--only REVISION`, `--scenario NAME` and `--verbose` narrow it down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from tests.conformance.doorman import Doorman
+from tests.conformance.places import Places, installed
+
+REVISIONS = ("2025-11-25", "2026-07-28")
+READY_S_MAX = 30
+SUITE_S_MAX = 300
+CLIENT = "suite"
+CONFIG: dict[str, Any] = {
+    "agent": {"name": "conformance", "objective": "Pass the official suite"},
+    "environment": "conformance",
+    "store": {
+        "url": "sqlite:///{data_dir}/comptroller.db",
+        "keys": {"file": "{data_dir}/keys.json"},
+        "checkpoints": [{"file": "{data_dir}/checkpoints.log"}],
+    },
+    "identity": {"local": {"clients": {CLIENT: {}}}},
+    "budgets": {"max_tool_calls": 10_000, "max_steps": 10_000},
+    "limits": {"attempts_per_minute_max": 100_000, "identical_calls_max": 1_000},
+}
+
+
+def main() -> int:
+    """0 when every required scenario of the wanted revisions passed, 1 when one failed, 3 when it cannot be installed."""
+    wanted = argparse.ArgumentParser(prog="make conformance")
+    wanted.add_argument("--only", choices=REVISIONS)
+    wanted.add_argument("--scenario")
+    wanted.add_argument("--verbose", action="store_true")
+    options = wanted.parse_args()
+    try:
+        places = installed()
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"conformance: SKIPPED, it cannot be installed here (needs PyPI and npm): {error}")
+        return 3
+    revisions = [options.only] if options.only else list(REVISIONS)
+    with tempfile.TemporaryDirectory(prefix="conformance-") as folder, _governed(places, Path(folder)) as url:
+        failed = [one for one in revisions if not _passes(places, url, one, options, Path(folder))]
+    print(f"conformance: {'FAILED ' + ', '.join(failed) if failed else 'every required scenario passed'}")
+    return 1 if failed else 0
+
+
+def _passes(places: Places, url: str, revision: str, options: argparse.Namespace, folder: Path) -> bool:
+    command = [str(places.node), str(places.suite), "server", "--url", url, "-o", str(folder / revision)]
+    command += (
+        ["--scenario", options.scenario, "--spec-version", revision]
+        if options.scenario
+        else ["--requirements", revision]
+    )
+    command += ["--verbose"] if options.verbose else []
+    print(f"conformance: {revision}", flush=True)
+    ended = subprocess.run(command, timeout=SUITE_S_MAX, check=False)
+    return ended.returncode == 0
+
+
+@contextlib.contextmanager
+def _governed(places: Places, folder: Path) -> Generator[str]:
+    """The everything-server, Comptroller in front of it, and the doorman in front of that; the URL for the suite."""
+    behind, inner, outer = _free_port(), _free_port(), _free_port()
+    with contextlib.ExitStack() as stack:
+        everything = [sys.executable, "-m", "mcp_everything_server", "--port", str(behind)]
+        stack.enter_context(_process(everything, behind, folder / "everything.log", cwd=places.everything))
+        config = folder / "comptroller.yaml"
+        config.write_text(json.dumps(CONFIG | {"sources": {"everything": {"mcp": _source(behind)}}}))
+        where = ["--config", str(config), "--data-dir", str(folder)]
+        comptroller = str(Path(sys.executable).with_name("comptroller"))
+        _accept_everything(comptroller, where, folder)
+        serve = [comptroller, "serve", "--http", f"127.0.0.1:{inner}", *where]
+        stack.enter_context(_process(serve, inner, folder / "serve.log", cwd=folder))
+        token = (folder / "tokens" / f"{CLIENT}.token").read_text().strip()
+        stack.enter_context(_doorman(Doorman(f"127.0.0.1:{outer}", f"127.0.0.1:{inner}", token), outer))
+        yield f"http://127.0.0.1:{outer}/mcp"
+
+
+def _source(port: int) -> dict[str, Any]:
+    return {"url": f"http://127.0.0.1:{port}/mcp"}
+
+
+def _accept_everything(comptroller: str, where: list[str], folder: Path) -> None:
+    """All that it lists, as reads: the suite repeats its calls, and a repeated side effect is answered from the record."""
+    listed = subprocess.run(
+        [comptroller, "classify", *where, "--json"], capture_output=True, text=True, check=False, timeout=60
+    )
+    (source,) = json.loads(listed.stdout)["sources"]
+    names = [tool["name"] for tool in source["tools"] if tool["standing"] == "new"]
+    accepted = folder / "accepted.yaml"
+    accepted.write_text(json.dumps({"everything": dict.fromkeys(names, "read")}))
+    subprocess.run(
+        [comptroller, "classify", *where, "--accept", str(accepted)],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        timeout=60,
+    )
+
+
+@contextlib.contextmanager
+def _process(command: list[str], port: int, log: Path, cwd: Path) -> Generator[None]:
+    """A server process that listens on `port`; ended in order, whatever happens inside."""
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, cwd=cwd, stdin=subprocess.DEVNULL)
+        try:
+            _await_port(process, port, log)
+            yield
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(READY_S_MAX)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _await_port(process: subprocess.Popen[Any], port: int, log: Path) -> None:
+    deadline = time.monotonic() + READY_S_MAX
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    raise RuntimeError(f"no server on port {port}:\n{log.read_text()[-2000:]}")
+
+
+@contextlib.contextmanager
+def _doorman(app: Doorman, port: int) -> Generator[None]:
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="warning", lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        server.force_exit = True
+        thread.join(READY_S_MAX)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
