@@ -70,6 +70,31 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if True",
         f"{_S}/test_look_ups.py::test_look_ups_that_need_each_other_are_found_at_load",
     ),
+    # -- media -----------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_UPSTREAM}/results.py",
+        "        if name != APART\n",
+        "",
+        f"{_S}/test_media.py::test_structured_content_cannot_mark_itself_as_let_through",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/results.py",
+        "    if item.mime_type in media:",
+        "    if True:",
+        f"{_S}/test_media.py::test_nothing_is_let_through_that_nobody_named",
+    ),
+    Mutation(
+        f"{_SERVER}/call/apart.py",
+        '    return {**named, "bytes": size, "apart": True}',
+        "    return item",
+        f"{_S}/test_media.py::test_what_is_let_through_goes_beside_the_text_and_what_is_not_is_named",
+    ),
+    Mutation(
+        f"{_SERVER}/call/apart.py",
+        "        if is_whole(item):\n            beside",
+        "        if True:\n            beside",
+        f"{_S}/test_media.py::test_a_picture_that_release_altered_is_withheld",
+    ),
     # -- evaluation ------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/evaluating/playing.py",
@@ -2335,7 +2360,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/face/relay.py",
-        "isinstance(blob, str) and _is_whole(blob)",
+        "isinstance(blob, str) and is_whole(one)",
         "isinstance(blob, str)",
         f"{_S}/test_relay.py::test_texts_lose_what_is_unseen_and_secret_and_blobs_are_withheld_in_words",
     ),

@@ -38,6 +38,14 @@ CONFIG: dict[str, Any] = {
     },
     "identity": {"local": {"clients": {CLIENT: {}}}},
     "budgets": {"max_tool_calls": 10_000, "max_steps": 10_000},
+    "tools": [
+        {
+            "name": "everything_completion",
+            "source": "everything",
+            "source_tool": "completion:*",
+            "allow_actions": ["read"],
+        }
+    ],
     "limits": {"attempts_per_minute_max": 100_000, "identical_calls_max": 1_000},
 }
 
@@ -94,7 +102,10 @@ def _governed(places: Places, folder: Path) -> Generator[str]:
 
 
 def _source(port: int) -> dict[str, Any]:
-    return {"url": f"http://127.0.0.1:{port}/mcp"}
+    return {
+        "url": f"http://127.0.0.1:{port}/mcp",
+        "media": ["image/png", "audio/wav", "text/plain", "application/json"],
+    }
 
 
 def _accept_everything(comptroller: str, where: list[str], folder: Path) -> None:

@@ -6,6 +6,7 @@ import json
 
 from comptroller_audit.unit import Receipt
 from comptroller_audit.vocabulary import Code, Json, JsonObject, Refusal
+from comptroller_server.call.apart import set_apart
 from comptroller_server.call.case import Case, Cut
 from comptroller_server.call.naming import META_TASK
 from comptroller_server.call.observing import META_OBSERVED, banner, told_observed
@@ -106,7 +107,8 @@ def success_answer(case: Case) -> Answer:
     """The released output as text and structured content, with refs named in both."""
     structured: JsonObject | None = None
     refs: list[Json] = [ref.as_json() for ref in case.refs]
-    if isinstance(told := case.told, dict):
+    told, beside = set_apart(case.told, case.tool_in_hand.upstream)
+    if isinstance(told, dict):
         structured = {**told, "refs": refs} if refs else dict(told)
     meta: JsonObject = {META_CALL: case.call, META_TASK: case.task.id}
     if case.edit_told:
@@ -122,14 +124,16 @@ def success_answer(case: Case) -> Answer:
     if case.tool_in_hand.upstream is not None:
         meta[META_UNTRUSTED] = case.tool_in_hand.upstream
     offered = structured if case.tool_in_hand.definition.output_schema is not None else None
-    return Answer(answer_text(case), offered, meta=meta)
+    return Answer(answer_text(case), offered, meta=meta, beside=beside)
 
 
 def answer_text(case: Case) -> str:
     """What the agent reads of a call that was done, from step 13 on. It is known, and metered, before it is sent."""
     if case.answer_text is not None:
         return case.answer_text
-    text = fenced(case.cut.part.shown if case.cut else case.released, case.tool_in_hand.upstream)
+    upstream = case.tool_in_hand.upstream
+    shown, _ = set_apart(case.cut.part.shown if case.cut else case.released, upstream)
+    text = fenced(shown, upstream)
     if case.cut is not None:
         text += f"\n{_about_the_cut(case.cut)}"
     if case.refs:
@@ -183,9 +187,10 @@ def replay_answer(
         meta[META_UNTRUSTED] = upstream
     if receipt is not None:
         meta[META_RECEIPT] = receipt_json(receipt)
+    output, beside = set_apart(output, upstream)
     text = (
         f"{fenced(output, upstream)}\n"
         f"(This was done before, by call {call}; it was not done again. This is the recorded result."
         f"{f' {edit}' if edit else ''})"
     )
-    return Answer(text, output if isinstance(output, dict) else None, meta=meta)
+    return Answer(text, output if isinstance(output, dict) else None, meta=meta, beside=beside)

@@ -88,7 +88,7 @@ class Answer:
     """What the agent gets. An error has no `structured` content; its details are in `meta`.
 
     `unknown_tool` is true for a tool that is missing or hidden: both answer alike, as the protocol demands.
-    With `asks` it is no answer yet: ask, and propose the same again with the confirmation.
+    `beside` are pictures, sounds and files that are let through. With `asks` it is no answer yet: ask, and propose the same again with the confirmation.
     """
 
     text: str
@@ -97,6 +97,7 @@ class Answer:
     meta: JsonObject = field(default_factory=dict[str, Any])
     unknown_tool: bool = False
     asks: Ask | None = None
+    beside: tuple[JsonObject, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

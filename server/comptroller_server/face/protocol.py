@@ -42,6 +42,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from comptroller_audit.vocabulary import Code, Effect, JsonObject, Refusal, Subject
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Governor, Proposal
+from comptroller_server.call.upstream_words import META_UNTRUSTED
+from comptroller_server.face.blocks import block_of
 from comptroller_server.face.elicitation import (
     ELICITATION_WAIT_S,
     Pushes,
@@ -379,8 +381,9 @@ def _annotations(effect: Effect) -> ToolAnnotations:
 
 def _result(answer: Answer) -> CallToolResult:
     """An error carries no structured content: several clients would show that in place of the text."""
+    marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
     return CallToolResult(
-        content=[TextContent(text=answer.text)],
+        content=[TextContent(text=answer.text), *(block_of(item, marks) for item in answer.beside)],
         structured_content=None if answer.is_error else answer.structured,
         is_error=answer.is_error,
         _meta={key: value for key, value in answer.meta.items() if key.startswith(OUR_META)} or None,

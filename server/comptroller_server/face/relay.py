@@ -6,8 +6,6 @@ its details in `data`. (MCP 2025-11-25 and 2026-07-28, "Resources" and "Prompts"
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, cast
 
@@ -20,6 +18,7 @@ from mcp_types import (
     CompleteRequestParams,
     CompleteResult,
     Completion,
+    ContentBlock,
     GetPromptRequestParams,
     GetPromptResult,
     ListPromptsResult,
@@ -40,8 +39,10 @@ from mcp_types import (
 
 from comptroller_audit.vocabulary import Code, JsonObject, Subject
 from comptroller_server.call.answers import META_REFUSAL
+from comptroller_server.call.apart import is_whole
 from comptroller_server.call.proposal import Answer
 from comptroller_server.call.upstream_words import META_UNTRUSTED
+from comptroller_server.face.blocks import block_of, withheld
 from comptroller_server.face.elicitation import is_modern
 from comptroller_server.upstreams.offers import OfferedResource, Offers, Reading
 from comptroller_tools.upstream.definitions import Kind
@@ -167,7 +168,7 @@ class Relay:
         value = _done(answer)
         marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
         messages = [
-            PromptMessage(role=one["role"], content=TextContent(text=_said(one), _meta=marks))
+            PromptMessage(role=one["role"], content=_content(one, marks))
             for one in cast("list[dict[str, Any]]", value.get("messages", []))
         ]
         return GetPromptResult(description=value.get("description"), messages=messages, _meta=_meta(answer))
@@ -237,27 +238,13 @@ def _other(
     """A blob that is let through, as it came, or a sentence in its place."""
     mime_type = str(one.get("mime_type") or "")
     blob = one.get("blob")
-    if isinstance(blob, str) and _is_whole(blob):
+    if isinstance(blob, str) and is_whole(one):
         return BlobResourceContents(uri=uri, mime_type=mime_type or None, blob=blob, _meta=marks)
-    return TextResourceContents(uri=uri, mime_type="text/plain", text=_withheld(one), _meta=marks)
+    return TextResourceContents(uri=uri, mime_type="text/plain", text=withheld(one), _meta=marks)
 
 
-def _is_whole(blob: str) -> bool:
-    """Whether release left it alone: what it puts in place of something is no base64."""
-    try:
-        base64.b64decode(blob, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return True
-
-
-def _said(one: Mapping[str, Any]) -> str:
-    return str(one["text"]) if "text" in one else _withheld(one)
-
-
-def _withheld(one: Mapping[str, Any]) -> str:
-    what = str(one.get("mime_type") or one.get("kind") or "content")
-    size = f"{one['bytes']} bytes of " if "bytes" in one else ""
-    return (
-        f"Comptroller withholds {size}{what}: what is no text cannot be searched for what must not be shown."
-    )
+def _content(one: Mapping[str, Any], marks: dict[str, Any]) -> ContentBlock:
+    """What a message of a prompt says."""
+    if "kind" not in one and "text" in one:
+        return TextContent(text=str(one["text"]), _meta=marks)
+    return block_of(one, marks)

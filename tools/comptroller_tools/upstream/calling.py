@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 from mcp.shared.dispatcher import ProgressFnT
@@ -40,9 +41,9 @@ _log = structlog.stdlib.get_logger()
 
 
 async def call_tool(
-    upstream: str, link: Link, action: Action, structured: bool, errors: ErrorsMean
+    upstream: str, link: Link, action: Action, structured: bool, errors: ErrorsMean, media: Collection[str]
 ) -> Outcome:
-    """Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
+    """`media` are types that are let through unsearched. Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
     try:
         result = await link.call(action.tool, action.arguments, _relay(action))
     except MCPError as error:
@@ -72,7 +73,7 @@ async def call_tool(
         return Outcome(
             EffectHappened.UNKNOWN, error="the upstream asked a question back, which is not passed on"
         )
-    return outcome_of(upstream, result, structured, errors)
+    return outcome_of(upstream, result, structured, errors, media)
 
 
 def _relay(action: Action) -> ProgressFnT:

@@ -21,7 +21,7 @@ from comptroller_tools.upstream.cleaning import clean, seen
 from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.link import Link
 from comptroller_tools.upstream.relayed import COMPLETIONS
-from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed
+from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed, item_of
 
 __all__ = ["ask_for"]
 
@@ -38,7 +38,7 @@ async def ask_for(upstream: str, link: Link, action: Action, media: Collection[s
             return _completion(upstream, await _complete(link, action.arguments))
         if kind_of(action.tool) is Kind.PROMPT:
             got = await link.prompt(action.tool.removeprefix(Kind.PROMPT.prefix), action.arguments)
-            return _prompt(upstream, got)
+            return _prompt(upstream, got, media)
         address = str(action.arguments["uri"])
         return _resource(upstream, address, await link.read(address), media)
     except MCPError as error:
@@ -86,21 +86,29 @@ def _blob(one: types.BlobResourceContents, media: Collection[str]) -> dict[str, 
     return {**named, "blob": one.blob} if mime_type in media else {**named, "bytes": size, "withheld": True}
 
 
-def _prompt(upstream: str, result: types.GetPromptResult | types.InputRequiredResult) -> Outcome:
+def _prompt(
+    upstream: str, result: types.GetPromptResult | types.InputRequiredResult, media: Collection[str]
+) -> Outcome:
     if not isinstance(result, types.GetPromptResult):
         return _unusable(upstream, "the upstream asked a question back, which is not passed on")
-    value: dict[str, Any] = {"messages": [_message(one) for one in result.messages[:ITEMS_MAX]]}
+    value: dict[str, Any] = {"messages": [_message(one, media) for one in result.messages[:ITEMS_MAX]]}
     if result.description:
         value["description"] = clean(result.description)
     return _read(upstream, value)
 
 
-def _message(one: types.PromptMessage) -> dict[str, Any]:
+def _message(one: types.PromptMessage, media: Collection[str]) -> dict[str, Any]:
+    """A text, or an item as a tool's result has it. What an embedded file says is told only where its type is let through."""
     content = one.content
     if isinstance(content, types.TextContent):
         return {"role": one.role, "text": seen(content.text)}
-    mime_type = clean(getattr(content, "mime_type", None) or "", ITEM_CHARS_MAX)
-    return {"role": one.role, "kind": content.type, "mime_type": mime_type, "withheld": True}
+    item: dict[str, Any] = item_of(content, media)
+    if "apart" not in item:
+        item = {name: item[name] for name in ("kind", "mime_type") if name in item}
+        item["withheld"] = True
+    shown = {name: clean(item[name], ITEM_CHARS_MAX) for name in ("mime_type", "uri") if name in item}
+    text = {"text": seen(item["text"])} if "text" in item else {}
+    return {"role": one.role, **item, **shown, **text}
 
 
 async def _complete(link: Link, arguments: Mapping[str, Any]) -> types.CompleteResult:

@@ -221,12 +221,13 @@ class UpstreamSource:
                 EffectHappened.NONE, error=f"`{pin.name}` is quarantined: {why}", meta={QUARANTINED: why}
             )
         sent[0] = True
+        errors, media = self._settings.errors_mean, self._settings.media
         async with link.during(action):
             if pin.kind is Kind.TOOL:
                 structured = "outputSchema" in pin.definition
-                outcome = await call_tool(self._name, link, action, structured, self._settings.errors_mean)
+                outcome = await call_tool(self._name, link, action, structured, errors, media)
             else:
-                outcome = await ask_for(self._name, link, action, self._settings.media)
+                outcome = await ask_for(self._name, link, action, media)
         if self._tokens is not None:
             outcome = self._tokens.without(outcome)
         if outcome.error is None or outcome.told_model is not None:
