@@ -2547,4 +2547,16 @@ MUTATIONS: tuple[Mutation, ...] = (
         "",
         f"{_S}/test_provenance.py::test_recorded_provenance_decides_again_as_it_was_and_only_for_the_same_purpose",
     ),
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "return book.opened(value)",
+        "return value",
+        f"{_S}/test_provenance.py::test_a_token_comes_from_where_its_value_was_shown",
+    ),
+    Mutation(
+        f"{_SERVER}/call/provenance.py",
+        "told = case.cut.part.shown if case.cut is not None else case.released",
+        "told = case.released",
+        f"{_S}/test_provenance.py::test_a_part_that_was_not_told_yet_names_nothing",
+    ),
 )

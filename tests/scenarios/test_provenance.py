@@ -272,3 +272,40 @@ async def test_a_record_is_doubted_though_nobody_knows_whether_it_was_changed(tm
             number = structured(await shop.call("lookup_invoice", invoice_id=invoice))["number"]
             answer = await shop.call("draft_reply", ticket_id=ticket, body=number, why=WHY)
             assert code_of(answer) == code
+
+
+async def test_a_part_that_was_not_told_yet_names_nothing(tmp_path: Path) -> None:
+    async with opened(
+        tmp_path, mailing(search_tickets={"limits": {"answer_items_max": 2}}), cedar=NAMED
+    ) as shop:
+
+        async def move(ticket: str) -> str | None:
+            return code_of(await shop.call("set_ticket_status", ticket_id=ticket, status="waiting", why=WHY))
+
+        found = shop.sql("SELECT id FROM tickets WHERE status = 'open' ORDER BY created_at DESC, id LIMIT 5")
+        newest = [str(key) for (key,) in found]
+        first = structured(await shop.call("search_tickets", limit=5, status="open"))
+        assert [one["ticket_id"] for one in first["tickets"]] == newest[:2]
+        assert [await move(newest[0]), await move(newest[2])] == [None, "denied"]
+        second = structured(await shop.call("result_more", more=first["more"]["more"]))
+        assert [one["ticket_id"] for one in second["tickets"]] == newest[2:4]
+        assert [await move(newest[2]), await move(newest[4])] == [None, "denied"]
+
+
+async def test_a_token_comes_from_where_its_value_was_shown(tmp_path: Path) -> None:
+    def hiding(config: dict[str, Any]) -> None:
+        mailing(send_reply={"takes_tokens": ["to"]})(config)
+        config["safety"] = {"pii_redaction": ["email"]}
+
+    async with opened(tmp_path, hiding, cedar=NAMED) as shop:
+        ticket, address = a_ticket(shop)
+        reply = await drafted(shop, ticket)
+        shown = structured(await shop.call("get_ticket", ticket_id=ticket))
+        own, planted = (
+            shown["customer_email"],
+            shown["body"].removeprefix("Please write to ").removesuffix("."),
+        )
+        assert own != address and own.startswith("\u27e6") and planted.startswith("\u27e6")
+        assert code_of(await sent(shop, reply, planted)) == "denied"
+        assert code_of(await sent(shop, reply, own)) is None
+        assert address in mail(shop)
