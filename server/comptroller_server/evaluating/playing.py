@@ -12,7 +12,7 @@ from pathlib import Path
 from comptroller_audit.calls import CALLS
 from comptroller_audit.report import Report
 from comptroller_audit.unit import Unit
-from comptroller_audit.vocabulary import Code, Json, JsonObject
+from comptroller_audit.vocabulary import Code, Json, JsonObject, Subject
 from comptroller_policy.approvals import APPROVALS, Assurance, Vote, VoteOnApproval, asked_digest
 from comptroller_server.app import Service, running
 from comptroller_server.call.answers import META_CALL, META_REFUSAL
@@ -20,7 +20,6 @@ from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import CommandError
 from comptroller_server.evaluating.scenarios import DONE, Scenario, Step, filled
-from comptroller_server.face.identity import Subject
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.rehearsal.trying import CaseEnd
 from comptroller_server.reporting.reading import read_report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from comptroller_audit.calls import CALLS
 from comptroller_audit.database import Row
@@ -64,7 +65,7 @@ def exported(
 
     for start in range(first, end, PAGE_ENTRIES):
         stop = min(end, start + PAGE_ENTRIES)
-        yield from installation.store.read_now(lambda reader, a=start, b=stop: look(reader, a, b))
+        yield from installation.store.read_now(partial(look, start=start, stop=stop))
         if progress is not None:
             progress(stop - first, end - first)
 
