@@ -2329,6 +2329,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_notices.py::test_who_may_not_read_a_resource_cannot_subscribe_to_it",
     ),
     Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "case.proposal.left if tool.is_read else case.proposal.cancelled,",
+        "case.proposal.left,",
+        f"{_S}/test_cancelling.py::test_a_side_effect_goes_on_when_its_client_is_merely_gone",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "        if CANCELLED not in outcome.meta:\n",
+        "        if True:\n",
+        f"{_S}/test_cancelling.py::test_a_read_that_nobody_waits_for_is_cancelled_upstream_and_recorded",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/source.py",
+        'return _cancelled(EffectHappened.UNKNOWN, "the upstream',
+        'return _cancelled(EffectHappened.NONE, "the upstream',
+        f"{_S}/test_cancelling.py::test_a_side_effect_that_its_client_cancels_in_words_is_in_doubt",
+    ),
+    Mutation(
         f"{_UPSTREAM}/speaking.py",
         "            if len(self._callers) != 1:\n                return\n",
         "",

@@ -148,6 +148,9 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
             schema = {"type": "object", "properties": {"password": {"type": "string"}}}
             asked = {"message": "Your password, please", "requestedSchema": schema}
             send({"id": "question", "method": "elicitation/create", "params": asked})
+        case "wait":
+            while not (FOLDER / does["file"]).exists():
+                time.sleep(0.005)
         case "sleep":
             time.sleep(does["seconds"])
         case "change":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["Action", "EffectHappened", "Log", "Outcome", "Progress", "Source", "ToolDefinition"]
+__all__ = ["CANCELLED", "Action", "EffectHappened", "Log", "Outcome", "Progress", "Source", "ToolDefinition"]
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
 """(progress, total, message): relayed to the client when it asked for progress, else a no-op."""
@@ -27,6 +27,10 @@ Log = Callable[[str, Any], Awaitable[None]]
 
 async def no_log(level: str, data: Any) -> None:
     """The default `Log`: nobody asked."""
+
+
+CANCELLED = "cancelled"
+"""The key in `Outcome.meta` of a call that was given up because its caller did."""
 
 
 class EffectHappened(StrEnum):
@@ -58,7 +62,8 @@ class Action:
     """Exactly what is sent to a source. `effect_key` is the call id: the same on every safe retry of one call.
 
     `log_level` is the least severe log message that is wanted on the way, None for none. `whom` tells principals apart
-    and says nothing of them; look-ups of Comptroller's own have none.
+    and says nothing of them; look-ups of Comptroller's own have none. `given_up` is done when nobody waits for the answer
+    any more; a source may then stop, and says in `Outcome.meta` that it was `CANCELLED`.
     """
 
     tool: str
@@ -68,6 +73,7 @@ class Action:
     log: Log = no_log
     log_level: str | None = None
     whom: str = ""
+    given_up: asyncio.Future[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

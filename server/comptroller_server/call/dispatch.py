@@ -23,7 +23,7 @@ from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
-from comptroller_tools.source import Action, EffectHappened, Log, Outcome, Progress
+from comptroller_tools.source import CANCELLED, Action, EffectHappened, Log, Outcome, Progress
 from comptroller_tools.upstream.source import QUARANTINED
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
@@ -149,6 +149,8 @@ class Dispatcher:
         action = Action(
             tool.definition.name, case.arguments, case.call, self._released(case),
             self._released_log(case, tool.source.name), case.proposal.log_level, case.principal_key,
+            # A side effect goes on when its caller is merely gone; only a word of the caller's stops it.
+            case.proposal.left if tool.is_read else case.proposal.cancelled,
         )  # fmt: skip
         refusal = self._last_check(case)
         if refusal is not None:
@@ -161,7 +163,8 @@ class Dispatcher:
         case.tries += 1
         sent = replace(action, arguments=tool.shaping.sent(case.arguments))
         outcome = await self._hand_over(case, sent)
-        self._breakers.of(tool.source.name).note(outcome)
+        if CANCELLED not in outcome.meta:
+            self._breakers.of(tool.source.name).note(outcome)
         self._tracer.handed_over(case.trace, action, tool.source.name, outcome, began)
         return outcome
 

@@ -44,7 +44,7 @@ from comptroller_server.call.took import Step
 from comptroller_server.call.upstream_words import quarantined, said
 from comptroller_server.undo.reversal import differs
 from comptroller_tools.catalogue import Tool
-from comptroller_tools.source import EffectHappened, Outcome
+from comptroller_tools.source import CANCELLED, EffectHappened, Outcome
 from comptroller_tools.upstream.source import QUARANTINED
 from comptroller_tools.verification import compare
 
@@ -240,8 +240,9 @@ class Outcomes:
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
             late = outcome.error == NO_ANSWER or self._clock.monotonic() >= case.deadline
             code = Code.TIMEOUT if late else Code.TOOL_FAILED
+            how = "was cancelled by its client" if CANCELLED in outcome.meta else "failed"
             return Refusal(
-                code, f"`{tool.name}` failed and changed nothing. Try again later.", "after:5", case.call
+                code, f"`{tool.name}` {how} and changed nothing. Try again later.", "after:5", case.call
             )
         if outcome.error is not None:
             return self._unusable(case, "is not of the type it declares")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -63,6 +64,7 @@ class Proposal:
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
     the command line alone. `said_by` is the person, proved by a credential, who gives the task its request; like `part_of`, the batch call that this one is an item of, no transport sets it.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
+    `left` is done when the caller waits no more, for whatever reason, `cancelled` when it said so in words.
     `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
     """
 
@@ -81,6 +83,8 @@ class Proposal:
     kind: Kind = Kind.TOOL
     log: SourceLog = no_source_log
     log_level: str | None = None
+    left: asyncio.Future[None] | None = None
+    cancelled: asyncio.Future[None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

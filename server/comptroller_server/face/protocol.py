@@ -53,6 +53,7 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
+from comptroller_server.face.leaving import Leaving
 from comptroller_server.face.logs import LogRelay
 from comptroller_server.face.notices import Notices
 from comptroller_server.face.relay import OUR_META, Relay
@@ -205,6 +206,7 @@ class GovernedServer(Server[Any]):
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
         relay, logs = _ProgressRelay(ctx), LogRelay(ctx, self._log_level(ctx))
+        leaving = Leaving()
         try:
             proposal = Proposal(
                 subject=self._subject_of(ctx),
@@ -219,6 +221,8 @@ class GovernedServer(Server[Any]):
                 by_token=ctx.request is not None,
                 log=logs,
                 log_level=logs.least,
+                left=leaving.left,
+                cancelled=leaving.cancelled,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
@@ -226,6 +230,9 @@ class GovernedServer(Server[Any]):
             answer = await self._outlive_caller(proposal)
             if answer.asks is not None and not is_modern(ctx):
                 answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
+        except asyncio.CancelledError:
+            leaving.note(ctx)
+            raise
         finally:
             relay.close()
             logs.close()

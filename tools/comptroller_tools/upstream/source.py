@@ -19,7 +19,7 @@ import structlog
 
 from comptroller_audit.ambient import Clock, SystemClock
 from comptroller_tools.errors import SourceInvalid
-from comptroller_tools.source import Action, EffectHappened, Outcome, ToolDefinition
+from comptroller_tools.source import CANCELLED, Action, EffectHappened, Outcome, ToolDefinition
 from comptroller_tools.upstream.addresses import Addresses
 from comptroller_tools.upstream.definitions import (
     PINNED_KEYS,
@@ -169,12 +169,19 @@ class UpstreamSource:
         if len(self._calls) >= IN_FLIGHT_MAX:
             error = f"{IN_FLIGHT_MAX} calls to `{self._name}` are running; nothing was sent"
             return Outcome(EffectHappened.NONE, error=error, meta={"overloaded": True})
+        given_up = action.given_up
+        if given_up is not None and given_up.done():
+            return _cancelled(EffectHappened.NONE, "nothing was sent")
         sent = [False]
         task = asyncio.get_running_loop().create_task(self._call(action, sent))
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         try:
-            await asyncio.wait([task], timeout=max(0.0, deadline - self._clock.monotonic()))
+            await asyncio.wait(
+                [task, given_up] if given_up is not None else [task],
+                timeout=max(0.0, deadline - self._clock.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if not task.done():
                 task.cancel()  # the upstream is told, where it still listens
                 await asyncio.wait([task], timeout=CANCEL_GRACE_S)
@@ -183,6 +190,10 @@ class UpstreamSource:
             raise
         if task.done() and not task.cancelled():
             return task.result()
+        if given_up is not None and given_up.done():
+            if not sent[0]:
+                return _cancelled(EffectHappened.NONE, "nothing was sent")
+            return _cancelled(EffectHappened.UNKNOWN, "the upstream was told, and may have done it by then")
         if not sent[0]:
             return _nothing("it was not connected by the deadline; nothing was sent", temporary=True)
         error = "the upstream had not answered by the deadline; it may still be at it"
@@ -332,6 +343,10 @@ def _definitions(source: str, pins: Mapping[str, Written]) -> dict[str, ToolDefi
             "\n".join(f"{problem}; run `comptroller classify {source}`" for problem in problems)
         )
     return found
+
+
+def _cancelled(effect: EffectHappened, what: str) -> Outcome:
+    return Outcome(effect, error=f"its client cancelled it; {what}", meta={CANCELLED: True})
 
 
 def _nothing(error: str, *, temporary: bool = False) -> Outcome:
