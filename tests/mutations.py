@@ -2243,6 +2243,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        return ssl._create_unverified_context()\n",
         "tests/tools/test_upstream_tokens.py::test_a_certificate_is_believed_only_from_the_authorities_that_are_named",
     ),
+    Mutation(
+        f"{_SERVER}/upkeep/readiness.py",
+        "        if not self.owner.held():\n",
+        "        if False:\n",
+        "tests/server/test_readiness.py::test_an_upstream_that_is_down_is_counted_and_a_lost_lock_is_not_ready",
+    ),
     # -- resources and prompts -------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/call/intake.py",

@@ -56,6 +56,7 @@ from comptroller_server.tasks.success import Success
 from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
+from comptroller_server.upkeep.readiness import Readiness
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
 from comptroller_server.upstreams.news import News
@@ -93,6 +94,12 @@ class Service:
     offers: Offers
     news: News
     recovered: list[Recovered]
+
+    @property
+    def readiness(self) -> Readiness:
+        sources = self.installation.sources.values()
+        upstreams = [source for source in sources if isinstance(source, UpstreamSource)]
+        return Readiness(self.owner, self.watch, TENANT, upstreams)
 
 
 def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> News:

@@ -15,13 +15,16 @@ __all__ = ["program", "program_of_node"]
 
 LOCKED = Path(__file__).parents[2] / "requirements"
 REQUIREMENTS = LOCKED / "upstreams.txt"
+OLD = LOCKED / "upstreams-sqlite.txt"
+"""What needs version 1 of the SDK."""
 PACKAGES = LOCKED / "upstreams-npm"
 INSTALL_S_MAX = 300
 
 
 def program(name: str) -> str:
     """The path of a Python server's command; skips the test where it is not installed."""
-    return _found(name, _folder("python", REQUIREMENTS) / "bin")
+    kind, locked = ("sqlite", OLD) if name == "mcp-server-sqlite" else ("python", REQUIREMENTS)
+    return _found(name, _folder(kind, locked) / "bin")
 
 
 def program_of_node(name: str) -> str:
@@ -42,21 +45,23 @@ def _folder(kind: str, locked: Path) -> Path:
 
 
 def main() -> None:
-    """Install both kinds. The one thing here that goes to the network, and no test does it."""
-    for folder, install in (
-        (_folder("python", REQUIREMENTS), _with_pip),
-        (_folder("node", PACKAGES / "package-lock.json"), _with_npm),
+    """Install every kind. The one thing here that goes to the network, and no test does it."""
+    for kind, locked, install in (
+        ("python", REQUIREMENTS, _with_pip),
+        ("sqlite", OLD, _with_pip),
+        ("node", PACKAGES / "package-lock.json", _with_npm),
     ):
+        folder = _folder(kind, locked)
         if (folder / "complete").exists():
             continue
         shutil.rmtree(folder, ignore_errors=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
         print(f"upstreams: {folder}")
-        install(folder)
+        install(folder, locked)
         (folder / "complete").touch()
 
 
-def _with_pip(folder: Path) -> None:
+def _with_pip(folder: Path, locked: Path) -> None:
     _run(sys.executable, "-m", "venv", str(folder))
     pip = [
         str(folder / "bin" / "python"),
@@ -66,10 +71,10 @@ def _with_pip(folder: Path) -> None:
         "--disable-pip-version-check",
         "--no-input",
     ]
-    _run(*pip, "install", "--no-deps", "-r", str(REQUIREMENTS))
+    _run(*pip, "install", "--no-deps", "-r", str(locked))
 
 
-def _with_npm(folder: Path) -> None:
+def _with_npm(folder: Path, _: Path) -> None:
     folder.mkdir(parents=True)
     for name in ("package.json", "package-lock.json"):
         shutil.copy(PACKAGES / name, folder)

@@ -307,6 +307,16 @@ async def test_a_definition_that_changes_while_connected_is_set_aside(upstream: 
     assert [ran["tool"] for ran in upstream.ran] == ["write", "look"]
 
 
+async def test_a_definition_that_came_back_with_less_demanded_is_not_called(upstream: Upstream) -> None:
+    upstream.does("look", "die")
+    async with reached(upstream) as source:
+        assert (await call(source, "look")).effect is UNKNOWN
+        relaxed = {**WRITE, "inputSchema": {**WRITE["inputSchema"], "required": []}}
+        upstream.lists(LOOK, relaxed)
+        assert "inputSchema" in (await call(source, "write")).meta["quarantined"]
+    assert [ran["tool"] for ran in upstream.ran] == ["look"]
+
+
 async def test_a_tool_that_cannot_be_read_costs_no_other(upstream: Upstream) -> None:
     broken: list[Any] = [{"name": "odd"}, {"inputSchema": {}}, "text", {**WRITE, "inputSchema": 5}]
     upstream.lists(LOOK, *broken)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import lru_cache
 from typing import Any, cast
@@ -79,20 +79,25 @@ def subject_of(ctx: RequestContext) -> Subject:
     return subject
 
 
+Readiness = Callable[[], Awaitable[tuple[bool, str]]]
+"""Whether requests should be sent here, and lines that say why."""
+
+
 def build_app(
     server: GovernedServer,
     identity: LocalIdentity,
     *,
     limits: FrameLimits | None = None,
     drain_s: float = DRAIN_S,
+    readiness: Readiness | None = None,
 ) -> ASGIApp:
-    """The ASGI application: `/mcp` for clients with a token, `/healthz` and `/decide/<call>` for anyone on this machine.
+    """The ASGI application: `/mcp` for clients with a token, `/healthz`, `/readyz` and `/decide/<call>` for anyone here.
 
     Reads the token files, so it raises `IdentityError` as `LocalIdentity.load_tokens` does. It needs its
     lifespan run (`serve_http` does) and serves one lifespan only.
     """
     clients = identity.load_tokens()
-    return _App(server, identity, list(clients), limits or FrameLimits(), drain_s)
+    return _App(server, identity, list(clients), limits or FrameLimits(), drain_s, readiness)
 
 
 class _App:
@@ -103,7 +108,9 @@ class _App:
         clients: Sequence[str],
         limits: FrameLimits,
         drain_s: float,
+        readiness: Readiness | None,
     ) -> None:
+        self._readiness = readiness
         self._server = server
         self._identity = identity
         self._limits = limits
@@ -143,6 +150,8 @@ class _App:
             await refusal(send)
         elif scope["path"] == "/healthz":
             await _healthz(scope["method"])(send)
+        elif scope["path"] == "/readyz" and self._readiness is not None:
+            await (await _readyz(scope["method"], self._readiness))(send)
         elif (page := page_of(scope["path"])) is not None:
             await _decide(scope["method"], page)(send)
         elif scope["path"] != PATH:
@@ -300,6 +309,13 @@ def _healthz(method: str) -> _Answer:
     if method not in ("GET", "HEAD"):
         return _plain(405, "Use GET.", (b"allow", b"GET, HEAD"))
     return _plain(200, "ok")
+
+
+async def _readyz(method: str, readiness: Readiness) -> _Answer:
+    if method not in ("GET", "HEAD"):
+        return _plain(405, "Use GET.", (b"allow", b"GET, HEAD"))
+    ready, text = await readiness()
+    return _plain(200 if ready else 503, text)
 
 
 def _decide(method: str, page: bytes) -> _Answer:

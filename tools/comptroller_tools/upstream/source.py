@@ -127,6 +127,11 @@ class UpstreamSource:
         ]
         return f"its server now defines it otherwise ({', '.join(parts) or 'its spelling'})"
 
+    @property
+    def up(self) -> bool:
+        """Whether there is a connection now that was negotiated and listed."""
+        return self._link is not None and self._link.settled and self._link.alive
+
     def start(self) -> None:
         """Connect without waiting, so that the first call finds it ready."""
         if self._link is None and not self._closed:
