@@ -311,7 +311,10 @@ async def test_a_definition_that_came_back_with_less_demanded_is_not_called(upst
     upstream.does("look", "die")
     async with reached(upstream) as source:
         assert (await call(source, "look")).effect is UNKNOWN
-        relaxed = {**WRITE, "inputSchema": {**WRITE["inputSchema"], "required": []}}
+        relaxed: dict[str, Any] = {
+            **WRITE,
+            "inputSchema": {"type": "object", "properties": {"path": {"type": "string"}}},
+        }
         upstream.lists(LOOK, relaxed)
         assert "inputSchema" in (await call(source, "write")).meta["quarantined"]
     assert [ran["tool"] for ran in upstream.ran] == ["look"]
