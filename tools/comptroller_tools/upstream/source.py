@@ -179,11 +179,12 @@ class UpstreamSource:
             return _cancelled(EffectHappened.NONE, "nothing was sent")
         sent = [False]
         task = asyncio.get_running_loop().create_task(self._call(action, sent))
+        waiting: list[asyncio.Future[Any]] = [task] if given_up is None else [task, given_up]
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         try:
             await asyncio.wait(
-                [task, given_up] if given_up is not None else [task],
+                waiting,
                 timeout=max(0.0, deadline - self._clock.monotonic()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
