@@ -2335,6 +2335,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_notices.py::test_who_may_not_read_a_resource_cannot_subscribe_to_it",
     ),
     Mutation(
+        f"{_SERVER}/face/http.py",
+        "        if end is not None:\n            end()\n",
+        "",
+        f"{_S}/test_notices_http.py::test_a_server_that_ends_ends_its_streams_in_order_and_does_not_wait_for_them",
+    ),
+    Mutation(
         f"{_SERVER}/call/dispatch.py",
         "case.proposal.left if tool.is_read else case.proposal.cancelled,",
         "case.proposal.left,",

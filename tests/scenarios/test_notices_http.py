@@ -84,12 +84,14 @@ async def accept_all(elsewhere: Elsewhere, folder: Path) -> None:
 
 
 @asynccontextmanager
-async def client_over_http(shop: Shop, era: Any, heard: Heard) -> AsyncGenerator[Client]:
+async def client_over_http(
+    shop: Shop, era: Any, heard: Heard | None = None, stop: asyncio.Event | None = None
+) -> AsyncGenerator[Client]:
     service = shop.service
     server = build_server(
         service.pipeline, subject_of=subject_of, version="1", offers=service.offers, news=service.news
     )
-    stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
+    stop, url = stop or asyncio.Event(), asyncio.get_running_loop().create_future()
     identity = service.installation.identity
     app = build_app(server, identity)
     serving = asyncio.create_task(serve_http(app, "127.0.0.1", 0, ready=url.set_result, stop=stop, drain_s=2))
@@ -132,3 +134,19 @@ async def test_news_of_a_resource_and_of_a_call_come_through_over_http_in_either
     assert set(heard.uris) == {BOARD}
     assert heard.said == [("warning", "notes", "pinning up")]
     assert noted == [(1, 2, "half of it")]
+
+
+async def test_a_server_that_ends_ends_its_streams_in_order_and_does_not_wait_for_them(
+    tmp_path: Path,
+) -> None:
+    elsewhere, stop = telling("modern"), asyncio.Event()
+    async with open_server(elsewhere):
+        await accept_all(elsewhere, tmp_path)
+        async with (
+            opened(tmp_path, behind(elsewhere)) as shop,
+            client_over_http(shop, "auto", stop=stop) as client,
+            client.listen(tools_list_changed=True) as stream,
+        ):
+            stop.set()
+            with pytest.raises(StopAsyncIteration):  # not `SubscriptionLost`
+                await anext(stream)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import math
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, NoReturn, TypeAlias, cast
@@ -17,7 +16,6 @@ import structlog
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import NotificationOptions, Server
 from mcp.server.models import InitializationOptions
-from mcp.server.session import ServerSession
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     INTERNAL_ERROR,
@@ -53,9 +51,8 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
-from comptroller_server.face.leaving import Leaving
-from comptroller_server.face.logs import LogRelay
 from comptroller_server.face.notices import Notices
+from comptroller_server.face.on_the_way import OnTheWay
 from comptroller_server.face.relay import OUR_META, Relay
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
@@ -64,9 +61,6 @@ from comptroller_tools.upstream.definitions import Kind
 __all__ = [
     "LIST_TTL_MS",
     "OUR_META",
-    "PROGRESS_MESSAGE_CHARS_MAX",
-    "PROGRESS_REPORTS_MAX",
-    "PROGRESS_WAIT_S",
     "TASK_IN_SCOPE",
     "GovernedServer",
     "RequestContext",
@@ -86,13 +80,6 @@ TASK_IN_SCOPE = "comptroller.task"
 
 LIST_TTL_MS = 5_000
 """How long a client may keep a tool list, milliseconds. Short, because a switch or a policy can change it."""
-
-PROGRESS_REPORTS_MAX = 1_000
-"""Progress notifications relayed for one call; a tool that reports more is not heard further."""
-
-PROGRESS_MESSAGE_CHARS_MAX = 500
-PROGRESS_WAIT_S = 1.0
-"""How long one progress report may wait for a client that does not read, seconds. Then it is dropped."""
 
 TOOL_NAME_CHARS_MAX = 128
 """The longest tool name (MCP 2026-07-28, "Tool names"); longer ones are quoted cut."""
@@ -205,37 +192,25 @@ class GovernedServer(Server[Any]):
     async def _call_tool(
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
-        relay, logs = _ProgressRelay(ctx), LogRelay(ctx, self._log_level(ctx))
-        leaving = Leaving()
         try:
             proposal = Proposal(
                 subject=self._subject_of(ctx),
                 tool=params.name,
                 arguments=params.arguments or {},
                 meta=_wire_meta(ctx),
-                progress=relay,
                 can_ask=can_ask(ctx),
                 can_open=can_open(ctx),
                 confirmation=confirmation_of(ctx, params),
                 task_header=_scope(ctx).get(TASK_IN_SCOPE),
                 by_token=ctx.request is not None,
-                log=logs,
-                log_level=logs.least,
-                left=leaving.left,
-                cancelled=leaving.cancelled,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
-        try:
+        with OnTheWay(ctx, self._log_level(ctx)) as way:
+            proposal = way.of(proposal)
             answer = await self._outlive_caller(proposal)
             if answer.asks is not None and not is_modern(ctx):
                 answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
-        except asyncio.CancelledError:
-            leaving.note(ctx)
-            raise
-        finally:
-            relay.close()
-            logs.close()
         if answer.asks is not None and is_modern(ctx):
             return input_required(ctx, answer.asks)
         if answer.unknown_tool:
@@ -253,7 +228,8 @@ class GovernedServer(Server[Any]):
             by_token=ctx.request is not None,
             kind=kind,
         )
-        return await self._outlive_caller(proposal)
+        with OnTheWay(ctx, self._log_level(ctx)) as way:
+            return await self._outlive_caller(way.of(proposal))
 
     def _log_level(self, ctx: RequestContext) -> str | None:
         return None if self._notices is None else self._notices.level_of(ctx)
@@ -338,35 +314,6 @@ def not_a_message(message: JsonObject) -> JSONRPCError:
     request = given if isinstance(given, str | int) and not isinstance(given, bool) else None
     text = "Not a JSON-RPC 2.0 message; send a request with a text or integer id, or a notification without."
     return JSONRPCError(jsonrpc="2.0", id=request, error=ErrorData(code=INVALID_REQUEST, message=text))
-
-
-class _ProgressRelay:
-    """Relays a tool's progress to a client that asked for it. It never fails or holds up the call.
-
-    Progress must increase (MCP "Progress"), so what does not is dropped, as is what is not a number.
-    """
-
-    def __init__(self, ctx: RequestContext) -> None:
-        self._session: ServerSession | None = ctx.session  # itself silent when the client did not ask
-        self._last = -math.inf
-        self._left = PROGRESS_REPORTS_MAX
-
-    async def __call__(self, progress: float, total: float | None, message: str | None) -> None:
-        if self._session is None or not math.isfinite(progress) or progress <= self._last or self._left == 0:
-            return
-        self._last = progress
-        self._left -= 1
-        finite_total = total if total is not None and math.isfinite(total) else None
-        text = None if message is None else _cut(message, PROGRESS_MESSAGE_CHARS_MAX)
-        try:
-            async with asyncio.timeout(PROGRESS_WAIT_S):
-                await self._session.report_progress(progress, finite_total, text)
-        except Exception:  # noqa: BLE001 - progress never fails a call
-            self._session = None  # the client is gone or does not read: stop trying
-
-    def close(self) -> None:
-        """The request was answered or given up: a report after that would be a protocol error."""
-        self._session = None
 
 
 def _advertise(tool: AdvertisedTool) -> Tool:
