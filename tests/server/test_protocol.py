@@ -12,8 +12,8 @@ from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, RequestParamsMeta, TextCon
 from comptroller_audit.vocabulary import Actor, Principal, Subject
 from comptroller_server.call.proposal import Answer, Proposal
 from comptroller_server.errors import IdentityError
+from comptroller_server.face.on_the_way import PROGRESS_REPORTS_MAX
 from comptroller_server.face.protocol import (
-    PROGRESS_REPORTS_MAX,
     GovernedServer,
     RequestContext,
     asking_subject,
