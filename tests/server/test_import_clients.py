@@ -187,6 +187,8 @@ def test_no_file_of_decisions_accepts_a_change(tmp_path: Path, upstream: Upstrea
     result = comptroller(*words)
     assert result.exit_code == 1
     assert "look changed since it was accepted" in result.stdout
+    (left,) = json.loads(comptroller(*words, "--json").stdout)["left"]
+    assert left.startswith("files: look changed since")
     assert configured(tmp_path).pins["files"]["look"] == before
     assert "files" in read_json(path.read_text())["mcpServers"]
 

@@ -91,7 +91,7 @@ def _asked_for(waiting: Sequence[tuple[str, Seen]]) -> Choice:
     new = [(source, seen) for source, seen in rest if _goes_behind_approval(seen)]
     if new:
         ways = {"o": "one by one", "e": "all as `execute` behind an approval", "s": "leave them out"}
-        way = _key(f"The other {len(new)} tools that are new?", ways, "o")
+        way = _key(f"What else is new ({len(new)}):", ways, "o")
         for source, seen in new if way == "e" else ():
             choice.take(source, seen, seen.proposed if seen.proposed is Effect.DELETE else Effect.EXECUTE)
         rest = rest if way == "o" else [one for one in rest if one not in new]

@@ -98,7 +98,7 @@ def import_servers(
     _write(config, invocation, found)
     choice = _take_over(invocation, found, file, yes=yes)
     kept = {} if keep_client or choice.left else _switch(invocation, found, client)
-    _tell(invocation, path, found, kept, _outcome(found, kept))
+    _tell(invocation, path, found, kept, _outcome(found, kept), choice.left)
     if len(kept) < sum(1 for one in found if one.governable):
         findings()
 
@@ -244,12 +244,13 @@ def _tell(
     found: Sequence[ClientFile],
     kept: Mapping[Path, Path],
     text: str,
+    left: Sequence[str] = (),
 ) -> None:
     if not invocation.as_json:
         say(text)
         return
     told = [_as_json(one, kept.get(one.path)) for one in found]
-    emit(told[0] if path is not None else {"files": told})
+    emit({**(told[0] if path is not None else {"files": told}), "left": list(left)})
 
 
 def _as_json(found: ClientFile, kept: Path | None) -> dict[str, Any]:
