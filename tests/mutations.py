@@ -2046,7 +2046,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/commands/choosing.py",
-        "        elif seen.standing is Standing.CHANGED and word != SKIP:\n",
+        "        elif seen.standing is Standing.CHANGED and given != SKIP:\n",
         "        elif False:\n",
         "tests/server/test_import_clients.py::test_no_file_of_decisions_accepts_a_change",
     ),

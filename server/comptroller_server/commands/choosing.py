@@ -160,17 +160,17 @@ def _from_file(path: Path, answers: Sequence[Asked]) -> Choice:
         if word != SKIP and effect not in (None, Effect(word)):
             raise CommandError(f"{path}: `{name}` is `{effect}` in the configuration; change it there")
     for (source, name), seen in waiting.items():
-        word = decided.get((source, name)) or decided.get((source, REST))
-        if word is not None and kind_of(name) is not Kind.TOOL and (source, name) not in decided:
-            word = SKIP
-        if word is None:
+        said = decided.get((source, name)) or decided.get((source, REST))
+        for_all = (source, name) not in decided and kind_of(name) is not Kind.TOOL
+        given = SKIP if said is not None and for_all else said
+        if given is None:
             choice.left.append(f"{source}: {name} is not named in {path}; write its effect or {SKIP}")
-        elif seen.standing is Standing.CHANGED and word != SKIP:
+        elif seen.standing is Standing.CHANGED and given != SKIP:
             choice.left.append(
                 f"{source}: {name} changed since it was accepted, so no file accepts it; look at it with `comptroller classify`"
             )
-        elif word != SKIP:
-            choice.take(source, seen, Effect(word))
+        elif given != SKIP:
+            choice.take(source, seen, Effect(given))
     return choice
 
 

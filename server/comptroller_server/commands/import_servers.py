@@ -122,8 +122,8 @@ def _undo(invocation: Invocation, path: Path | None, *, only_servers: bool) -> N
             {"restored": restored[0] if path is not None else restored, **({"wrong": wrong} if wrong else {})}
         )
     else:
-        for one in restored:
-            say(f"{one} has its servers back. The sources stay here.")
+        for name in restored:
+            say(f"{name} has its servers back. The sources stay here.")
         for text in wrong:
             say(text)
     if wrong:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -91,8 +91,8 @@ def _around(path: Path, client: Client | None, whole: Mapping[str, Any], reading
     if client is not None and path not in client.places(machine.home, machine.platform, machine.environ):
         folder = project_of(client, path)
     asked: dict[str, Mapping[str, Any]] = {}
-    listed: Any = whole.get("inputs")
-    for one in cast("list[Any]", listed if isinstance(listed, list) else []):
+    written: Any = whole.get("inputs")
+    for one in cast("Sequence[Any]", written if isinstance(written, list) else ()):
         if isinstance(one, dict):
             question = cast("dict[str, Any]", one)
             asked[str(question.get("id"))] = question

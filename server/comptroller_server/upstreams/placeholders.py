@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -53,7 +53,7 @@ class Around:
                 _PLACEHOLDER.sub(lambda found: self._one(found[1], filled), value) if self.expands else value
             )
         if isinstance(value, list):
-            return [self.fill(one, filled) for one in cast("list[Any]", value)]
+            return [self.fill(one, filled) for one in cast("Sequence[Any]", value)]
         if isinstance(value, dict):
             return {key: self.fill(one, filled) for key, one in cast("dict[str, Any]", value).items()}
         return value
