@@ -1,4 +1,4 @@
-"""The same tools governed, as the command line serves them, over HTTP or stdio: `… governed_server http|stdio FOLDER`.
+"""The same tools governed, as the command line serves them, over HTTP or stdio: `… governed_server http|stdio FOLDER [CONFIG]`.
 
 The store, its keys and the checkpoints lie in FOLDER. Commits are counted where the store says it is durable.
 """
@@ -33,9 +33,9 @@ class _Durable:
         self.commits += point == "commit.after"
 
 
-async def _http(folder: Path) -> None:
+async def _http(folder: Path, config: Path) -> None:
     durable = _Durable()
-    installation = Installation(load_config(CONFIG, data_dir=folder), Ambient(fault=durable))
+    installation = Installation(load_config(config, data_dir=folder), Ambient(fault=durable))
     async with running(installation) as service:
         server = build_server(service.pipeline, subject_of=subject_of, version="1")
 
@@ -49,9 +49,9 @@ async def _http(folder: Path) -> None:
         await serve_http(build_app(server, installation.identity), "127.0.0.1", 0, ready=ready)
 
 
-async def _stdio(folder: Path) -> None:
+async def _stdio(folder: Path, config: Path) -> None:
     wire = claim_stdio()
-    installation = Installation(load_config(CONFIG, data_dir=folder))
+    installation = Installation(load_config(config, data_dir=folder))
     async with running(installation) as service:
         settle_memory()
         subject = installation.identity.stdio_subject("bench")
@@ -60,4 +60,5 @@ async def _stdio(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run((_stdio if sys.argv[1] == "stdio" else _http)(Path(sys.argv[2])))
+    written = Path(sys.argv[3]) if len(sys.argv) > 3 else CONFIG
+    asyncio.run((_stdio if sys.argv[1] == "stdio" else _http)(Path(sys.argv[2]), written))

@@ -14,7 +14,7 @@ from statistics import median
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["Bench", "Loads", "Machine", "RawSync", "Round", "Sample", "first_answer_s"]
+__all__ = ["Bench", "Loads", "Machine", "Process", "RawSync", "Round", "Sample", "first_answer_s"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TICK_US = 1e6 / os.sysconf("SC_CLK_TCK")
@@ -51,7 +51,7 @@ class Round:
     governed: Sample
 
 
-class _Process:
+class Process:
     """A Python module of the benchmark that speaks JSON lines."""
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -90,12 +90,14 @@ class _Process:
 class Bench:
     """Both servers and the client, running; ends them on exit."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, config: Path | None = None) -> None:
+        """`config` is the governed server's, when not the warehouse's."""
+        more = [str(config)] if config is not None else []
         self._servers = {
-            "bare": _Process("bare_server", "http"),
-            "governed": _Process("governed_server", "http", str(store)),
+            "bare": Process("bare_server", "http"),
+            "governed": Process("governed_server", "http", str(store), *more),
         }
-        self._client = _Process("load")
+        self._client = Process("load")
 
     def __enter__(self) -> Self:
         self._places = {name: server.hear() for name, server in self._servers.items()}
@@ -194,9 +196,9 @@ class RawSync:
         return median(self._taken) * 1000
 
 
-def first_answer_s(server: str, folder: Path | None = None) -> float:
+def first_answer_s(server: str, folder: Path | None = None, config: Path | None = None) -> float:
     """From starting a stdio server to its answer of one tool call, seconds."""
-    arguments = ["stdio", *([str(folder)] if folder else [])]
+    arguments = ["stdio", *(str(one) for one in (folder, config) if one is not None)]
     command = [sys.executable, "-m", f"tests.benchmarks.{server}_server", *arguments]
     began = time.perf_counter()
     process = subprocess.Popen(

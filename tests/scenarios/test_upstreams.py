@@ -295,3 +295,13 @@ async def test_a_tool_that_changes_after_a_person_approved_its_call_is_not_run(
         await until(lambda: "write" not in names(shop))
         assert code_of(await shop.resume(call_of(asked))) == "tool_quarantined"
     assert [ran["tool"] for ran in upstream.ran] == ["look"]
+
+
+async def test_tools_are_listed_as_they_are_pinned_while_their_server_starts(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    upstream.starts("silent")
+    async with opened(tmp_path, behind(upstream, start_s=600)) as shop:
+        assert names(shop) >= {"look", "write"}
+        await until(lambda: len(upstream.received) > 0)
+        assert await shop.service.readiness.look() == (True, "ready\nupstreams up: 0 of 1")
