@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpcore2
+import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -155,8 +157,8 @@ async def test_a_token_that_is_about_to_end_is_replaced_before_it_is_used(
     guarded: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(tokens.time, "monotonic", lambda: now[0])
-    http = tokens.httpx2.AsyncClient(trust_env=False)
+    monkeypatch.setattr(tokens, "monotonic", lambda: now[0])
+    http = httpx2.AsyncClient(trust_env=False)
     client = OAuthClient("us", SECRET, guarded.url, f"{guarded.origin}/token")
     kept = tokens.Tokens(client, guarded.url)
     async with http:
@@ -342,7 +344,7 @@ async def test_a_name_that_leads_to_this_machine_is_not_followed_there(
 async def test_connections_are_kept_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = Elsewhere("modern")
     opened: list[int] = []
-    backend: Any = reaching.httpcore2.AnyIOBackend
+    backend: Any = httpcore2.AnyIOBackend
     inner = backend.connect_tcp
 
     async def counted(self: Any, host: str, port: int, *more: Any) -> Any:

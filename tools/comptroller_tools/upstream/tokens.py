@@ -11,8 +11,8 @@ import asyncio
 import base64
 import json
 import re
-import time
 from dataclasses import replace
+from time import monotonic
 from typing import Any, cast
 from urllib.parse import quote_plus
 
@@ -64,7 +64,7 @@ class Tokens:
         async with self._lock:
             if (kept := self._kept()) is not None:
                 return kept
-            if self._failed is not None and time.monotonic() < self._failed[0]:
+            if self._failed is not None and monotonic() < self._failed[0]:
                 raise NoToken(self._failed[1])
             try:
                 async with asyncio.timeout(ANSWER_S):
@@ -73,7 +73,7 @@ class Tokens:
                 why = f"no token could be fetched ({type(error).__name__})"
             except NoToken as error:
                 why = str(error)
-            self._failed = (time.monotonic() + FAILED_S, why)
+            self._failed = (monotonic() + FAILED_S, why)
             raise NoToken(why)
 
     def refused(self, token: str) -> None:
@@ -92,7 +92,7 @@ class Tokens:
     # -- inside ---------------------------------------------------------------------------------------------------
 
     def _kept(self) -> str | None:
-        return self._token if time.monotonic() < self._until else None
+        return self._token if monotonic() < self._until else None
 
     async def _fetch(self, http: httpx2.AsyncClient) -> str:
         url = self._token_url or await self._found(http)
@@ -115,7 +115,7 @@ class Tokens:
         if not isinstance(token, str) or _TOKEN.fullmatch(token) is None or str(kind).lower() != "bearer":
             raise NoToken("its token endpoint answered without a bearer token")
         life_s = float(life) if isinstance(life, int) and not isinstance(life, bool) else LIFE_S
-        self._until = time.monotonic() + life_s - min(MARGIN_S, life_s / 5)
+        self._until = monotonic() + life_s - min(MARGIN_S, life_s / 5)
         self._token, self._failed = token, None
         self._seen = [token, *self._seen][:KEPT]
         return token
