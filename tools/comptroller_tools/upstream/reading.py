@@ -106,7 +106,9 @@ def _message(one: types.PromptMessage, media: Collection[str]) -> dict[str, Any]
     if "apart" not in item:
         item = {name: item[name] for name in ("kind", "mime_type") if name in item}
         item["withheld"] = True
-    shown = {name: clean(item[name], ITEM_CHARS_MAX) for name in ("mime_type", "uri") if name in item}
+    shown: dict[str, Any] = {
+        name: clean(item[name], ITEM_CHARS_MAX) for name in ("mime_type", "uri") if name in item
+    }
     text = {"text": seen(item["text"])} if "text" in item else {}
     return {"role": one.role, **item, **shown, **text}
 
