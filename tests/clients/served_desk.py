@@ -24,7 +24,7 @@ from comptroller_tools.desk.ledger import DeskEffect, effects
 from tests.scenarios.kit import BEFORE, Changes, placed
 from tests.server.cli_kit import run
 
-__all__ = ["EXAMPLES", "Line", "Served", "served"]
+__all__ = ["EXAMPLES", "Line", "Served", "laid", "served"]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 WAIT_S_MAX = 120
@@ -85,7 +85,9 @@ class Served:
         Returns the JSON objects it printed, one for each line. What `says` makes of one is written to the program.
         """
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ}
+        stdio = json.dumps([sys.executable, *_serve(self.folder)])
         environment = {**kept, "COMPTROLLER_URL": self.url, "COMPTROLLER_TOKEN": self.token}
+        environment |= {"COMPTROLLER_STDIO": stdio, "COMPTROLLER_DESK": str(self.desk)}
         log = self.folder / "program.log"
         lines: list[Line] = []
         pipe = subprocess.PIPE
@@ -111,9 +113,14 @@ class Served:
         return lines
 
 
-@contextlib.contextmanager
-def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Generator[Served]:
-    """Serve the desk with `changes` and the policies `cedar` on a free loopback port, Olga enrolled as approver; ended by SIGTERM."""
+def _serve(folder: Path) -> list[str]:
+    """What Python is given to serve `folder` over stdio."""
+    options = ["--config", str(folder / "comptroller.yaml"), "--data-dir", str(folder)]
+    return ["-m", "comptroller_server.cli", *options, "serve"]
+
+
+def laid(folder: Path, changes: Changes | None = None, cedar: str = "") -> Served:
+    """A desk that nobody serves yet: the client starts `comptroller serve` and speaks to it over stdio."""
 
     def changed(config: dict[str, Any]) -> None:
         config["approvals"] = {"allow_same_uid_file": True}
@@ -128,8 +135,14 @@ def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Gen
         *("--credential-out", str(folder / "olga.credential")),
     )
     assert added.exit_code == 0, added.stderr
-    options = ["--config", str(folder / "comptroller.yaml"), "--data-dir", str(folder)]
-    command = [sys.executable, "-m", "comptroller_server.cli", *options, "serve", "--http", "127.0.0.1:0"]
+    return Served(folder, "", "")
+
+
+@contextlib.contextmanager
+def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Generator[Served]:
+    """Serve the desk with `changes` and the policies `cedar` on a free loopback port, Olga enrolled as approver; ended by SIGTERM."""
+    laid(folder, changes, cedar)
+    command = [sys.executable, *_serve(folder), "--http", "127.0.0.1:0"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMPTROLLER")}
     environment = {**kept, "COMPTROLLER_DESK": str(folder / "desk.db"), "PYTHONUNBUFFERED": "1"}
     log = folder / "serve.log"
