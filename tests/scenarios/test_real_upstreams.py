@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from mcp import Client, MCPError
-from mcp_types import BlobResourceContents, TextResourceContents
+from mcp_types import BlobResourceContents, EmbeddedResource, TextResourceContents
 
 from comptroller_audit.ambient import RandomIds
 from comptroller_server.app import running
@@ -235,4 +235,8 @@ async def test_resources_and_prompts_of_the_reference_server_are_read_as_they_we
             embedded = (
                 await client.get_prompt("resource-prompt", {"resourceType": "Text", "resourceId": "1"})
             ).messages
-            assert "Comptroller withholds" in embedded[-1].content.model_dump_json()
+            part = embedded[-1].content
+            assert isinstance(part, EmbeddedResource)
+            assert isinstance(part.resource, TextResourceContents)
+            assert "plaintext resource" in part.resource.text
+            assert part.meta == {"comptroller/untrusted": "everything"}
