@@ -64,9 +64,9 @@ async def _left(answer: httpx.Response) -> AsyncGenerator[bytes]:
 
 
 async def _whole(receive: Callable[[], Awaitable[_Message]]) -> bytes:
-    body = b""
+    parts: list[bytes] = []
     while True:
         message = await receive()
-        body += message.get("body", b"")
+        parts.append(message.get("body", b""))
         if not message.get("more_body"):
-            return body
+            return b"".join(parts)
