@@ -23,10 +23,13 @@ CLIENTS: dict[str, list[str]] = {
     "fastmcp": ["fastmcp_client.py"],
     "langgraph": ["langgraph_client.py"],
     "llama_index": ["llama_index_client.py"],
+    "semantic_kernel": ["semantic_kernel_client.py"],
+    "pydantic_ai": ["pydantic_ai_client.py"],
+    "openai_agents": ["openai_agents_client.py"],
 }
-SILENT = {"llama_index"}
+SILENT = {"llama_index", "semantic_kernel", "pydantic_ai"}
 """They give the model a text only, and do not say beside it that a call failed."""
-REF = re.compile(r"why\.citations`: (\w+)")
+REF = re.compile(r"(?:why\.citations`|'ref'): '?(\w+)")
 CALL = re.compile(r"resume_call` with \W*call\W*([0-9a-f-]{36})")
 
 
