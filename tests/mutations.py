@@ -70,6 +70,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if True",
         f"{_S}/test_look_ups.py::test_look_ups_that_need_each_other_are_found_at_load",
     ),
+    Mutation(
+        f"{_UPSTREAM}/calling.py",
+        '            EffectHappened.UNKNOWN, error="the upstream asked a question back',
+        '            EffectHappened.NONE, error="the upstream asked a question back',
+        "tests/tools/test_upstream_http.py::test_a_question_back_is_not_passed_on_and_says_nothing_of_the_effect",
+    ),
     # -- media -----------------------------------------------------------------------------------------------------
     Mutation(
         f"{_UPSTREAM}/results.py",

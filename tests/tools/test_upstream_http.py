@@ -96,6 +96,21 @@ class Elsewhere:
                 }
                 small = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": call, "result": result}).encode())
                 await answer_with(send, 200, small, [(b"content-encoding", b"gzip")])
+            case "asks":
+                question: dict[str, Any] = {
+                    "method": "elicitation/create",
+                    "params": {
+                        "message": "Your password?",
+                        "requestedSchema": {"type": "object", "properties": {}},
+                    },
+                }
+                asked: dict[str, Any] = {
+                    "resultType": "input_required",
+                    "inputRequests": {"pw": question},
+                    "requestState": "s",
+                }
+                body = json.dumps({"jsonrpc": "2.0", "id": call, "result": asked}).encode()
+                await answer_with(send, 200, body)
             case "redirect":
                 await answer_with(send, 307, b"", [(b"location", b"http://localhost:1/elsewhere")])
             case "forged":
@@ -200,6 +215,17 @@ async def test_only_a_request_that_was_not_taken_had_no_effect(
     finally:
         await source.close()
     assert elsewhere.ran == ["before", "after"]
+
+
+async def test_a_question_back_is_not_passed_on_and_says_nothing_of_the_effect(elsewhere: Elsewhere) -> None:
+    source = await reached(elsewhere.url)
+    elsewhere.door = "asks"
+    outcome = await call(source)
+    assert outcome.effect is UNKNOWN
+    assert "password" not in str(outcome).lower()
+    elsewhere.door = "open"
+    assert (await call(source)).effect is DONE
+    await source.close()
 
 
 async def test_an_answer_that_is_too_large_is_given_up_and_the_connection_goes_on(
