@@ -79,7 +79,7 @@ def _chosen(files: Sequence[Path], config: Path) -> list[Path]:
     if not chosen:
         raise CommandError(
             f"there are no scenarios: no file matches {config.absolute().parent / PATTERN}; write one, name FILES, or make "
-            "one of recorded calls: comptroller eval record TASK"
+            "one of recorded calls: comptroller eval record CALL"
         )
     return chosen
 
