@@ -117,3 +117,12 @@ async def test_a_database_too_damaged_to_ask_is_replaced_on_a_persons_word_and_k
     assert os.stat(said["kept"]).st_size == len(b"no database at all" * 400)
     async with opened(tmp_path, accepting_own_files, clock=RealClock()) as shop:  # nothing was signed since
         assert code_of(await shop.refund(shop.paid()[0], 5)) is None
+
+
+async def test_what_was_set_aside_is_never_written_over(tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    async with at_work(tmp_path) as desk:
+        await desk.run("db", "backup", str(copy))
+    kept = [(await desk.json("db", "restore", str(copy)))["kept"] for _ in range(4)]
+    assert len({*kept}) == 4
+    assert all(os.path.lexists(each) for each in kept)  # noqa: ASYNC240 -- no server waits here

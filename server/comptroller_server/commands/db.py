@@ -30,7 +30,7 @@ from comptroller_server.commands.spans import progress_shown
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.span import Progress
-from comptroller_server.upkeep.adoption import Adopt, set_aside, void_approvals
+from comptroller_server.upkeep.adoption import Adopt, free_name, set_aside, void_approvals
 from comptroller_server.upkeep.checkpoints import checkpointer_of
 
 __all__ = ["db"]
@@ -260,7 +260,7 @@ def _whole(file: Path) -> Generator[Path]:
 def _kept(database: Path) -> Path | None:
     """Move what stands in the database's place, its unfolded writes included, to a name beside it. None: nothing did."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    kept = database.with_name(f"{database.name}.before-{stamp}")
+    kept = free_name(database, stamp)
     for tail in (*_BESIDE, ""):  # the database last: writes without it would be folded into what comes
         part = database.with_name(database.name + tail)
         if part.exists():

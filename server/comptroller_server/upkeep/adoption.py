@@ -24,7 +24,7 @@ from comptroller_policy.approvals import OPEN, ApprovalRow
 from comptroller_policy.switches import SetSwitch, SwitchScope, switch_id
 from comptroller_server.call.endings import pending_ended
 
-__all__ = ["Adopt", "set_aside", "void_approvals"]
+__all__ = ["Adopt", "free_name", "set_aside", "void_approvals"]
 
 _A = table_of(ApprovalRow)
 _OPEN = (
@@ -89,4 +89,14 @@ async def void_approvals(store: Store, tenant: str, budgets: BudgetsConfig) -> i
 
 def set_aside(files: Iterable[Path], stamp: str) -> list[Path]:
     """Rename checkpoint files that the store does not reach; where they are now. Raises `OSError`."""
-    return [file.rename(file.with_name(f"{file.name}.before-{stamp}")) for file in files if file.exists()]
+    return [file.rename(free_name(file, stamp)) for file in files if file.exists()]
+
+
+def free_name(file: Path, stamp: str) -> Path:
+    """A name beside `file` that says when it was set aside and that nothing has: evidence is never written over."""
+    beside = file.with_name(f"{file.name}.before-{stamp}")
+    number = 1
+    while beside.exists():
+        number += 1
+        beside = file.with_name(f"{file.name}.before-{stamp}-{number}")
+    return beside
