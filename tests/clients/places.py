@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from platformdirs import user_cache_path
 
-__all__ = ["node_program", "python_of"]
+__all__ = ["node_folder", "node_program", "python_of"]
 
 LOCKED = Path(__file__).parents[2] / "requirements"
 PYTHON, NODE = LOCKED / "clients", LOCKED / "clients-npm"
@@ -35,6 +35,11 @@ def python_of(name: str) -> Path:
 def node_program(name: str, program: str) -> Path:
     """A command of a Node client's place; skips the test where it is not installed."""
     return _installed(name, _folder(NODE / name / "package-lock.json"), f"node_modules/.bin/{program}")
+
+
+def node_folder(name: str) -> Path:
+    """Where a Node client's `node_modules` stands; skips the test where it is not installed."""
+    return _installed(name, _folder(NODE / name / "package-lock.json"), "")
 
 
 def _installed(name: str, folder: Path, what: str) -> Path:

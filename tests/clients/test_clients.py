@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.clients.places import python_of
+from tests.clients.places import node_folder, python_of
 from tests.clients.served_desk import Line, Served, laid, served
 from tests.clients.transcripts import written
 
@@ -26,6 +26,7 @@ CLIENTS: dict[str, list[str]] = {
     "semantic_kernel": ["semantic_kernel_client.py"],
     "pydantic_ai": ["pydantic_ai_client.py"],
     "openai_agents": ["openai_agents_client.py"],
+    "typescript_sdk_1": ["typescript_sdk_1_client.cjs"],
 }
 SILENT = {"llama_index", "semantic_kernel", "pydantic_ai"}
 """They give the model a text only, and do not say beside it that a call failed."""
@@ -88,10 +89,15 @@ def working(desk: Served, invoice: str) -> Generator[Line, str]:
     yield resume
 
 
-def interpreter(name: str) -> Path:
-    """The SDK's own version stands in this environment, everything else in a place of its own."""
+def interpreter(name: str) -> tuple[Path, list[str]]:
+    """What runs the client, and where its packages are if that does not know.
+
+    The SDK's own version stands in this environment, everything else in a place of its own.
+    """
     kind = name.split()[0]
-    return Path(sys.executable) if kind == "python_sdk_2" else python_of(kind)
+    if kind == "typescript_sdk_1":
+        return Path("node"), [str(node_folder(kind))]
+    return Path(sys.executable) if kind == "python_sdk_2" else python_of(kind), []
 
 
 @pytest.mark.clients
@@ -100,12 +106,12 @@ def interpreter(name: str) -> Path:
 def test_a_client_lists_reads_hears_why_it_was_refused_and_resumes_what_was_approved(
     name: str, transport: str, tmp_path: Path
 ) -> None:
-    python = interpreter(name)
+    runs, place = interpreter(name)
     program, *words = CLIENTS[name]
     with desk_of(tmp_path, transport) as desk:
         [invoice] = desk.paid(1)
         agent = Agent(working(desk, invoice))
-        desk.play(python, PROGRAMS / program, transport, *words, says=agent)
+        desk.play(runs, PROGRAMS / program, transport, *place, *words, says=agent)
         [listed, read, uncited, too_much, pending, early, done] = agent.seen
         written(name, transport, agent.seen, agent.asked)
         assert {"lookup_invoice", "issue_refund", "resume_call"} <= set(listed["tools"])
