@@ -62,7 +62,7 @@ clients: $(STAMP) ## Install the programs that `test-clients` runs, in places of
 	@$(BIN)/python -m tests.clients.places
 
 test-clients: $(STAMP) ## Run the tests with other people's clients and orchestrators, as far as they are installed.
-	$(BIN)/python -m pytest -m clients --hypothesis-profile=ci tests/clients
+	$(BIN)/python -m pytest -m clients --hypothesis-profile=ci -n $(WORKERS) tests/clients
 
 conformance: $(STAMP) ## Run the official MCP suite against Comptroller before the SDK's everything-server (network, once).
 	@$(BIN)/python -m tests.conformance
