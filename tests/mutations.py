@@ -72,8 +72,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/calling.py",
-        '            EffectHappened.UNKNOWN, error="the upstream asked a question back',
-        '            EffectHappened.NONE, error="the upstream asked a question back',
+        "        return Outcome(EffectHappened.UNKNOWN, error=asked, meta={ASKED_BACK: True})",
+        "        return Outcome(EffectHappened.NONE, error=asked, meta={ASKED_BACK: True})",
         "tests/tools/test_upstream_http.py::test_a_question_back_is_not_passed_on_and_says_nothing_of_the_effect",
     ),
     # -- media -----------------------------------------------------------------------------------------------------
@@ -1433,6 +1433,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if self.failures >= self.config.failures:",
         "        if False:",
         f"{_S}/test_resilience.py::test_a_source_that_keeps_failing_is_left_alone_and_tried_once_after_a_while",
+    ),
+    Mutation(
+        f"{_SERVER}/call/breakers.py",
+        "        and ASKED_BACK not in outcome.meta\n",
+        "",
+        f"{_S}/test_upstreams.py::test_an_upstream_that_asks_back_is_not_asked_again_and_not_left_alone",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "            and ASKED_BACK not in outcome.meta\n",
+        "",
+        f"{_S}/test_upstreams.py::test_an_upstream_that_asks_back_is_not_asked_again_and_not_left_alone",
+    ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        '        super().on_header(name, value.strip(b" \\t"))',
+        "        super().on_header(name, value)",
+        "tests/server/test_http_wire.py::test_blanks_around_a_header_value_are_no_part_of_it",
     ),
     # -- the narrow judge -----------------------------------------------------------------------------------------
     Mutation(

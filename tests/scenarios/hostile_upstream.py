@@ -38,6 +38,10 @@ def behaviour() -> dict[str, Any]:
     return read
 
 
+LATER: dict[str, Any] = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+"""What the results of the later era say besides."""
+
+
 def send(message: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
     sys.stdout.flush()
@@ -59,8 +63,11 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
             capabilities["completions"] = {}
         version = {"protocolVersion": "2025-11-25", "capabilities": capabilities, "serverInfo": info}
         send({"id": call, "result": version})
+    elif method == "server/discover" and told.get("later"):
+        known: dict[str, Any] = {"supportedVersions": ["2026-07-28"], "capabilities": {"tools": {}}}
+        send({"id": call, "result": {**known, "serverInfo": {"name": "hostile", "version": "1"}, **LATER}})
     elif method == "tools/list" and told["tools"] is not None:
-        send({"id": call, "result": {"tools": told["tools"]}})
+        send({"id": call, "result": {"tools": told["tools"], **(LATER if told.get("later") else {})}})
     elif method == "resources/list":
         send({"id": call, "result": {"resources": told.get("resources", [])}})
     elif method == "resources/templates/list":
@@ -148,6 +155,9 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
             schema = {"type": "object", "properties": {"password": {"type": "string"}}}
             asked = {"message": "Your password, please", "requestedSchema": schema}
             send({"id": "question", "method": "elicitation/create", "params": asked})
+        case "ask_back":
+            send({"id": call, "result": {"resultType": "input_required", "requestState": "s"}})
+            return
         case "wait":
             while not (FOLDER / does["file"]).exists():
                 time.sleep(0.005)

@@ -258,6 +258,21 @@ async def test_an_upstream_that_cannot_be_started_keeps_nothing_else_from_workin
         assert code_of(await shop.call("look", path="b")) == "source_down"
 
 
+async def test_an_upstream_that_asks_back_is_not_asked_again_and_not_left_alone(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream)(config)
+        config["sources"]["files"]["breaker"] = {"failures": 2}
+
+    upstream.speaks_later()
+    upstream.does("look", "ask_back")
+    async with opened(tmp_path, change) as shop:
+        for path in ("a", "b", "c"):
+            assert code_of(await shop.call("look", path=path)) == "tool_failed"
+    assert [ran["arguments"]["path"] for ran in upstream.ran] == ["a", "b", "c"]
+
+
 async def test_an_upstream_answer_larger_than_the_limit_is_withheld(
     tmp_path: Path, upstream: Upstream
 ) -> None:

@@ -59,6 +59,11 @@ class Upstream:
         self._told["start"] = how
         self._write()
 
+    def speaks_later(self) -> None:
+        """The era of 2026, from its next start on."""
+        self._told["later"] = True
+        self._write()
+
     def does(self, tool: str, what: str = "ok", **more: Any) -> None:
         self._told["calls"][tool] = {"does": what, **more}
         self._write()

@@ -53,6 +53,15 @@ async def test_a_head_that_is_too_large_is_told_so(tmp_path: Path) -> None:
         writer.close()
 
 
+async def test_blanks_around_a_header_value_are_no_part_of_it(tmp_path: Path) -> None:
+    async with running(tmp_path) as on:
+        reader, writer = await connected(on)
+        host = on.authority.encode()
+        writer.write(b"GET /healthz HTTP/1.1\r\nHost: \t" + host + b" \t\r\nConnection: close\r\n\r\n")
+        assert (await ended(reader)).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
 @pytest.mark.parametrize("begin", [b"", b"GET /heal"])
 async def test_a_client_that_does_not_go_on_is_let_go(
     tmp_path: Path, begin: bytes, monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from comptroller_audit.ambient import Clock
 from comptroller_audit.vocabulary import Code, Refusal
 from comptroller_tools.declarations import BreakerConfig
 from comptroller_tools.source import Outcome
-from comptroller_tools.upstream.source import QUARANTINED
+from comptroller_tools.upstream.source import ASKED_BACK, QUARANTINED
 
 __all__ = ["Breakers", "SourceBreaker"]
 
@@ -51,7 +51,7 @@ class SourceBreaker:
         )
 
     def note(self, outcome: Outcome) -> None:
-        """Count what came back. A tool's own word that it did nothing is an answer, not a failure."""
+        """Count what came back. A tool's own word that it did nothing is an answer, not a failure; so is a question."""
         if not _failed(outcome):
             if self.open_until:
                 _log.info("a source answers again", source=self.source)
@@ -86,4 +86,5 @@ def _failed(outcome: Outcome) -> bool:
         and not outcome.meta.get("output_invalid")
         and not outcome.meta.get("overloaded")
         and QUARANTINED not in outcome.meta
+        and ASKED_BACK not in outcome.meta
     )

@@ -24,7 +24,7 @@ from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.traces import Tracer
 from comptroller_tools.source import CANCELLED, Action, EffectHappened, Log, Outcome, Progress
-from comptroller_tools.upstream.source import QUARANTINED
+from comptroller_tools.upstream.source import ASKED_BACK, QUARANTINED
 
 __all__ = ["Counts", "Dispatcher", "Slot"]
 
@@ -227,5 +227,6 @@ def _may_try_again(case: Case, outcome: Outcome) -> bool:
             and outcome.running is None
             and not outcome.meta.get("output_invalid")
             and QUARANTINED not in outcome.meta
+            and ASKED_BACK not in outcome.meta
         )
     return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

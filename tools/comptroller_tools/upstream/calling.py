@@ -23,7 +23,7 @@ from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.link import Link
 from comptroller_tools.upstream.results import UNTRUSTED, failed, outcome_of
 from comptroller_tools.upstream.settings import ErrorsMean
-from comptroller_tools.upstream.source import PROGRESS_MAX
+from comptroller_tools.upstream.source import ASKED_BACK, PROGRESS_MAX
 
 __all__ = ["call_tool"]
 
@@ -70,9 +70,8 @@ async def call_tool(
             EffectHappened.UNKNOWN, error=f"the connection to `{upstream}` broke ({type(error).__name__})"
         )
     if not isinstance(result, CallToolResult):
-        return Outcome(
-            EffectHappened.UNKNOWN, error="the upstream asked a question back, which is not passed on"
-        )
+        asked = "the upstream asked a question back, which is not passed on"
+        return Outcome(EffectHappened.UNKNOWN, error=asked, meta={ASKED_BACK: True})
     return outcome_of(upstream, result, structured, errors, media)
 
 

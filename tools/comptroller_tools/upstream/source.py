@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from comptroller_tools.upstream.tokens import Tokens
     from comptroller_tools.upstream.watching import Watching
 
-__all__ = ["QUARANTINED", "UpstreamSource"]
+__all__ = ["ASKED_BACK", "QUARANTINED", "UpstreamSource"]
 
 QUARANTINED = "quarantined"
+ASKED_BACK = "asked_back"
+"""In an outcome's `meta`: the upstream works, but wants something of the client first. Asking again brings the same."""
 """The key in `Outcome.meta` of a call that was not sent because its definition is not the pinned one."""
 IN_FLIGHT_MAX = 64
 """Calls to one upstream at once; nothing queues."""
