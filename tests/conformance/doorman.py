@@ -1,72 +1,67 @@
-"""Stands before Comptroller on loopback and shows its token, for the suite has no way to send one. Alters nothing else."""
+"""Stands before Comptroller on loopback and shows its token, for the suite has no way to send one. Alters nothing else.
+
+It works on bytes: what the suite sends malformed, or with odd spaces, must reach Comptroller as it was sent.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import Coroutine
 from typing import Any
-
-import httpx
 
 __all__ = ["Doorman"]
 
-_Message = MutableMapping[str, Any]
-_HOP = frozenset(
-    {b"connection", b"keep-alive", b"transfer-encoding", b"te", b"trailer", b"upgrade", b"content-length"}
-)
+_END = b"\r\n\r\n"
 
 
 class Doorman:
-    """An ASGI app at `own` (`127.0.0.1:PORT`): every request goes to `inner` with the bearer `token`, its answer streams back.
+    """One HTTP/1.1 request a connection: it goes to `inner` (`127.0.0.1:PORT`) with the bearer `token`, its answer streams back.
 
     Where Host or Origin name `own`, they name `inner` to Comptroller, which answers to nothing but its own address.
+    Either side that hangs up ends the other, so a caller who leaves is seen to leave.
     """
 
     def __init__(self, own: str, inner: str, token: str) -> None:
-        self._ports = own.rpartition(":")[2].encode(), inner.rpartition(":")[2].encode()
-        self._url = f"http://{inner}"
-        self._token = token
-        self._client = httpx.AsyncClient(timeout=None, trust_env=False)  # noqa: S113 -- streams stay open
+        self._own, self._inner = own.encode(), inner.encode()
+        self._added = [b"Authorization: Bearer " + token.encode(), b"Connection: close"]
 
-    async def __call__(
-        self,
-        scope: _Message,
-        receive: Callable[[], Awaitable[_Message]],
-        send: Callable[[_Message], Awaitable[None]],
-    ) -> None:
-        if scope["type"] != "http":
-            return
-        body = await _whole(receive)
-        headers = [(name, self._inner(name, value)) for name, value in scope["headers"] if name not in _HOP]
-        headers.append((b"authorization", f"Bearer {self._token}".encode()))
-        request = self._client.build_request(
-            scope["method"], self._url + scope["path"], headers=headers, content=body
+    async def answer(self, caller: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        """Serve one connection, as `asyncio.start_server` wants it."""
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            head = (await caller.readuntil(_END)).removesuffix(_END)
+            host, _, port = self._inner.decode().rpartition(":")
+            answers, onward = await asyncio.open_connection(host, int(port))
+            try:
+                onward.write(self._altered(head))
+                await _until_either_ends(_pass_on(caller, onward), _pass_on(answers, back))
+            finally:
+                onward.close()
+        back.close()
+
+    def _altered(self, head: bytes) -> bytes:
+        first, *lines = head.split(b"\r\n")
+        kept = [self._named(line) for line in lines if not line.lower().startswith(b"connection:")]
+        return b"\r\n".join([first, *kept, *self._added]) + _END
+
+    def _named(self, line: bytes) -> bytes:
+        return (
+            line.replace(self._own, self._inner) if line.lower().startswith((b"host:", b"origin:")) else line
         )
-        answer = await self._client.send(request, stream=True)
-        async with contextlib.aclosing(_left(answer)) as parts:
-            kept = [(name, value) for name, value in answer.headers.raw if name.lower() not in _HOP]
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
-            async for part in parts:
-                await send({"type": "http.response.body", "body": part, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-
-    def _inner(self, name: bytes, value: bytes) -> bytes:
-        own, inner = self._ports
-        return value.replace(b":" + own, b":" + inner) if name in (b"host", b"origin") else value
 
 
-async def _left(answer: httpx.Response) -> AsyncGenerator[bytes]:
+async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while part := await source.read(65536):
+            target.write(part)
+            await target.drain()
+
+
+async def _until_either_ends(*ways: Coroutine[Any, Any, None]) -> None:
+    tasks = [asyncio.ensure_future(way) for way in ways]
     try:
-        async for part in answer.aiter_raw():
-            yield part
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        await answer.aclose()
-
-
-async def _whole(receive: Callable[[], Awaitable[_Message]]) -> bytes:
-    parts: list[bytes] = []
-    while True:
-        message = await receive()
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
