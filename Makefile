@@ -35,7 +35,7 @@ demo: $(STAMP) ## Play the whole story on the embedded support desk; SEED=n work
 test: $(STAMP) ## Run the suite, without the long rounds.
 	$(BIN)/python -m pytest -m "not long and not clients" --hypothesis-profile=ci -n $(WORKERS) $(PARALLEL)
 
-test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations.
+test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations, real servers.
 	$(BIN)/python -m pytest -m "long and not clients" --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --dist=worksteal
 
 check: lint types layers test ## Everything a change must pass before review.

@@ -25,7 +25,7 @@ from comptroller_server.installation import Ambient, Installation
 from tests.scenarios.kit import WHY, Clock, Faults, Shop, call_of, code_of, structured
 from tests.scenarios.real_upstreams import program, program_of_node
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 PAGE = Path(__file__).parents[2] / "docs" / "upstream.md"
 

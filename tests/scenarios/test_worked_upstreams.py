@@ -15,7 +15,7 @@ from tests.scenarios.kit import WHY, call_of, code_of, structured
 from tests.scenarios.real_upstreams import program, program_of_node
 from tests.scenarios.test_real_upstreams import block, classified, service
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
 
 
 async def accepted(folder: Path, page: str, yes: str) -> None:
