@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from comptroller_audit.owners import Owner
 from comptroller_server.face.http import build_app, serve_http, subject_of
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import build_server
@@ -29,12 +30,15 @@ async def test_an_upstream_that_is_down_is_counted_and_a_lost_lock_is_not_ready(
         config["sources"]["files"] = upstream.config()
         config["sources"]["broken"] = {"mcp": {"command": "./no-such-server"}}
 
+    def lost(_owner: Owner) -> bool:
+        return False
+
     async with opened(tmp_path, change) as shop:
         source: Any = shop.service.installation.sources["files"]
         await source.listing()
         readiness = shop.service.readiness
         assert await readiness.look() == (True, "ready\nupstreams up: 1 of 2")
-        monkeypatch.setattr(type(shop.service.owner), "held", lambda _: False)
+        monkeypatch.setattr(Owner, "held", lost)
         assert (await readiness.look())[0] is False
 
 
