@@ -2448,6 +2448,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        elif problems := ():\n",
         "tests/server/test_classify_command.py::test_what_cannot_be_offered_is_said_and_never_accepted",
     ),
+    Mutation(
+        f"{_SERVER}/upstreams/standing.py",
+        "            and len(one) <= chars_max\n",
+        "",
+        "tests/server/test_classify_command.py::test_names_that_clients_refuse_or_that_are_taken_are_replaced",
+    ),
+    Mutation(
+        f"{_SERVER}/config/checks.py",
+        "        if len(name) > longest:\n",
+        "        if False:\n",
+        "tests/server/test_config_findings.py::test_names_are_as_long_as_the_limit_says_and_no_longer",
+    ),
     # -- shaped tools ------------------------------------------------------------------------------------------------
     Mutation(
         "tools/comptroller_tools/catalogue.py",

@@ -48,7 +48,7 @@ CONFIG: dict[str, Any] = {
             "allow_actions": ["read"],
         }
     ],
-    "limits": {"attempts_per_minute_max": 100_000, "identical_calls_max": 1_000},
+    "limits": {"attempts_per_minute_max": 100_000, "identical_calls_max": 1_000, "tool_name_max": 64},
 }
 
 

@@ -298,6 +298,13 @@ def wrong_rules() -> Iterator[tuple[Changes, str]]:
         batched()(config)
         config["tools"].append({"name": "Lookup_Invoice_Many", "allow_actions": ["read"]})
 
+    def too_long(config: dict[str, Any]) -> None:
+        batched()(config)
+        config["limits"]["tool_name_max"] = len("lookup_invoice_many") + 1
+        config["tools"].append({"name": "x" * 15, "allow_actions": ["read"], "batch": {"of": "id"}})
+        config["tools"].append({"name": "x" * 16, "allow_actions": ["read"], "batch": {"of": "id"}})
+
+    yield too_long, f"is offered as `{'x' * 16}_many`, 21 characters; 20 are the most"
     yield on_refunds, "only reads are called with many values"
     yield taken, "which another tool is called"
     yield batched({"batch": {"of": "number"}}), "names no argument of the tool; it takes `invoice_id`"

@@ -161,13 +161,23 @@ def test_a_hint_alone_proposes_nothing_lenient(name: str, hints: dict[str, bool]
 
 
 def test_names_that_clients_refuse_or_that_are_taken_are_replaced() -> None:
-    assert exposed_name("files", "look", set()) == "look"
-    assert exposed_name("files", "look", {"look"}) == "files_look"
-    assert exposed_name("files", "Look", {"look", "files_look"}) == "files_Look_2"
-    assert exposed_name("files", "fs.read/v1", set()) == "files_fs_read_v1"
-    assert exposed_name("files", "task_begin", set()) == "files_task_begin"
-    assert exposed_name("files", "a__b", set()) == "files_a_b"
-    assert len(exposed_name("files", "x" * 128, set())) <= 40
+    assert exposed_name("files", "look", set(), 40) == "look"
+    assert exposed_name("files", "look", {"look"}, 40) == "files_look"
+    assert exposed_name("files", "Look", {"look", "files_look"}, 40) == "files_Look_2"
+    assert exposed_name("files", "fs.read/v1", set(), 40) == "files_fs_read_v1"
+    assert exposed_name("files", "task_begin", set(), 40) == "files_task_begin"
+    assert exposed_name("files", "a__b", set(), 40) == "files_a_b"
+    assert exposed_name("files", "x" * 128, set(), 40) == f"files_{'x' * 34}"
+
+
+def test_a_longer_name_is_kept_where_the_limit_allows_it(tmp_path: Path) -> None:
+    own = f"look_{'x' * 37}"
+    made = Upstream(tmp_path / "files", {**LOOK, **READ_HINT, "name": own})
+    limits = {"limits": {"tool_name_max": 42}}
+    (tmp_path / "comptroller.yaml").write_text(json.dumps({"sources": {"files": made.config()}, **limits}))
+    assert shown(tmp_path, "--yes")["problems"] == []
+    config = load_config(tmp_path / "comptroller.yaml", data_dir=tmp_path / "data")
+    assert [tool.name for tool in config.tools] == [own]
 
 
 def test_check_warns_of_what_changed_with_both_texts_and_still_lets_the_server_start(

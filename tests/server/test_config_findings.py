@@ -18,7 +18,7 @@ from ruamel.yaml import YAML
 from comptroller_server.config.findings import _NOT_YET  # pyright: ignore[reportPrivateUsage]  # the table is the test
 from comptroller_server.config.loading import FINDINGS_MAX, load_config
 from comptroller_server.errors import ConfigInvalid
-from tests.server.test_config import DESK, findings, write
+from tests.server.test_config import DESK, findings, load, write
 
 # (what replaces what in DESK, the line told, how the finding begins, what it also says)
 WRONG: list[tuple[str, str, int, str, str]] = [
@@ -71,6 +71,7 @@ WRONG: list[tuple[str, str, int, str, str]] = [
     ("name: find_refund", "name: find__refund", 25, "`tools[1].name`", "use one `_`"),
     ("name: find_refund", "name: find refund", 25, "`tools[1].name`", "must match"),
     ("name: find_refund", f"name: {'x' * 41}", 25, "`tools[1].name`", "40 at most"),
+    ("halt_wait_s: 1.5", "tool_name_max: 65", 48, "`limits.tool_name_max`", "equal to 64"),
     ("name: find_refund", "schema: X", 25, "`tools[1].name`", "is missing"),
     ("schema: RefundRequest", "schema_name: R", 27, "`tools[2].schema_name`", "is not a key here"),
     ("schema: RefundRequest", "source: crm", 27, "`tools[2].source`", "use one of `desk`"),
@@ -141,6 +142,15 @@ def test_each_wrong_thing_has_its_line_its_path_and_its_fix(
     mine = [finding for finding in found if finding.startswith(f"comptroller.yaml:{line}: {begins}")]
     assert mine, found
     assert says in mine[0]
+
+
+@pytest.mark.parametrize("longest", [20, 64])
+def test_names_are_as_long_as_the_limit_says_and_no_longer(tmp_path: Path, longest: int) -> None:
+    limited = re.sub(r"(?m)^limits:.*$", f"limits: {{tool_name_max: {longest}}}", DESK)
+    load(tmp_path, limited.replace("find_refund", "x" * longest))
+    (defined, *_) = findings(tmp_path, limited.replace("find_refund", "x" * (longest + 1)))
+    assert defined.startswith("comptroller.yaml:25: `tools[1].name`")
+    assert (f"use {longest} at most" if longest < 64 else "must match") in defined
 
 
 def test_all_wrong_things_are_told_at_once_in_the_order_of_the_lines(tmp_path: Path) -> None:

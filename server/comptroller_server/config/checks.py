@@ -33,9 +33,7 @@ BUILT_IN_TOOLS = frozenset(
     }
 )
 BUILT_IN_UNITS = frozenset({"calls", "steps", "cost_usd", *METERED_UNITS})
-TOOL_NAME_CHARS_MAX = 40
-"""Clients prefix tool names with the server's, and several cap the whole at 64."""
-
+_LONGER = "; `limits.tool_name_max` allows up to 64, which some clients do not take once they have put a prefix before it"
 _HISTORY = re.compile(r"(principal|task)\.[A-Za-z][A-Za-z0-9_]{0,63}")
 
 
@@ -53,7 +51,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
         found += [(("tools", at, *path), message) for path, message in _one_tool(tool, facts, tools, written)]
         reading = (
             *cache_findings(tool, document.retrieval),
-            *_batch(tool, written),
+            *_batch(tool, written, document.limits.tool_name_max),
             *hidden_findings(tool),
             *part_findings(tool),
         )
@@ -66,7 +64,8 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     found += _first(document)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)
-    names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree))]
+    longest = document.limits.tool_name_max
+    names = [finding_at(tree, path, message) for path, message in _tool_names(_entries(tree), longest)]
     return names + [finding_at(right, path, message) for path, message in found]
 
 
@@ -118,7 +117,7 @@ def _keys(node: Node | None) -> tuple[str, ...]:
     return tuple(node.value) if node is not None and isinstance(node.value, Mapping) else ()
 
 
-def _tool_names(tools: Sequence[Node]) -> Iterator[tuple[KeyPath, str]]:
+def _tool_names(tools: Sequence[Node], longest: int) -> Iterator[tuple[KeyPath, str]]:
     seen: dict[str, Node] = {}
     for at, node in enumerate(tools):
         name_node = _child(node, "name")
@@ -133,8 +132,11 @@ def _tool_names(tools: Sequence[Node]) -> Iterator[tuple[KeyPath, str]]:
             )
         if name.casefold() in BUILT_IN_TOOLS:
             yield path, f"is `{name}`, a tool of Comptroller itself; choose another name"
-        if len(name) > TOOL_NAME_CHARS_MAX:
-            yield path, f"has {len(name)} characters; use {TOOL_NAME_CHARS_MAX} at most"
+        if len(name) > longest:
+            yield (
+                path,
+                f"has {len(name)} characters; use {longest} at most{_LONGER if len(name) <= 64 else ''}",
+            )
         if "__" in name:
             yield path, "holds `__`, with which clients join server and tool; use one `_`"
 
@@ -165,7 +167,7 @@ def _one_tool(
         yield ("source",), f"names no source; {_choose(written.sources)}"
 
 
-def _batch(tool: ToolConfig, written: _Written) -> Iterator[tuple[KeyPath, str]]:
+def _batch(tool: ToolConfig, written: _Written, longest: int) -> Iterator[tuple[KeyPath, str]]:
     """The batch form of a read has a name of its own."""
     if tool.batch is None:
         return
@@ -177,10 +179,10 @@ def _batch(tool: ToolConfig, written: _Written) -> Iterator[tuple[KeyPath, str]]
     name = batch_name(tool.name)
     if name.casefold() in {other.casefold() for other in written.names}:
         yield ("batch",), f"is offered as `{name}`, which another tool is called; rename one"
-    if len(name) > TOOL_NAME_CHARS_MAX:
+    if len(name) > longest:
         yield (
             ("batch",),
-            f"is offered as `{name[:80]}`, {len(name)} characters; {TOOL_NAME_CHARS_MAX} are the most",
+            f"is offered as `{name[:80]}`, {len(name)} characters; {longest} are the most (`limits.tool_name_max`)",
         )
 
 

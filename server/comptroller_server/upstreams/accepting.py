@@ -51,7 +51,7 @@ def accept(config: Config, chosen: Mapping[str, Mapping[str, tuple[Seen, Effect]
             if entry_of(source, name, config.tools) is None
         }
         if missing:
-            files.append(_write_entries(config.base_dir, source, missing, taken))
+            files.append(_write_entries(config, source, missing, taken))
         for name, (seen, _) in tools.items():
             assert seen.written is not None
             pins.setdefault(source, {})[name] = seen.written
@@ -66,14 +66,14 @@ def _wanted_name(source: str, name: str) -> str:
     return name.removeprefix(kind_of(name).prefix)
 
 
-def _write_entries(base_dir: Path, source: str, tools: Mapping[str, Effect], taken: set[str]) -> Path:
+def _write_entries(config: Config, source: str, tools: Mapping[str, Effect], taken: set[str]) -> Path:
     """A file of its own, so that nothing anybody wrote is touched."""
     lines = [
         f"# Tools of `{source}`, as `comptroller classify` wrote them. Yours to edit: it writes no file a second time.",
         "tools:",
     ]
     for name, effect in tools.items():
-        offered = exposed_name(source, _wanted_name(source, name), taken)
+        offered = exposed_name(source, _wanted_name(source, name), taken, config.limits.tool_name_max)
         taken.add(offered.casefold())
         lines += [f"  - name: {json.dumps(offered)}", f"    source: {json.dumps(source)}"]
         if offered != name:
@@ -81,7 +81,7 @@ def _write_entries(base_dir: Path, source: str, tools: Mapping[str, Effect], tak
         lines.append(f"    allow_actions: [{effect.value}]")
         if effect in (Effect.EXECUTE, Effect.DELETE):
             lines.append(f"    approval: [{{role: {ROLE}, at_least: 1}}]")
-    folder = base_dir / FRAGMENTS
+    folder = config.base_dir / FRAGMENTS
     folder.mkdir(exist_ok=True)
     for at in range(1, _FILES_MAX):
         path = folder / (f"{source}.yaml" if at == 1 else f"{source}-{at}.yaml")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from comptroller_audit.vocabulary import Effect
-from comptroller_server.config.checks import BUILT_IN_TOOLS, TOOL_NAME_CHARS_MAX
+from comptroller_server.config.checks import BUILT_IN_TOOLS
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.upstream.cleaning import clean
 from comptroller_tools.upstream.definitions import (
@@ -161,15 +161,16 @@ def words_of(name: str) -> set[str]:
     return {word.lower() for word in _WORDS.findall(name)}
 
 
-def exposed_name(source: str, name: str, taken: Collection[str]) -> str:
+def exposed_name(source: str, name: str, taken: Collection[str], chars_max: int) -> str:
     """The name to offer a tool under: its own where every client takes it and nothing else has it.
 
-    `taken` are the names in use, folded.
+    `taken` are the names in use, folded; `chars_max` is `limits.tool_name_max`.
     """
 
     def fits(one: str) -> bool:
         return (
-            re.fullmatch(r"[A-Za-z0-9_-]{1,40}", one) is not None
+            re.fullmatch(r"[A-Za-z0-9_-]+", one) is not None
+            and len(one) <= chars_max
             and "__" not in one
             and one.casefold() not in taken
             and one.casefold() not in BUILT_IN_TOOLS
@@ -178,8 +179,8 @@ def exposed_name(source: str, name: str, taken: Collection[str]) -> str:
     if fits(name):
         return name
     plain = re.sub(r"_{2,}", "_", re.sub(r"[^A-Za-z0-9-]+", "_", f"{source}_{name}")).strip("_")
-    candidate, at = plain[:TOOL_NAME_CHARS_MAX], 2
+    candidate, at = plain[:chars_max], 2
     while not fits(candidate):
-        candidate = f"{plain[: TOOL_NAME_CHARS_MAX - 4]}_{at}"
+        candidate = f"{plain[: chars_max - 4]}_{at}"
         at += 1
     return candidate
