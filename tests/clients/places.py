@@ -17,10 +17,15 @@ from pathlib import Path
 import pytest
 from platformdirs import user_cache_path
 
+from tests.conformance.places import NODE as NEW_NODE
+from tests.conformance.places import install_node
+
 __all__ = ["node_folder", "node_program", "python_of"]
 
 LOCKED = Path(__file__).parents[2] / "requirements"
 PYTHON, NODE = LOCKED / "clients", LOCKED / "clients-npm"
+WITH_NODE = {"inspector"}
+"""Packages that need a newer Node than most machines have; they get their own beside them, in `node`."""
 INSTALL_S_MAX = 600
 AT_ONCE = 2
 REQUIRE = "COMPTROLLER_REQUIRE_CLIENTS"
@@ -54,7 +59,8 @@ def _installed(name: str, folder: Path, what: str) -> Path:
 def _folder(locked: Path) -> Path:
     """Where the locked versions are kept, once for a machine."""
     name = locked.parent.name if locked.suffix == ".json" else locked.stem
-    version = hashlib.sha256(locked.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    own = NEW_NODE.read_bytes() if name in WITH_NODE else b""
+    version = hashlib.sha256(locked.read_bytes() + sys.version.encode() + own).hexdigest()[:16]
     return user_cache_path("comptroller-tests", appauthor=False) / f"client-{name}-{version}"
 
 
@@ -97,6 +103,8 @@ def _with_npm(locked: Path, folder: Path) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(locked / name, folder)
     _run("npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder))
+    if locked.name in WITH_NODE:
+        install_node(folder / "node")
 
 
 def _run(*command: str) -> None:

@@ -27,6 +27,10 @@ CLIENTS: dict[str, list[str]] = {
     "pydantic_ai": ["pydantic_ai_client.py"],
     "openai_agents": ["openai_agents_client.py"],
     "typescript_sdk_1": ["typescript_sdk_1_client.cjs"],
+    "typescript_sdk_2 auto": ["typescript_sdk_2_client.cjs", "auto"],
+    "typescript_sdk_2 legacy": ["typescript_sdk_2_client.cjs", "legacy"],
+    "inspector auto": ["inspector_client.py", "auto"],
+    "inspector legacy": ["inspector_client.py", "legacy"],
 }
 SILENT = {"llama_index", "semantic_kernel", "pydantic_ai"}
 """They give the model a text only, and do not say beside it that a call failed."""
@@ -95,8 +99,10 @@ def interpreter(name: str) -> tuple[Path, list[str]]:
     The SDK's own version stands in this environment, everything else in a place of its own.
     """
     kind = name.split()[0]
-    if kind == "typescript_sdk_1":
+    if kind.startswith("typescript"):
         return Path("node"), [str(node_folder(kind))]
+    if kind == "inspector":
+        return Path(sys.executable), [str(node_folder(kind))]
     return Path(sys.executable) if kind == "python_sdk_2" else python_of(kind), []
 
 

