@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -71,11 +71,33 @@ class ApproverAdded(OpenShape):
     added_by: str | None
 
 
+class BundleContent(OpenShape):
+    """What a bundle is made of, but for what stands in the sources themselves. Nothing of where a store or a secret is."""
+
+    document: Annotated[
+        dict[str, Any], Field(description="the configuration, all files as one, without `store`")
+    ]
+    policies: Annotated[list[dict[str, str]], Field(description="`name` and `text` of each policy file")]
+    pins: Annotated[dict[str, Any] | None, Field(description="the lock file, where there is one")]
+
+
 class BundleActivated(OpenShape):
     """The config, policies and definitions in force from here on, by digest."""
 
     v: Version
     bundle: str
+    before: Annotated[str, Field(description="the bundle in force until then; empty for the first")] = ""
+    how: Annotated[
+        Literal["served", "activated", "rolled_back"],
+        Field(description="a server started with it, or a person put it in force"),
+    ] = "served"
+    by: Annotated[str, Field(description="who; empty for a server that started")] = ""
+    reason: str = ""
+    policy: Annotated[str, Field(description="every rule as Cedar")] = ""
+    content: Annotated[
+        BundleContent | None,
+        Field(description="null where a secret stands in the texts: such a bundle is not kept"),
+    ] = None
 
 
 class StoreAdopted(OpenShape):

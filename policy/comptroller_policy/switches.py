@@ -109,8 +109,9 @@ class HeadUnmoved:
         if state.head.bundle != self.bundle:
             return Refusal(
                 Code.BUNDLE_CHANGED,
-                "The policy of this store was changed by another process; this process must be restarted first.",
-                retry="after:30",
+                "The rules of this store were changed meanwhile, and nothing was done. Make the same call again in a few "
+                "seconds; where that is refused too, the operator must restart this server.",
+                retry="after:5",
             )
         return None if state.head.switch_seq == self.switch_seq else Moved("switches")
 

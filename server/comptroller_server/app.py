@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -42,7 +42,7 @@ from comptroller_server.checks.judge import Judging
 from comptroller_server.config.model import Config
 from comptroller_server.config.safety import citation_terms
 from comptroller_server.errors import CommandError
-from comptroller_server.installation import TENANT, ActivateBundle, Installation, principal_key
+from comptroller_server.installation import TENANT, Installation, principal_key
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Confirmations
 from comptroller_server.people.editing import Editing
@@ -55,7 +55,9 @@ from comptroller_server.tasks.rounds import TaskRounds
 from comptroller_server.tasks.success import Success
 from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.undo.compensation import Reversals
+from comptroller_server.upkeep.bundles import activation_of, installation_in_force, newest_activation
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
+from comptroller_server.upkeep.following import Following
 from comptroller_server.upkeep.readiness import Readiness
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
@@ -74,12 +76,44 @@ _log = structlog.stdlib.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
+class Lasting:
+    """The parts of a process that other rules leave as they are: what it has counted, seen and holds."""
+
+    watch: Watch
+    counts: Counts
+    quotas: Quotas
+    loops: Loops
+    breakers: Breakers
+    checkpointer: Checkpointer
+    retention: Retention
+    pages: DecisionPages
+
+    @classmethod
+    def of(cls, i: Installation, owner: Owner) -> Lasting:
+        config, clock, limits, counts = i.config, i.ambient.clock, i.config.limits, Counts()
+        return cls(
+            Watch(i.store, clock, owner, counts),
+            counts,
+            Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max),
+            Loops(clock, limits.identical_calls_max),
+            Breakers(clock, {name: source.breaker for name, source in config.sources.items()}),
+            checkpointer_of(i),
+            Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max),
+            DecisionPages(config.http.public_url),
+        )
+
+
+@dataclass(slots=True)
 class Service:
-    """A serving process's parts. `recovered` is what the first recovery round found."""
+    """A serving process's parts. `recovered` is what the first recovery round found.
+
+    `former` are the parts of rules that were in force before, whose calls may still be on their way.
+    """
 
     installation: Installation
     owner: Owner
-    pipeline: Pipeline
+    lasting: Lasting
+    pipeline: Following
     watch: Watch
     outcomes: Outcomes
     recovery: Recovery
@@ -94,12 +128,48 @@ class Service:
     offers: Offers
     news: News
     recovered: list[Recovered]
+    activation: int = -1
+    """Where the record of the activation that this process obeys stands in the log."""
+    former: list[tuple[Outcomes, Checking]] = field(default_factory=list[tuple[Outcomes, Checking]])
+
+    async def take_over(self, tenant: str, bundle: str) -> Pipeline:
+        """Go on under the rules that a person, or another process, has put in force. Raises `ComptrollerError`.
+
+        A call that has begun ends with the parts it began with; under rules that are not in force it commits nothing.
+        """
+        candidate, self.activation = await installation_in_force(
+            self.installation, tenant, bundle, self.activation
+        )
+        now = build(candidate, self.owner, self)
+        self.former.append((self.outcomes, self.checking))
+        for name in (
+            "installation",
+            "outcomes",
+            "recovery",
+            "checking",
+            "task_rounds",
+            "compensation",
+            "editing",
+        ):
+            setattr(self, name, getattr(now, name))
+        self.news.rules_moved()
+        return now.pipeline.now
 
     @property
     def readiness(self) -> Readiness:
         sources = self.installation.sources.values()
         upstreams = [source for source in sources if isinstance(source, UpstreamSource)]
         return Readiness(self.owner, self.watch, TENANT, upstreams)
+
+
+def _offers(i: Installation, look_ups: LookUps, watch: Watch, before: Service | None) -> tuple[Offers, News]:
+    """What is offered beside tools, and who hears of it; faces hold these for their life."""
+    if before is None:
+        offers = Offers(i.catalogue, i.policy, i.roads)
+        return offers, _news(i, offers, look_ups, watch)
+    before.offers.follow(i.catalogue, i.policy, i.roads)
+    before.news.follow(i.catalogue, i.policy, before.offers, look_ups, i.roads)
+    return before.offers, before.news
 
 
 def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> News:
@@ -112,13 +182,16 @@ def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> N
     return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted, key_of)
 
 
-def build(installation: Installation, owner: Owner) -> Service:
-    """Wire everything. Pure construction: no file is touched and nothing runs yet."""
+def build(installation: Installation, owner: Owner, before: Service | None = None) -> Service:
+    """Wire everything. Pure construction: no file is touched and nothing runs yet.
+
+    With `before`, a service under other rules, the new one shares what lasts with it.
+    """
     i, config, ambient = installation, installation.config, installation.ambient
     store, ring, release, clock, ids = i.store, i.ring, i.roads, ambient.clock, ambient.ids
     limits, environment = config.limits, config.environment
-    watch = Watch(store, clock, owner, counts := Counts())
-    quotas = Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max)
+    lasting = before.lasting if before is not None else Lasting.of(i, owner)
+    watch, quotas, breakers = lasting.watch, lasting.quotas, lasting.breakers
     tracer = Tracer(config.logging.levels, release, clock)
     evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
@@ -136,11 +209,10 @@ def build(installation: Installation, owner: Owner) -> Service:
         IntakeTerms(limits.replay_window_s * 1000), metering, parts,
     )  # fmt: skip
     needs = needs_of(config.tools, config.judges)
-    breakers = Breakers(clock, {name: source.breaker for name, source in config.sources.items()})
     look_ups = LookUps(
         i.catalogue, i.policy, store, release, clock, environment, watch.switches, needs, tracer, breakers, provenance
     )  # fmt: skip
-    dispatcher = _dispatcher(i, owner, watch, counts, tracer, breakers)
+    dispatcher = _dispatcher(i, owner, watch, lasting.counts, tracer, breakers)
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
@@ -153,11 +225,9 @@ def build(installation: Installation, owner: Owner) -> Service:
     )
     built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
-    pages = DecisionPages(config.http.public_url)
     confirmations = Confirmations(
-        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name, pages
+        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name, lasting.pages
     )  # fmt: skip
-    retention = Retention(store, clock, config.logging.retention_days, limits.clock_jump_s_max)
     compensation = Reversals(
         store, ring, intake, look_ups, decisions, checking, i.catalogue, dispatcher, outcomes, commits, watch, clock, ids,
         ambient.fault,
@@ -166,19 +236,21 @@ def build(installation: Installation, owner: Owner) -> Service:
     kept_reads = KeptReads(store, i.catalogue, clock, entries_max, bytes_max)
     pipeline = Pipeline(
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
-        Batches(store, i.policy, commits, evidence, release), Loops(clock, limits.identical_calls_max), compensation,
+        Batches(store, i.policy, commits, evidence, release), lasting.loops, compensation,
         Observing(config.mode, store, clock),
     )  # fmt: skip
     editing = Editing(
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,
         clock, ids,
     )  # fmt: skip
-    checkpointer, rounds = checkpointer_of(i), _rounds(i)
-    offers = Offers(i.catalogue, i.policy, release)
-    return Service(
-        i, owner, pipeline, watch, outcomes, recovery, checkpointer, quotas, checking, retention, rounds,
-        compensation, editing, pages, offers, _news(i, offers, look_ups, watch), [],
+    offers, news = _offers(i, look_ups, watch, before)
+    service = Service(
+        i, owner, lasting, Following(pipeline, i.bundle_digest, watch), watch, outcomes, recovery,
+        lasting.checkpointer, quotas, checking, lasting.retention, _rounds(i), compensation, editing, lasting.pages,
+        offers, news, [],
     )  # fmt: skip
+    service.pipeline.change = service.take_over
+    return service
 
 
 def _rounds(i: Installation) -> TaskRounds:
@@ -248,8 +320,8 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     background: list[asyncio.Task[None]] = []
     try:
         await service.checkpointer.refuse_older(TENANT)
-        activate = ActivateBundle(installation.bundle_digest, installation.policy.text())
-        await store.commit(TENANT, Unit([activate]))
+        await store.commit(TENANT, Unit([activation_of(installation)]))
+        service.activation = await newest_activation(installation, TENANT)
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
         service.recovered.extend(await service.recovery.round(TENANT))
@@ -259,7 +331,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
             if isinstance(source, UpstreamSource):
                 source.start()
         background = [
-            _for_ever("watch", service.watch.run([TENANT])),
+            _for_ever("watch", service.watch.run([TENANT], service.pipeline.follow)),
             _for_ever("recovery", _recover(service, config.limits.recovery_interval_s)),
             _for_ever("checkpoints", service.checkpointer.run([TENANT], config.store.checkpoint_interval_s)),
             _for_ever("counting", _count_refusals(service)),
@@ -309,7 +381,8 @@ def _for_ever(name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
 
 async def _end(service: Service) -> None:
     """Unwritten outcomes, a last checkpoint, then the lock: what is left then is for the next start."""
-    left = await service.outcomes.drain(DRAIN_S)
+    left = sum([await outcomes.drain(DRAIN_S) for outcomes, _ in service.former])
+    left += await service.outcomes.drain(DRAIN_S)
     if left:
         _log.error("outcomes not written; the next start will look them up", calls=left)
     try:
@@ -317,7 +390,8 @@ async def _end(service: Service) -> None:
         await service.checkpointer.write(TENANT)
     except StoreError as error:
         _log.error("the last checkpoint was not written", error=str(error))
-    await service.checking.close()
+    for checking in (*(checking for _, checking in service.former), service.checking):
+        await checking.close()
     sources = service.installation.sources.values()
     await asyncio.gather(*(source.close() for source in sources))
     await service.installation.store.close()

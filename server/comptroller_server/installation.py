@@ -5,7 +5,7 @@ Every command of the CLI opens one; `app.py` makes it serve.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,12 +13,9 @@ from pathlib import Path
 from comptroller_audit.ambient import Clock, Ids, RandomIds, SystemClock
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
 from comptroller_audit.errors import KeyRingError
-from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, InlineLane, Store, ThreadLane, no_fault
-from comptroller_audit.unit import Key, State, Stop
-from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.bundle import compile_bundle
 from comptroller_policy.declarations import RequesterTerms
 from comptroller_policy.engine import Bundle
@@ -39,7 +36,7 @@ from comptroller_tools.functions import FunctionSource
 from comptroller_tools.source import Source
 from comptroller_tools.upstream.source import UpstreamSource
 
-__all__ = ["TENANT", "ActivateBundle", "Ambient", "Installation", "open_ring", "open_sources"]
+__all__ = ["TENANT", "Ambient", "Installation", "open_ring", "open_sources"]
 
 TENANT = "local"
 """The one tenant of a store without an identity provider."""
@@ -170,6 +167,12 @@ class Installation:
         """The local person's keyed digest, as tables hold it."""
         return principal_key(self.ring, TENANT, self.identity.principal.id)
 
+    def with_config(self, config: Config) -> Installation:
+        """The same store, keys and sources under another configuration; nothing is opened again."""
+        other = Installation(config, self.ambient, self.sources)
+        vars(other).update(ring=self.ring, store=self.store)
+        return other
+
     @property
     def log_name(self) -> str:
         """The origin of this store's checkpoints, without the tenant."""
@@ -217,26 +220,3 @@ def open_sources(config: Config, clock: Clock) -> dict[str, Source]:
     if findings:
         raise ConfigInvalid(config.placed(findings))
     return sources
-
-
-@dataclass(frozen=True, slots=True)
-class ActivateBundle:
-    """Part: this bundle is in force for the tenant from now on; recorded when it was another one before."""
-
-    bundle: str
-    policy: str
-
-    def keys(self) -> Iterable[Key]:
-        return ()
-
-    def apply(self, state: State) -> Stop | None:
-        if state.head.bundle != self.bundle:
-            packet: JsonObject = {
-                "v": 1,
-                "bundle": self.bundle,
-                "before": state.head.bundle,
-                "policy": self.policy,
-            }
-            state.append(LogRecord(RecordType.BUNDLE_ACTIVATED, packet))
-            state.head.bundle = self.bundle
-        return None

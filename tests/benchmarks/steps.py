@@ -112,7 +112,7 @@ def _arguments(tool: str, number: int) -> JsonObject:
 async def _measure(service: Service, tool: str, calls: int) -> list[StepCost]:
     meter = _Meter()
     for name, owner, attribute in _STEPS:
-        meter.wrap(getattr(service.pipeline, owner), attribute, name)
+        meter.wrap(getattr(service.pipeline.now, owner), attribute, name)
     for owner, name in _WRAPPED:
         meter.wrap(owner, name, _ANSWER if owner is pipeline_module else _STORE)
     subject = service.installation.identity.stdio_subject("bench")

@@ -10,8 +10,8 @@ import pytest
 
 from comptroller_audit.unit import Unit
 from comptroller_audit.vocabulary import CallState, RecordType
+from comptroller_policy.activations import ActivateBundle
 from comptroller_policy.switches import SwitchScope
-from comptroller_server.installation import ActivateBundle
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import Faults, Shop, call_of, code_of, details_of, finish_now, opened, tool_of, until
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
@@ -103,8 +103,8 @@ class Watch:
                 "the owner lock was lost; going on as a new owner", former=former, owner=self._owner.id
             )
 
-    async def run(self, tenants: list[str]) -> None:
-        """Look and acknowledge for ever, at most `FRESH_S` apart; for the life of the process."""
+    async def run(self, tenants: list[str], then: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Look, acknowledge and do what comes `then` for ever, at most `FRESH_S` apart; for the life of the process."""
         while True:
             with contextlib.suppress(StoreError):
                 await self.renew()
@@ -112,4 +112,6 @@ class Watch:
                 with contextlib.suppress(StoreError):
                     await self.look(tenant)
                     await self.acknowledge(tenant)
+                    if then is not None:
+                        await then(tenant)
             await asyncio.sleep(FRESH_S)

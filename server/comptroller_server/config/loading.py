@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 from platformdirs import user_data_path
 from pydantic import ValidationError
 
+from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.errors import Finding
+from comptroller_policy.model import PolicyFile
 from comptroller_server.config.checks import cross_findings
 from comptroller_server.config.findings import empty_values, shape_findings
 from comptroller_server.config.model import Config, Document, StoreSettings, config_json_schema
@@ -29,8 +32,9 @@ from comptroller_server.config.values import (
     store_settings,
     upstreams_of,
 )
-from comptroller_server.config.yaml_lines import Node, read_yaml
+from comptroller_server.config.yaml_lines import Node, read_yaml, yaml_text
 from comptroller_server.errors import ConfigInvalid
+from comptroller_tools.upstream.pins import Pins, PinsInvalid, pins_in, pins_tree
 
 __all__ = [
     "FILES_MAX",
@@ -39,7 +43,9 @@ __all__ = [
     "Config",
     "StoreSettings",
     "config_json_schema",
+    "config_of",
     "data_directory",
+    "kept_of",
     "load_config",
 ]
 
@@ -62,22 +68,70 @@ def load_config(path: Path, *, data_dir: Path | None = None) -> Config:
     at the directory of `path`. Raises ConfigInvalid with every finding, each placed at `file:line`.
     """
     base_dir = path.absolute().parent
-    data_dir = data_directory(data_dir)
     files = [path, *_fragments(path)]
-    tree, findings, whole = _merged(files)
+    return _loaded(_Read(*_merged(files)), files, base_dir, data_directory(data_dir))
+
+
+def config_of(kept: Mapping[str, Any], shown: str, own: Config) -> Config:
+    """The configuration that `kept_of` made `kept` of, beside the store and in the place of `own`.
+
+    `shown` is its name in findings. Raises ConfigInvalid, as where a secret or a file it names is not there any more.
+    """
+    document = {**kept["document"], "store": _store_of(own.tree)}
+    tree, findings = yaml_text(json.dumps(document), shown)
+    assert tree is not None
+    policies = tuple(PolicyFile(str(one["name"]), str(one["text"])) for one in kept["policies"])
+    try:
+        pins = pins_in(kept["pins"])
+    except PinsInvalid as error:
+        raise ConfigInvalid([Finding(shown, str(error))]) from None
+    read = _Read(tree, findings, True, policies, pins)
+    return _loaded(read, own.files, own.base_dir, own.data_dir)
+
+
+def kept_of(config: Config) -> JsonObject:
+    """What a configuration says, to be kept: all files as one document without `store`, policy files, the lock file."""
+    plain = cast("JsonObject", config.tree.plain())
+    return {
+        "document": {key: value for key, value in plain.items() if key != "store"},
+        "policies": [{"name": file.name, "text": file.text} for file in config.policies],
+        "pins": pins_tree(config.pins) if config.pins else None,
+    }
+
+
+def _store_of(tree: Node) -> Json:
+    store = tree.value.get("store") if isinstance(tree.value, Mapping) else None
+    return store.plain() if store is not None else {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What was read of a configuration. Policies and pins that are None stand beside it, in files."""
+
+    tree: Node
+    findings: list[Finding]
+    whole: bool
+    policies: tuple[PolicyFile, ...] | None = None
+    pins: Pins | None = None
+
+
+def _loaded(read: _Read, files: Sequence[Path], base_dir: Path, data_dir: Path) -> Config:
+    tree, findings, path = read.tree, list(read.findings), files[0]
     empty = empty_values(tree)
     findings += [finding_at(tree, at, "has no value; give it one or remove the line") for at in empty]
     document, right, shape = _validated(tree, empty)
     findings += shape
     findings += misplaced_secrets(tree)
-    if whole:
+    if read.whole:
         findings += cross_findings(tree, right, document)
     store, secrets, store_findings = store_settings(right, document.store, base_dir, data_dir)
-    policies, policy_findings = policy_files(right, document.policies, base_dir)
+    policies, policy_findings = (
+        policy_files(right, document.policies, base_dir) if read.policies is None else (read.policies, [])
+    )
     judge_keys, key_secrets, key_findings = judge_keys_of(right, document.judges, base_dir, data_dir)
     upstreams, upstream_secrets, upstream_findings = upstreams_of(right, document.sources, base_dir, data_dir)
     fixed, fixed_values, fixed_findings = fixed_secrets_of(right, document.tools, base_dir, data_dir)
-    pins, pin_findings = pins_of(base_dir)
+    pins, pin_findings = pins_of(base_dir) if read.pins is None else (read.pins, [])
     findings += [
         *upstream_findings,
         *fixed_findings,

@@ -22,7 +22,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from comptroller_audit.vocabulary import Json
 from comptroller_policy.errors import Finding
 
-__all__ = ["DEPTH_MAX", "DOCUMENT_BYTES_MAX", "NODES_MAX", "Node", "Scalar", "read_yaml"]
+__all__ = ["DEPTH_MAX", "DOCUMENT_BYTES_MAX", "NODES_MAX", "Node", "Scalar", "read_yaml", "yaml_text"]
 
 DOCUMENT_BYTES_MAX = 1_048_576
 """Bytes in one file."""
@@ -120,6 +120,11 @@ def read_yaml(path: Path, shown: str) -> tuple[Node | None, list[Finding]]:
     if unsafe:
         line = text.count("\n", 0, unsafe.start()) + 1
         return None, [Finding(f"{shown}:{line}", f"control character U+{ord(unsafe[0]):04X}; remove it")]
+    return _Reader(shown).read(text)
+
+
+def yaml_text(text: str, shown: str) -> tuple[Node | None, list[Finding]]:
+    """The same for a text that is in hand already."""
     return _Reader(shown).read(text)
 
 

@@ -45,6 +45,16 @@ class News:
         halted: Callable[[str, str, str], bool],
         key_of: Callable[[Subject], str],
     ) -> None:
+        self._halted = halted
+        self._key_of = key_of
+        self._listeners: set[Listener] = set()
+        self._watched: Counter[tuple[str, str]] = Counter()
+        self.follow(catalogue, bundle, offers, look_ups, release)
+
+    def follow(
+        self, catalogue: Catalogue, bundle: Bundle, offers: Offers, look_ups: LookUps, release: Release
+    ) -> None:
+        """Ask other rules from now on who may have news. The upstreams, and who listens, are the same."""
         sources = {tool.source.name: tool.source for tool in catalogue}
         self._sources: Mapping[str, UpstreamSource] = {
             name: source for name, source in sources.items() if isinstance(source, UpstreamSource)
@@ -55,10 +65,6 @@ class News:
         self._offers = offers
         self._look_ups = look_ups
         self._release = release
-        self._halted = halted
-        self._key_of = key_of
-        self._listeners: set[Listener] = set()
-        self._watched: Counter[tuple[str, str]] = Counter()
         for source in self._sources.values():
             source.hearer = self
 
@@ -136,6 +142,10 @@ class News:
     # -- from upstreams -------------------------------------------------------------------------------------------
 
     def listed(self, source: str) -> None:
+        self.rules_moved()
+
+    def rules_moved(self) -> None:
+        """What anybody is offered may be another now."""
         for listener in self._listeners:
             listener.lists_moved()
 

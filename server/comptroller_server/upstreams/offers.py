@@ -59,9 +59,13 @@ class Completing:
 
 
 class Offers:
-    """What is offered beside tools. Immutable but for what is set aside, which is asked for each time."""
+    """What is offered beside tools. Moves with the rules in force alone; what is set aside is asked for each time."""
 
     def __init__(self, catalogue: Catalogue, bundle: Bundle, release: Roads) -> None:
+        self.follow(catalogue, bundle, release)
+
+    def follow(self, catalogue: Catalogue, bundle: Bundle, release: Roads) -> None:
+        """Offer what other rules say from now on, of the same upstreams."""
         self._bundle = bundle
         self._release = release
         self._readers = {tool.source.name: tool for tool in catalogue if tool.kind is Kind.RESOURCE}

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from comptroller_audit.files import replace_file
+from comptroller_audit.vocabulary import JsonObject
 from comptroller_tools.errors import ToolError
 from comptroller_tools.upstream.definitions import Unusable, Written, kind_of
 
-__all__ = ["LOCK_NAME", "Pins", "PinsInvalid", "read_pins", "write_pins"]
+__all__ = ["LOCK_NAME", "Pins", "PinsInvalid", "pins_in", "pins_tree", "read_pins", "write_pins"]
 
 LOCK_NAME = "comptroller.lock.json"
 LOCK_BYTES_MAX = 16 * 1024 * 1024
@@ -40,6 +41,16 @@ def read_pins(path: Path) -> dict[str, dict[str, Written]]:
         raise PinsInvalid(f"cannot be read ({error.strerror}); check its permissions") from None
     try:
         tree: Any = json.loads(data.decode("utf-8")) if len(data) <= LOCK_BYTES_MAX else None
+    except (ValueError, RecursionError):
+        tree = None
+    return pins_in([] if tree is None else tree)
+
+
+def pins_in(tree: Any) -> dict[str, dict[str, Written]]:
+    """The pins of a lock file's JSON; none for None. Raises `PinsInvalid`."""
+    if tree is None:
+        return {}
+    try:
         return {source: _pinned(source, tools) for source, tools in _sources(tree).items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise PinsInvalid(
@@ -72,7 +83,13 @@ def _pinned(source: str, tools: Mapping[str, Any]) -> dict[str, Written]:
 
 def write_pins(path: Path, pins: Pins) -> None:
     """Replace the file at once. ASCII only, sorted, so that a review shows every change and every hidden character."""
-    tree = {
+    text = json.dumps(pins_tree(pins), indent=2, ensure_ascii=True) + "\n"
+    replace_file(path, text.encode("ascii"), 0o644)
+
+
+def pins_tree(pins: Pins) -> JsonObject:
+    """What the file holds, sorted."""
+    return {
         "v": 1,
         "sources": {
             source: {
@@ -82,5 +99,3 @@ def write_pins(path: Path, pins: Pins) -> None:
             for source, tools in sorted(pins.items())
         },
     }
-    text = json.dumps(tree, indent=2, ensure_ascii=True) + "\n"
-    replace_file(path, text.encode("ascii"), 0o644)

@@ -38,6 +38,7 @@ def upgrade() -> None:
     _compensations()
     _edits()
     _provenance()
+    _activations()
 
 
 def _tasks() -> None:
@@ -121,3 +122,7 @@ def _provenance() -> None:
     _keyed("provenance", marks=sa.Text(), held=_BOOL)
     op.create_index("provenance_by_held", "provenance", ["tenant", "held"])
     _keyed("doubted_records", at_ms=_BIG)
+
+
+def _activations() -> None:
+    _keyed("activations", bundle=_TEXT, back=_TEXT, how=_TEXT, by=_TEXT, at_ms=_BIG, kept=_BOOL)

@@ -1,0 +1,129 @@
+"""The bundles of a store: what stands behind the digest in force, and this process's installation under it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+from comptroller_audit.query import entries
+from comptroller_audit.redaction import Audience
+from comptroller_audit.store import Reader
+from comptroller_audit.vocabulary import JsonObject, RecordType
+from comptroller_policy.activations import ActivateBundle, Activation, How, activations
+from comptroller_server.config.loading import config_of, kept_of
+from comptroller_server.config.model import Config
+from comptroller_server.errors import CommandError
+from comptroller_server.installation import Installation
+
+__all__ = [
+    "BundleUnusable",
+    "activation_of",
+    "content_of",
+    "installation_in_force",
+    "installation_of_content",
+    "needs_restart",
+    "newest_activation",
+]
+
+SHOWN_CHARS = 16
+"""Of a digest, where people read it."""
+_FIXED = ("identity", "http", "limits", "logging", "sources", "pins", "safety", "environment")
+"""What a process has built its faces, sources and logs of, and cannot have otherwise without a new start."""
+
+
+class BundleUnusable(CommandError):
+    """A bundle cannot be taken over by this process; the text says why and what to do."""
+
+
+def activation_of(
+    installation: Installation,
+    how: How = How.SERVED,
+    by: str = "",
+    reason: str = "",
+    expected: str | None = None,
+    back: str | None = None,
+) -> ActivateBundle:
+    """The part that puts an installation's bundle in force, with what it is made of. Raises `ConfigInvalid`.
+
+    Texts in which a secret stands are not kept: the bundle serves, and nobody can go back to it.
+    """
+    content: JsonObject | None = kept_of(installation.config)
+    searched = installation.release.release(content, Audience.RECORD)
+    if searched.withheld:
+        content = None
+    digest, policy = installation.bundle_digest, installation.policy.text()
+    return ActivateBundle(digest, policy, content, how, by, reason, expected, back)
+
+
+def content_of(reader: Reader, installation: Installation, tenant: str, activation: Activation) -> JsonObject:
+    """What a bundle is made of, from the sealed record of its activation. Raises `BundleUnusable`, `KeyRingError`."""
+    shown = activation.bundle[:SHOWN_CHARS]
+    found = entries(reader, installation.ring, tenant, [activation.index])
+    packet = found[0].packet if found and found[0].type is RecordType.BUNDLE_ACTIVATED else None
+    if packet is None or packet.get("bundle") != activation.bundle:
+        raise BundleUnusable(
+            f"the record that put bundle {shown} in force is not in the log; run `comptroller audit verify`"
+        )
+    content = packet.get("content")
+    if not isinstance(content, dict):
+        raise BundleUnusable(
+            f"bundle {shown} was not kept, for a secret stands in its texts; write it as `secret://…` and activate again"
+        )
+    return content
+
+
+def installation_of_content(installation: Installation, content: JsonObject, digest: str) -> Installation:
+    """`installation` under a kept bundle: the same store and sources. Raises `ConfigInvalid`, `BundleUnusable`."""
+    shown = f"bundle {digest[:SHOWN_CHARS]}"
+    candidate = installation.with_config(
+        config_of(cast("dict[str, Any]", content), shown, installation.config)
+    )
+    candidate.check()
+    if candidate.bundle_digest != digest:
+        raise BundleUnusable(
+            f"{shown} is another thing here: the definitions of the tools or the code of the checks differ from those "
+            "it was activated with; bring them to this machine and restart"
+        )
+    return candidate
+
+
+async def newest_activation(installation: Installation, tenant: str) -> int:
+    """Where the record of the newest activation stands in the log; -1 without one."""
+    newest = await installation.store.read(lambda reader: activations(reader, tenant, 1))
+    return newest[0].index if newest else -1
+
+
+async def installation_in_force(
+    installation: Installation, tenant: str, bundle: str, known: int
+) -> tuple[Installation, int]:
+    """A serving installation under the bundle in force, and where the record of that stands.
+
+    `known` is the activation this process obeyed until now: whoever turns the store's rows back cannot turn it back with
+    them. Raises `ComptrollerError` where this process cannot take it over.
+    """
+
+    def read(reader: Reader) -> tuple[JsonObject, int]:
+        newest = activations(reader, tenant, 1)
+        if not newest or newest[0].bundle != bundle or newest[0].index <= known:
+            raise BundleUnusable(
+                f"no record says who put bundle {bundle[:SHOWN_CHARS]} in force; run `comptroller audit verify`"
+            )
+        return content_of(reader, installation, tenant, newest[0]), newest[0].index
+
+    content, index = await installation.store.read(read)
+
+    def load() -> Installation:
+        candidate = installation_of_content(installation, content, bundle)
+        if candidate.checks.code != installation.checks.code:
+            raise BundleUnusable("the code of the checks is another; restart")
+        if fixed := needs_restart(installation.config, candidate.config):
+            raise BundleUnusable(f"{', '.join(f'`{name}`' for name in fixed)} changed; restart")
+        return candidate
+
+    return (await asyncio.to_thread(load) if installation.ambient.threaded else load()), index
+
+
+def needs_restart(old: Config, new: Config) -> list[str]:
+    """The sections that differ and that a running server cannot take over."""
+    before, after = old.digest_material(), new.digest_material()
+    return [name for name in _FIXED if before.get(name) != after.get(name)]
