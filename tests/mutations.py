@@ -2625,4 +2625,46 @@ MUTATIONS: tuple[Mutation, ...] = (
         "told = case.released",
         f"{_S}/test_provenance.py::test_a_part_that_was_not_told_yet_names_nothing",
     ),
+    Mutation(
+        "policy/comptroller_policy/activations.py",
+        "if self.expected is not None and before != self.expected:",
+        "if False:",
+        f"{_S}/test_bundles.py::test_two_who_activate_at_once_do_not_overwrite_each_other",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        " or newest[0].index <= known:",
+        ":",
+        f"{_S}/test_bundles.py::test_rows_turned_back_turn_no_server_back",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        "if fixed := needs_restart(installation.config, candidate.config):",
+        "if fixed := []:",
+        f"{_S}/test_bundles.py::test_what_a_server_cannot_take_over_stops_it_until_the_old_rules_are_back",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        "    if searched.withheld:\n",
+        "    if False:\n",
+        f"{_S}/test_bundles.py::test_what_is_kept_of_a_bundle_is_the_same_bundle_and_holds_no_store_and_no_secret",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        "    if candidate.bundle_digest != digest:\n",
+        "    if False:\n",
+        f"{_S}/test_bundles.py::test_a_bundle_that_is_another_thing_here_is_not_taken_over",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        "return found[0] if any(one.bundle == digest for one in found) else None",
+        "return None",
+        f"{_S}/test_bundles.py::test_a_restart_does_not_undo_a_persons_word_and_a_new_configuration_is_put_in_force",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/bundle.py",
+        "    if by is None:\n        done.problem = _NO_CREDENTIAL\n        return done\n",
+        "    by = by or ''\n",
+        "tests/server/test_bundle_command.py::test_nothing_is_put_in_force_without_who_may_or_past_what_fails",
+    ),
 )

@@ -225,6 +225,39 @@ async def test_the_workflow_of_policies_as_code_passes_for_the_meeting_rooms(
     assert ended == {"check --config": 0, "policy test": 0, "policy diff": 1, "replay --policy": 0}
 
 
+@pytest.mark.anyio
+async def test_rules_are_put_in_force_and_taken_back_beside_a_server_as_the_page_says(
+    rooms: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "policy-as-code.md").read_text().partition("## Putting it in force")[2]
+    lines = [
+        shlex.split(line) for line in page.partition("\n## ")[0].splitlines() if line.startswith("    comp")
+    ]
+    here = tmp_path_factory.mktemp("here")
+    shutil.copytree(rooms, here, dirs_exist_ok=True)
+    shutil.copytree(rooms, here / "candidate")
+    candidate = here / "candidate" / "policies"
+    (candidate / "rooms.test.yaml").write_text(blocks(ROOT / "docs" / "policy-as-code.md", "yaml")[0][1])
+    (candidate / "more.cedar").write_text(
+        '@id("closed") forbid (principal, action == Comptroller::Action::"book_room", resource)\n'
+        'when { context.input.room == "cellar" };\n'
+    )
+    monkeypatch.delenv("COMPTROLLER_CONFIG", raising=False)
+    monkeypatch.chdir(here)
+    installation = Installation(load_config(here / "comptroller.yaml", data_dir=here / "store"))
+    async with running(installation) as service:
+        before, ended = service.pipeline.bundle, list[int]()
+        for words in lines:
+            done = await asyncio.to_thread(
+                CliRunner().invoke, cli, [*words[1:], "--data-dir", str(here / "store")]
+            )
+            ended.append(done.exit_code)
+            await service.watch.look("local")
+            await service.pipeline.follow("local")
+            assert (service.pipeline.bundle == before) is (len(ended) in (1, 2, 5)), done.output
+    assert ended == [0, 0, 0, 1, 0]
+
+
 def code_of(answer: Answer) -> Json:
     refusal = answer.meta["comptroller/refusal"]
     assert isinstance(refusal, dict)

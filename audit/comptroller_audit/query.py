@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 
 from comptroller_audit.calls import CallRow
 from comptroller_audit.database import Row, table_of
@@ -17,7 +17,16 @@ from comptroller_audit.sealing import KeyRing, Sealed
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import CallState, JsonObject, RecordType
 
-__all__ = ["Logged", "calls_in_state", "calls_matching", "calls_of_task", "entries", "newest_calls", "page"]
+__all__ = [
+    "Logged",
+    "calls_between",
+    "calls_in_state",
+    "calls_matching",
+    "calls_of_task",
+    "entries",
+    "newest_calls",
+    "page",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,3 +173,17 @@ def calls_matching(reader: Reader, tenant: str, prefix: str) -> list[tuple[str, 
         last=prefix + "~",
     )
     return _as_rows(found)
+
+
+_BETWEEN = select(func.count()).where(
+    _C.c.tenant == bindparam("tenant"),
+    _C.c.created_ms >= bindparam("first"),
+    _C.c.created_ms < bindparam("end"),
+)
+_FOR_EVER_MS = 1 << 62
+
+
+def calls_between(reader: Reader, tenant: str, first_ms: int, end_ms: int | None) -> int:
+    """How many calls came on record from `first_ms` on and before `end_ms`."""
+    end = _FOR_EVER_MS if end_ms is None else end_ms
+    return int(reader.query(_BETWEEN, tenant=tenant, first=first_ms, end=end)[0][0])

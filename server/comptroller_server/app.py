@@ -26,7 +26,6 @@ from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.intake import Intake, IntakeTerms
 from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
-from comptroller_server.call.loops import Loops
 from comptroller_server.call.many import Batches
 from comptroller_server.call.metering import metering_of
 from comptroller_server.call.observing import Observing
@@ -41,7 +40,7 @@ from comptroller_server.checks.checking import Checking, needs_of
 from comptroller_server.checks.judge import Judging
 from comptroller_server.config.model import Config
 from comptroller_server.config.safety import citation_terms
-from comptroller_server.errors import CommandError
+from comptroller_server.errors import CommandError, ConfigInvalid
 from comptroller_server.installation import TENANT, Installation, principal_key
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Confirmations
@@ -55,9 +54,16 @@ from comptroller_server.tasks.rounds import TaskRounds
 from comptroller_server.tasks.success import Success
 from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.undo.compensation import Reversals
-from comptroller_server.upkeep.bundles import activation_of, installation_in_force, newest_activation
-from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
+from comptroller_server.upkeep.bundles import (
+    BundleUnusable,
+    activation_of,
+    installation_in_force,
+    newest_activation,
+    overruled,
+)
+from comptroller_server.upkeep.checkpoints import Checkpointer
 from comptroller_server.upkeep.following import Following
+from comptroller_server.upkeep.lasting import Lasting
 from comptroller_server.upkeep.readiness import Readiness
 from comptroller_server.upkeep.recovery import Recovered, Recovery
 from comptroller_server.upkeep.retention import Retention
@@ -73,34 +79,6 @@ COUNT_FLUSH_S = 1.0
 """How often counted refusals are recorded."""
 
 _log = structlog.stdlib.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Lasting:
-    """The parts of a process that other rules leave as they are: what it has counted, seen and holds."""
-
-    watch: Watch
-    counts: Counts
-    quotas: Quotas
-    loops: Loops
-    breakers: Breakers
-    checkpointer: Checkpointer
-    retention: Retention
-    pages: DecisionPages
-
-    @classmethod
-    def of(cls, i: Installation, owner: Owner) -> Lasting:
-        config, clock, limits, counts = i.config, i.ambient.clock, i.config.limits, Counts()
-        return cls(
-            Watch(i.store, clock, owner, counts),
-            counts,
-            Quotas(clock, limits.attempts_per_minute_max, limits.refusal_records_per_minute_max),
-            Loops(clock, limits.identical_calls_max),
-            Breakers(clock, {name: source.breaker for name, source in config.sources.items()}),
-            checkpointer_of(i),
-            Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max),
-            DecisionPages(config.http.public_url),
-        )
 
 
 @dataclass(slots=True)
@@ -320,8 +298,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     background: list[asyncio.Task[None]] = []
     try:
         await service.checkpointer.refuse_older(TENANT)
-        await store.commit(TENANT, Unit([activation_of(installation)]))
-        service.activation = await newest_activation(installation, TENANT)
+        await _put_in_force(service)
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
         service.recovered.extend(await service.recovery.round(TENANT))
@@ -345,6 +322,29 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
         await _end(service)
 
 
+async def _put_in_force(service: Service) -> None:
+    """A server that starts puts its configuration in force, unless a person has put another one in its place."""
+    installation = service.installation
+    by_person = await overruled(installation, TENANT)
+    if by_person is None:
+        await installation.store.commit(TENANT, Unit([activation_of(installation)]))
+        service.activation = await newest_activation(installation, TENANT)
+        return
+    _log.warning(
+        "the configuration was replaced by a person's word: going on with the bundle that is in force; "
+        "`comptroller bundle activate` puts the configuration in force again",
+        bundle=by_person.bundle[:16],
+        by=by_person.by,
+    )
+    await service.watch.look(TENANT)
+    await service.pipeline.follow(TENANT)
+    if service.pipeline.bundle != by_person.bundle:
+        raise CommandError(
+            f"{by_person.by} put bundle {by_person.bundle[:16]} in force in place of this configuration, and this server "
+            f"cannot take it over: {service.pipeline.why}"
+        )
+
+
 @contextlib.asynccontextmanager
 async def attached(installation: Installation) -> AsyncGenerator[Service]:
     """A service for one command beside the serving ones: it obeys halts, and neither activates nor recovers anything.
@@ -354,6 +354,9 @@ async def attached(installation: Installation) -> AsyncGenerator[Service]:
     installation.check()
     store, ambient = installation.store, installation.ambient
     head = await store.read(lambda reader: reader.head(TENANT))
+    if head is not None and await overruled(installation, TENANT) is not None:
+        with contextlib.suppress(ConfigInvalid, BundleUnusable):
+            installation, _ = await installation_in_force(installation, TENANT, head.bundle, -1)
     if head is None or head.bundle != installation.bundle_digest:
         await store.close()
         raise CommandError(

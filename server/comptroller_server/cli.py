@@ -45,6 +45,7 @@ _COMMANDS = {
         "What recorded calls used, as the least of a configuration; nothing is applied.",
     ),
     "policy": ("policy:policy", "Show, test and compare the policies; explain a decision."),
+    "bundle": ("bundle:bundle", "Which rules are in force; put others in force, and go back."),
     "eval": ("evaluate:evaluate", "Play scenarios end to end in a sandbox; make them of recorded calls."),
     "replay": ("replay:replay", "Decide recorded calls again under another configuration."),
     "halt": ("switches:halt", "Stop a tool, a task, a principal, or everything."),

@@ -21,8 +21,10 @@ __all__ = [
     "content_of",
     "installation_in_force",
     "installation_of_content",
+    "kept_bundle",
     "needs_restart",
     "newest_activation",
+    "overruled",
 ]
 
 SHOWN_CHARS = 16
@@ -88,9 +90,37 @@ def installation_of_content(installation: Installation, content: JsonObject, dig
 
 
 async def newest_activation(installation: Installation, tenant: str) -> int:
-    """Where the record of the newest activation stands in the log; -1 without one."""
-    newest = await installation.store.read(lambda reader: activations(reader, tenant, 1))
-    return newest[0].index if newest else -1
+    """Where the newest record stands that put this installation's bundle in force; -1 without one."""
+    found = await installation.store.read(lambda reader: activations(reader, tenant))
+    return next((one.index for one in found if one.bundle == installation.bundle_digest), -1)
+
+
+async def overruled(installation: Installation, tenant: str) -> Activation | None:
+    """The activation by a person that a start with this configuration would undo, or None.
+
+    A configuration that was in force before a person put another one there does not come back by a restart; one that is
+    new does what it always did. Takes no lock: a person who is faster still wins at the next look.
+    """
+    found = await installation.store.read(lambda reader: activations(reader, tenant))
+    digest = installation.bundle_digest
+    if not found or found[0].how is How.SERVED or found[0].bundle == digest:
+        return None
+    return found[0] if any(one.bundle == digest for one in found) else None
+
+
+async def kept_bundle(installation: Installation, tenant: str, bundle: str) -> Installation:
+    """`installation` under a bundle that was in force once, for a command. Raises `ConfigInvalid`, `BundleUnusable`."""
+
+    def read(reader: Reader) -> JsonObject:
+        own = [one for one in activations(reader, tenant) if one.bundle == bundle]
+        if not own:
+            raise BundleUnusable(
+                f"no record of a bundle {bundle[:SHOWN_CHARS]}; see `comptroller bundle list`"
+            )
+        kept = next((one for one in own if one.kept), own[0])
+        return content_of(reader, installation, tenant, kept)
+
+    return installation_of_content(installation, await installation.store.read(read), bundle)
 
 
 async def installation_in_force(

@@ -28,10 +28,12 @@ class Following:
     """Stands where a pipeline does. `change` makes the pipeline of another bundle, given tenant and digest."""
 
     def __init__(self, pipeline: Pipeline, bundle: str, watch: Watch) -> None:
-        self.now = pipeline
-        self.bundle = bundle
+        self.now: Pipeline = pipeline
+        self.bundle: str = bundle
         self.change: Callable[[str, str], Awaitable[Pipeline]] | None = None
         self._watch = watch
+        self.why = ""
+        """Why the bundle in force cannot be taken over."""
         self._unusable = ""
         self._changing = asyncio.Lock()
 
@@ -69,7 +71,7 @@ class Following:
                 _log.info("other rules are in force", bundle=head.bundle[:16])
 
     def _refuse(self, bundle: str, why: str) -> None:
-        self._unusable = bundle
+        self._unusable, self.why = bundle, why
         _log.error(
             "other rules are in force that this process cannot take over: it refuses until it is restarted",
             bundle=bundle[:16],
