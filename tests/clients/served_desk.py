@@ -24,7 +24,7 @@ from comptroller_tools.desk.ledger import DeskEffect, effects
 from tests.scenarios.kit import BEFORE, Changes, placed
 from tests.server.cli_kit import run
 
-__all__ = ["EXAMPLES", "Line", "Served", "laid", "served"]
+__all__ = ["EXAMPLES", "Line", "Served", "laid", "served", "serving"]
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 WAIT_S_MAX = 120
@@ -144,8 +144,15 @@ def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Gen
     laid(folder, changes, cedar)
     command = [sys.executable, *_serve(folder), "--http", "127.0.0.1:0"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMPTROLLER")}
-    environment = {**kept, "COMPTROLLER_DESK": str(folder / "desk.db"), "PYTHONUNBUFFERED": "1"}
-    log = folder / "serve.log"
+    with serving(command, {**kept, "COMPTROLLER_DESK": str(folder / "desk.db")}, folder / "serve.log") as url:
+        token = (folder / "tokens" / "triage-bot.token").read_text().strip()
+        yield Served(folder, url, token)
+
+
+@contextlib.contextmanager
+def serving(command: list[str], environment: dict[str, str], log: Path) -> Generator[str]:
+    """Run a `comptroller serve --http` and wait for it; its URL. Ended by SIGTERM."""
+    environment = {**environment, "PYTHONUNBUFFERED": "1"}
     with (
         log.open("wb") as to,
         subprocess.Popen(
@@ -164,8 +171,7 @@ def served(folder: Path, changes: Changes | None = None, cedar: str = "") -> Gen
             assert url, log.read_text()
             drained = threading.Thread(target=shutil.copyfileobj, args=(process.stderr, to))
             drained.start()  # a full pipe would stop the server
-            token = (folder / "tokens" / "triage-bot.token").read_text().strip()
-            yield Served(folder, url, token)
+            yield url
         finally:
             process.send_signal(signal.SIGTERM)
             if drained is not None:
