@@ -2632,6 +2632,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_bundles.py::test_two_who_activate_at_once_do_not_overwrite_each_other",
     ),
     Mutation(
+        f"{_SERVER}/app.py",
+        "    outcomes.reversing = lasting.reversing\n",
+        "",
+        f"{_S}/test_bundles.py::test_what_a_process_has_under_way_is_known_under_other_rules_too",
+    ),
+    Mutation(
         f"{_SERVER}/upkeep/bundles.py",
         " or newest[0].index <= known:",
         ":",

@@ -56,10 +56,10 @@ from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.bundles import (
     BundleUnusable,
-    activation_of,
     installation_in_force,
     newest_activation,
     overruled,
+    put_in_force,
 )
 from comptroller_server.upkeep.checkpoints import Checkpointer
 from comptroller_server.upkeep.following import Following
@@ -119,6 +119,7 @@ class Service:
             self.installation, tenant, bundle, self.activation
         )
         now = build(candidate, self.owner, self)
+        self.lasting.taskbook.follow(candidate.config.budgets)
         self.former.append((self.outcomes, self.checking))
         for name in (
             "installation",
@@ -137,7 +138,7 @@ class Service:
     def readiness(self) -> Readiness:
         sources = self.installation.sources.values()
         upstreams = [source for source in sources if isinstance(source, UpstreamSource)]
-        return Readiness(self.owner, self.watch, TENANT, upstreams)
+        return Readiness(self.owner, self.watch, TENANT, upstreams, self.pipeline)
 
 
 def _offers(i: Installation, look_ups: LookUps, watch: Watch, before: Service | None) -> tuple[Offers, News]:
@@ -173,17 +174,16 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
     tracer = Tracer(config.logging.levels, release, clock)
     evidence = Evidence(release, i.bundle_digest, tracer)
     terms = ApprovalTerms(config.approvals.expires_s * 1000, config.approvals.pending_per_principal_max)
-    metering = metering_of(config)
+    metering = metering_of(config, lasting.waiting)
     provenance = Provenance(store, ring, i.catalogue, i.policy, config.sources)
     commits = Commits(
         evidence, config.budgets, config.rollout, terms, i.catalogue, owner, i.bundle_digest, metering, provenance
     )  # fmt: skip
-    taskbook = TaskBook(store, owner, clock, ids, config.budgets)
     citing = citation_terms(config.retrieval, config.safety)
     citations = Citations(store, ring, i.catalogue, i.policy, release, clock, ids, citing)
     parts = Parts(i.catalogue, clock, ids, limits.more_s, limits.more_mib_max * 1024 * 1024)
     intake = Intake(
-        i.catalogue, i.policy, store, ring, taskbook, Books(store, ring, release), quotas, citations, release, clock, ids,
+        i.catalogue, i.policy, store, ring, lasting.taskbook, Books(store, ring, release), quotas, citations, release, clock, ids,
         IntakeTerms(limits.replay_window_s * 1000), metering, parts,
     )  # fmt: skip
     needs = needs_of(config.tools, config.judges)
@@ -194,6 +194,7 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
     outcomes = Outcomes(
         store, ring, commits, evidence, intake, dispatcher, release, config.budgets, clock, ids, environment
     )
+    outcomes.reversing = lasting.reversing
     repeats = Repeats(store, ring, i.catalogue, commits, evidence, release, quotas, clock, i.policy, watch)
     decisions = Decisions(i.policy, watch, clock, environment, tracer)
     locks = owner_locks(store.database, clock)
@@ -201,10 +202,11 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
     recovery = Recovery(
         store, ring, locks, owner, i.catalogue, look_ups, commits, clock, ambient.fault, outcomes.reversing
     )
-    built_ins = _built_ins(i, taskbook, watch, commits, evidence, look_ups, quotas)
+    built_ins = _built_ins(i, lasting.taskbook, watch, commits, evidence, look_ups, quotas)
     canary = Canary(config.rollout, store, ring, i.catalogue, watch.rollouts, outcomes.charges)
     confirmations = Confirmations(
-        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name, lasting.pages
+        store, ring, commits, decisions, outcomes, intake, release, clock, i.interactive, config.agent.name, lasting.pages,
+        lasting.declined,
     )  # fmt: skip
     compensation = Reversals(
         store, ring, intake, look_ups, decisions, checking, i.catalogue, dispatcher, outcomes, commits, watch, clock, ids,
@@ -298,7 +300,8 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     background: list[asyncio.Task[None]] = []
     try:
         await service.checkpointer.refuse_older(TENANT)
-        await _put_in_force(service)
+        await put_in_force(installation, service.watch, service.pipeline)
+        service.activation = await newest_activation(service.installation, TENANT)
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
         service.recovered.extend(await service.recovery.round(TENANT))
@@ -320,29 +323,6 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
             task.cancel()
         await asyncio.gather(*background, return_exceptions=True)
         await _end(service)
-
-
-async def _put_in_force(service: Service) -> None:
-    """A server that starts puts its configuration in force, unless a person has put another one in its place."""
-    installation = service.installation
-    by_person = await overruled(installation, TENANT)
-    if by_person is None:
-        await installation.store.commit(TENANT, Unit([activation_of(installation)]))
-        service.activation = await newest_activation(installation, TENANT)
-        return
-    _log.warning(
-        "the configuration was replaced by a person's word: going on with the bundle that is in force; "
-        "`comptroller bundle activate` puts the configuration in force again",
-        bundle=by_person.bundle[:16],
-        by=by_person.by,
-    )
-    await service.watch.look(TENANT)
-    await service.pipeline.follow(TENANT)
-    if service.pipeline.bundle != by_person.bundle:
-        raise CommandError(
-            f"{by_person.by} put bundle {by_person.bundle[:16]} in force in place of this configuration, and this server "
-            f"cannot take it over: {service.pipeline.why}"
-        )
 
 
 @contextlib.asynccontextmanager

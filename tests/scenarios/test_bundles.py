@@ -87,6 +87,20 @@ def _proposal(shop: Shop, invoice: str, usd: float) -> Any:
     return Proposal(shop.subject, "issue_refund", arguments, {})
 
 
+async def test_what_a_process_has_under_way_is_known_under_other_rules_too(tmp_path: Path) -> None:
+    async with opened(tmp_path, most(50)) as shop:
+        service, before = shop.service, shop.service.outcomes
+        task = shop.row((await shop.refund(shop.paid()[0], 5)).meta["comptroller/call"])["task"]
+        await activate(shop, tmp_path / "new", most(3))
+        await service.watch.look(TENANT)
+        await service.pipeline.follow(TENANT)
+        assert service.outcomes is not before and service.outcomes.reversing is before.reversing
+        answer = await shop.refund(shop.paid()[0], 2)
+        assert shop.row(answer.meta["comptroller/call"])["task"] == task
+        steps = [shop.row(call)["step"] for call, _ in shop.calls()]
+        assert sorted(steps) == [1, 2]
+
+
 async def test_what_waits_for_a_person_is_decided_afresh_by_the_new_rules(tmp_path: Path) -> None:
     async with opened(tmp_path, most(50)) as shop:
         invoice, other = shop.paid()[:2]
@@ -108,11 +122,13 @@ async def test_what_a_server_cannot_take_over_stops_it_until_the_old_rules_are_b
         await shop.service.watch.look(TENANT)
         assert code_of(await shop.refund(invoice, 5)) == "bundle_changed"
         assert "`limits`" in shop.service.pipeline.why and shop.moved() == []
+        assert not (await shop.service.readiness.look())[0]
         back = activation_of(shop.service.installation, How.ROLLED_BACK, "ann", back="")
         assert back.bundle == before
         await shop.store.commit(TENANT, Unit([back]))
         await shop.service.watch.look(TENANT)
         assert code_of(await shop.refund(invoice, 5)) is None
+        assert (await shop.service.readiness.look())[0]
 
 
 async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:

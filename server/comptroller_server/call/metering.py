@@ -42,6 +42,7 @@ class Metering:
         sheet: PriceSheet,
         limits: Sequence[Limit],
         counts_cost: bool,
+        waiting: dict[tuple[str, str], Metered] | None = None,
     ) -> None:
         self._sheet = sheet
         self._counts_cost = counts_cost
@@ -49,7 +50,7 @@ class Metering:
         self.listing: Callable[[Subject], Sequence[AdvertisedTool]] = lambda _: ()
         """What a principal's clients list; its owner sets it."""
         self._listed_to = lru_cache(maxsize=1_000)(self._listed)
-        self._waiting: dict[tuple[str, str], Metered] = {}
+        self._waiting: dict[tuple[str, str], Metered] = {} if waiting is None else waiting
         self.is_on = bool(self._limits or sheet.names or counts_cost)
 
     def receive(self, case: Case) -> None:
@@ -226,10 +227,10 @@ class Metering:
         return name, Tokens(read, max(written, total - read))
 
 
-def metering_of(config: Config) -> Metering:
-    """The metering that a configuration asks for."""
+def metering_of(config: Config, waiting: dict[tuple[str, str], Metered] | None = None) -> Metering:
+    """The metering that a configuration asks for. `waiting` is the usage that no commit has charged yet."""
     counts_cost = any(tool.cost_usd is not None for tool in config.tools)
-    return Metering(PriceSheet(config.models, config.prices), config.budgets.limits(), counts_cost)
+    return Metering(PriceSheet(config.models, config.prices), config.budgets.limits(), counts_cost, waiting)
 
 
 def _size(arguments: Mapping[str, Any]) -> int:

@@ -161,7 +161,7 @@ def _ordering(command: Any) -> Any:
 @by_credential
 @options()
 @click.pass_context
-def activate(ctx: click.Context, target: str, **given: Any) -> None:
+def activate(ctx: click.Context, /, target: str, **given: Any) -> None:
     """Put the configuration in FOLDER in force, or again the bundle with DIGEST, in one transaction.
 
     It is checked as `check` does, and what changes is shown. Running servers decide by it from their next commit on.
@@ -185,7 +185,7 @@ def activate(ctx: click.Context, target: str, **given: Any) -> None:
 @by_credential
 @options()
 @click.pass_context
-def rollback(ctx: click.Context, **given: Any) -> None:
+def rollback(ctx: click.Context, /, **given: Any) -> None:
     """Go back to the bundle that was in force before this one; once more, to the one before that.
 
     \b

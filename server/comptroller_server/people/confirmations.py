@@ -95,6 +95,7 @@ class Confirmations:
         interactive: frozenset[str],
         agent: str,
         page: Callable[[str], str | None] = no_page,
+        declined: dict[tuple[str, str], int] | None = None,
     ) -> None:
         self._store = store
         self._ring = ring
@@ -107,7 +108,7 @@ class Confirmations:
         self._interactive = interactive
         self._agent = agent
         self._page = page
-        self._declined: dict[tuple[str, str], int] = {}
+        self._declined: dict[tuple[str, str], int] = {} if declined is None else declined
 
     # -- the answer -----------------------------------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ class TaskBook:
         self._current: dict[tuple[str, str], str] = {}
         """By (tenant, pointer): the task of calls without a name."""
 
+    def follow(self, config: BudgetsConfig) -> None:
+        """Other limits are in force from now on; the tasks are the same."""
+        self._config = config
+
     async def begin(self, subject: Subject, principal_key: str, named: str | None = None) -> TaskView:
         """The task and step of a call received now."""
         pointer = pointer_of(principal_key, subject.actor.id)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
+import structlog
+
 from comptroller_audit.query import entries
 from comptroller_audit.redaction import Audience
 from comptroller_audit.store import Reader
+from comptroller_audit.unit import Committed, Unit
 from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.activations import ActivateBundle, Activation, How, activations
+from comptroller_server.call.watch import Watch
 from comptroller_server.config.loading import config_of, kept_of
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.installation import Installation
+from comptroller_server.installation import TENANT, Installation
+from comptroller_server.upkeep.following import Following
 
 __all__ = [
     "BundleUnusable",
@@ -25,12 +30,17 @@ __all__ = [
     "needs_restart",
     "newest_activation",
     "overruled",
+    "put_in_force",
 ]
+
 
 SHOWN_CHARS = 16
 """Of a digest, where people read it."""
 _FIXED = ("identity", "http", "limits", "logging", "sources", "pins", "safety", "environment")
 """What a process has built its faces, sources and logs of, and cannot have otherwise without a new start."""
+
+
+_log = structlog.stdlib.get_logger()
 
 
 class BundleUnusable(CommandError):
@@ -99,7 +109,7 @@ async def overruled(installation: Installation, tenant: str) -> Activation | Non
     """The activation by a person that a start with this configuration would undo, or None.
 
     A configuration that was in force before a person put another one there does not come back by a restart; one that is
-    new does what it always did. Takes no lock: a person who is faster still wins at the next look.
+    new does what it always did.
     """
     found = await installation.store.read(lambda reader: activations(reader, tenant))
     digest = installation.bundle_digest
@@ -157,3 +167,30 @@ def needs_restart(old: Config, new: Config) -> list[str]:
     """The sections that differ and that a running server cannot take over."""
     before, after = old.digest_material(), new.digest_material()
     return [name for name in _FIXED if before.get(name) != after.get(name)]
+
+
+async def put_in_force(installation: Installation, watch: Watch, rules: Following) -> None:
+    """A server that starts puts its configuration in force, unless a person has put another one in its place.
+
+    Raises `CommandError` where it cannot go on with that one.
+    """
+    while True:  # until nobody else has put anything in force in between
+        head = await watch.look(TENANT)
+        if (by_person := await overruled(installation, TENANT)) is not None:
+            break
+        activation = activation_of(installation, expected=head.bundle)
+        if isinstance(await installation.store.commit(TENANT, Unit([activation])), Committed):
+            return
+    shown = by_person.bundle[:SHOWN_CHARS]
+    _log.warning(
+        "the configuration was replaced by a person's word: going on with the bundle that is in force; "
+        "`comptroller bundle activate` puts the configuration in force again",
+        bundle=shown,
+        by=by_person.by,
+    )
+    await rules.follow(TENANT)
+    if rules.bundle != by_person.bundle:
+        raise CommandError(
+            f"{by_person.by} put bundle {shown} in force in place of this configuration, and this server cannot take it "
+            f"over: {rules.why}"
+        )

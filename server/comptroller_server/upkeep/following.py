@@ -40,8 +40,12 @@ class Following:
     async def call(self, proposal: Proposal) -> Answer:
         """Govern one call by the rules in force. As `Pipeline.call` it raises for cancellation only."""
         tenant = proposal.subject.principal.tenant
-        with contextlib.suppress(StoreError):  # the pipeline says what that means
+        try:
             await self.follow(tenant)
+        except StoreError:
+            pass  # the pipeline says what that means
+        except Exception:  # noqa: BLE001 -- what commits is compared with the rules in force all the same
+            _log.exception("defect while the rules in force were looked up")
         answer = await self.now.call(proposal)
         if _code(answer) == Code.BUNDLE_CHANGED:
             with contextlib.suppress(StoreError):  # the next call need not meet what this one did
@@ -51,6 +55,8 @@ class Following:
     async def follow(self, tenant: str) -> None:
         """Go over to the bundle in force, where it is another. One that cannot be taken over is not tried again."""
         head = await self._watch.fresh(tenant)
+        if head.bundle == self.bundle:
+            self._unusable = self.why = ""
         if not head.bundle or head.bundle in (self.bundle, self._unusable):
             return
         async with self._changing:
@@ -67,8 +73,12 @@ class Following:
                 _log.exception("defect while other rules were taken over")
                 self._refuse(head.bundle, "an internal error")
             else:
-                self._unusable, self.bundle = "", head.bundle
+                self._unusable, self.why, self.bundle = "", "", head.bundle
                 _log.info("other rules are in force", bundle=head.bundle[:16])
+
+    def is_behind(self, bundle: str) -> bool:
+        """Whether `bundle` is in force and cannot be taken over here: everything is refused then."""
+        return bool(bundle) and bundle == self._unusable
 
     def _refuse(self, bundle: str, why: str) -> None:
         self._unusable, self.why = bundle, why

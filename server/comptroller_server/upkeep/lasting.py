@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from comptroller_audit.owners import Owner
+from comptroller_budgets.metering import Metered
 from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.dispatch import Counts
 from comptroller_server.call.loops import Loops
@@ -12,6 +13,7 @@ from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.watch import Watch
 from comptroller_server.installation import Installation
 from comptroller_server.people.pages import DecisionPages
+from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
 from comptroller_server.upkeep.retention import Retention
 
@@ -30,6 +32,11 @@ class Lasting:
     checkpointer: Checkpointer
     retention: Retention
     pages: DecisionPages
+    taskbook: TaskBook
+    reversing: set[str]
+    """Calls that are being reversed in this process: no recovery of it hands them over meanwhile."""
+    waiting: dict[tuple[str, str], Metered]
+    declined: dict[tuple[str, str], int]
 
     @classmethod
     def of(cls, i: Installation, owner: Owner) -> Lasting:
@@ -43,4 +50,8 @@ class Lasting:
             checkpointer_of(i),
             Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max),
             DecisionPages(config.http.public_url),
+            TaskBook(i.store, owner, clock, i.ambient.ids, config.budgets),
+            set(),
+            {},
+            {},
         )
