@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,12 @@ import pytest
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import RecordType
 from comptroller_policy.activations import ACTIVATIONS, ActivateBundle, How, activations
+from comptroller_server.call.proposal import Proposal
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT
 from comptroller_server.upkeep.bundles import activation_of, kept_bundle
-from tests.scenarios.kit import Changes, Shop, code_of, opened, placed, tool_of
+from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, opened, placed, tool_of
 
 pytestmark = pytest.mark.anyio
 
@@ -74,10 +76,7 @@ async def test_what_was_decided_by_the_rules_of_before_commits_nothing_and_the_n
         assert code_of(await shop.refund(invoice, 2)) is None
 
 
-def _proposal(shop: Shop, invoice: str, usd: float) -> Any:
-    from comptroller_server.call.proposal import Proposal
-    from tests.scenarios.kit import WHY
-
+def _proposal(shop: Shop, invoice: str, usd: float) -> Proposal:
     arguments: dict[str, Any] = {
         "invoice_id": invoice,
         "amount_usd": usd,
@@ -90,13 +89,13 @@ def _proposal(shop: Shop, invoice: str, usd: float) -> Any:
 async def test_what_a_process_has_under_way_is_known_under_other_rules_too(tmp_path: Path) -> None:
     async with opened(tmp_path, most(50)) as shop:
         service, before = shop.service, shop.service.outcomes
-        task = shop.row((await shop.refund(shop.paid()[0], 5)).meta["comptroller/call"])["task"]
+        task = shop.row(call_of(await shop.refund(shop.paid()[0], 5)))["task"]
         await activate(shop, tmp_path / "new", most(3))
         await service.watch.look(TENANT)
         await service.pipeline.follow(TENANT)
         assert service.outcomes is not before and service.outcomes.reversing is before.reversing
         answer = await shop.refund(shop.paid()[0], 2)
-        assert shop.row(answer.meta["comptroller/call"])["task"] == task
+        assert shop.row(call_of(answer))["task"] == task
         steps = [shop.row(call)["step"] for call, _ in shop.calls()]
         assert sorted(steps) == [1, 2]
 
@@ -146,9 +145,7 @@ async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:
         assert "audit verify" in shop.service.pipeline.why and shop.moved() == []
 
 
-def _sql(folder: Path) -> Any:
-    import sqlite3
-
+def _sql(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(folder / "comptroller.db", timeout=10)
 
 

@@ -33,13 +33,10 @@ __all__ = [
     "put_in_force",
 ]
 
-
 SHOWN_CHARS = 16
 """Of a digest, where people read it."""
 _FIXED = ("identity", "http", "limits", "logging", "sources", "pins", "safety", "environment")
 """What a process has built its faces, sources and logs of, and cannot have otherwise without a new start."""
-
-
 _log = structlog.stdlib.get_logger()
 
 
