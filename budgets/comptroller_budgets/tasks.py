@@ -326,10 +326,11 @@ class EnterTask:
 
 @dataclass(frozen=True, slots=True)
 class LeaveTask:
-    """Part: a call that was in flight has ended; its time is counted."""
+    """Part: a call that was in flight has ended; its time is counted, but for `awaited_ms` in which its client was asked."""
 
     task: str
     config: BudgetsConfig
+    awaited_ms: int = 0
 
     def keys(self) -> Iterable[Key]:
         return [(TASKS, self.task)]
@@ -337,6 +338,7 @@ class LeaveTask:
     def apply(self, state: State) -> Stop | None:
         row = state.get(TASKS, self.task)
         if row is not None:
+            row = Row(row, since_ms=min(state.now_ms, row["since_ms"] + self.awaited_ms))
             row = _advanced(row, state.now_ms, self.config.think_gap_s_max * 1000)
             state.put(TASKS, self.task, {**row, "in_flight": max(0, row["in_flight"] - 1)})
         return None

@@ -88,7 +88,7 @@ def answer(call: Any, method: str, params: dict[str, Any]) -> None:
     elif method == "prompts/get":
         get(call, params["name"], params.get("arguments") or {}, told)
     elif method == "tools/call":
-        run(call, params["name"], params.get("arguments") or {}, told)
+        run(call, params, told)
     else:
         send({"id": call, "error": {"code": -32601, "message": "Method not found"}})
 
@@ -121,10 +121,52 @@ def flood(call: Any) -> None:
     sys.stdout.flush()
 
 
-def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -> None:
+def ask(question: str, method: str, params: dict[str, Any]) -> Any:
+    """A question of the 2025 era, and what came back for it."""
+    send({"id": question, "method": method, "params": params})
+    for line in sys.stdin:
+        with (FOLDER / "received").open("a") as file:
+            file.write(line)
+        message = json.loads(line)
+        if message.get("id") == question:
+            return message.get("result", message.get("error"))
+    sys.exit(0)
+
+
+def next_round(call: Any, params: dict[str, Any], rounds: list[dict[str, Any]]) -> bool:
+    """Questions of the later era, one round of `rounds` after the other; whether one was asked now."""
+    at = int(params["requestState"].rpartition(" ")[2]) if params.get("requestState") else 0
+    if params.get("inputResponses"):
+        with (FOLDER / "ledger").open("a") as file:
+            file.write(json.dumps({"answered": params["inputResponses"]}) + "\n")
+    if at >= len(rounds):
+        return False
+    state = f"the upstream's own state {at + 1}"
+    send(
+        {
+            "id": call,
+            "result": {"resultType": "input_required", "inputRequests": rounds[at], "requestState": state},
+        }
+    )
+    return True
+
+
+def run(call: Any, params: dict[str, Any], told: dict[str, Any]) -> None:
+    name, arguments = params["name"], params.get("arguments") or {}
     does = told.get("calls", {}).get(name, {})
+    if does.get("does") == "rounds" and next_round(call, params, does["rounds"]):
+        return
     if does.get("does") == "rpc_error":
-        send({"id": call, "error": {"code": does["code"], "message": does["text"]}})
+        send(
+            {
+                "id": call,
+                "error": {
+                    "code": does["code"],
+                    "message": does["text"],
+                    **({"data": does["data"]} if "data" in does else {}),
+                },
+            }
+        )
         return
     with (FOLDER / "ledger").open("a") as file:
         file.write(json.dumps({"tool": name, "arguments": arguments}) + "\n")
@@ -155,6 +197,11 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
             schema = {"type": "object", "properties": {"password": {"type": "string"}}}
             asked = {"message": "Your password, please", "requestedSchema": schema}
             send({"id": "question", "method": "elicitation/create", "params": asked})
+        case "questions":
+            for at, asked in enumerate(does["questions"]):
+                said = ask(f"question-{at}", asked["method"], asked["params"])
+                with (FOLDER / "ledger").open("a") as file:
+                    file.write(json.dumps({"answered": said}) + "\n")
         case "ask_back":
             send({"id": call, "result": {"resultType": "input_required", "requestState": "s"}})
             return
@@ -171,6 +218,8 @@ def run(call: Any, name: str, arguments: dict[str, Any], told: dict[str, Any]) -
     content = does.get("content", [{"type": "text", "text": does.get("text", "done")}])
     result: dict[str, Any] = {"content": content, "isError": does.get("does") == "error"}
     result |= {key: does[key] for key in ("structuredContent", "_meta") if key in does}
+    if told.get("later"):
+        result["resultType"] = "complete"
     send({"id": call, "result": result})
     for note in does.get("after", []):
         send(note)

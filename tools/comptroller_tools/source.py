@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from comptroller_tools.questions import NOBODY, Asker
+
 __all__ = ["CANCELLED", "Action", "EffectHappened", "Log", "Outcome", "Progress", "Source", "ToolDefinition"]
 
 Progress = Callable[[float, float | None, str | None], Awaitable[None]]
@@ -63,7 +65,7 @@ class Action:
 
     `log_level` is the least severe log message that is wanted on the way, None for none. `whom` tells principals apart
     and says nothing of them; look-ups of Comptroller's own have none. `given_up` is done when nobody waits for the answer
-    any more; a source may then stop, and says in `Outcome.meta` that it was `CANCELLED`.
+    any more; a source may then stop, and says in `Outcome.meta` that it was `CANCELLED`. `asker` is who can be asked on the way.
     """
 
     tool: str
@@ -74,6 +76,7 @@ class Action:
     log_level: str | None = None
     whom: str = ""
     given_up: asyncio.Future[None] | None = None
+    asker: Asker = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,11 @@ async def ask(source: Source, action: Action, deadline: float, clock: Clock) -> 
     There is no await before the source is entered: the caller's last check still holds then.
     """
     try:
-        async with asyncio.timeout(max(0.0, deadline - clock.monotonic()) + SOURCE_GRACE_S):
-            return await source.call(action, deadline)
+        async with asyncio.timeout(max(0.0, deadline - clock.monotonic()) + SOURCE_GRACE_S) as limit:
+            if (patience := action.asker.patience) is None:
+                return await source.call(action, deadline)
+            with patience.moves(limit):
+                return await source.call(action, deadline)
     except TimeoutError:
         return Outcome(EffectHappened.UNKNOWN, error=NO_ANSWER)
     except Exception as error:  # noqa: BLE001 -- a source must not raise; if it does, its effect is not known

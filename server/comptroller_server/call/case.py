@@ -27,6 +27,7 @@ from comptroller_server.tasks.taskbook import TaskView
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.check_running import Checked
 from comptroller_tools.parts import Part, Place
+from comptroller_tools.questions import Patience
 from comptroller_tools.refs import NewRef
 from comptroller_tools.source import Outcome
 from comptroller_tools.verification import VerificationResult
@@ -241,6 +242,10 @@ class Case:
     """What stood about its source's side effects before a read whose result may be kept; None where it may not."""
     read_at: ReadAt | None = None
     tries: int = 0
+    questions: list[JsonObject] = field(default_factory=list[JsonObject])
+    """What its source asked of the client on the way, as the record holds it."""
+    patience: Patience | None = None
+    """The time that went by while the client was asked, where it can be asked."""
     outcome: Outcome | None = None
     problem: Refusal | None = None
     sound: bool = False
@@ -272,6 +277,11 @@ class Case:
     def __post_init__(self) -> None:
         self.subject = self.proposal.subject
         self.tenant = self.subject.tenant
+
+    @property
+    def waited_ms(self) -> int:
+        """How long its client was being asked on the way, milliseconds."""
+        return round(self.patience.waited_s * 1000) if self.patience is not None else 0
 
     @property
     def told(self) -> Json:

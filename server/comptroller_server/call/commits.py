@@ -265,6 +265,7 @@ class Commits:
                     self.counted_rows(case),
                     changed_by="" if case.tool_in_hand.is_read else case.tool_in_hand.name,
                     covered=bool(case.cover) and not case.owes,
+                    awaited_ms=case.waited_ms,
                 ),
                 GiveRefs(case.task.id, case.call, case.refs),
                 *self._provenance.ends(case),
@@ -299,10 +300,19 @@ class Commits:
         *,
         changed_by: str,
         covered: bool = True,
+        awaited_ms: int = 0,
     ) -> list[Part]:
         """`effect_ended` with this installation's budgets."""
         return effect_ended(
-            call, task, state, guard, counted, self._budgets, changed_by=changed_by, covered=covered
+            call,
+            task,
+            state,
+            guard,
+            counted,
+            self._budgets,
+            changed_by=changed_by,
+            covered=covered,
+            awaited_ms=awaited_ms,
         )
 
     def recovered(self, call: str, row: Row, state: CallState, action: JsonObject) -> list[Part]:
@@ -399,7 +409,7 @@ class Commits:
             case.principal_key,
             case.subject.actor.id,
             view.step_key,
-            case.received_ms,
+            case.received_ms + (case.waited_ms if flight == 0 else 0),
             flight,
             self._budgets,
             case.call,

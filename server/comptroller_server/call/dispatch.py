@@ -22,6 +22,7 @@ from comptroller_server.call.bounded import ask
 from comptroller_server.call.breakers import Breakers
 from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
+from comptroller_server.call.questions_back import asker_for
 from comptroller_server.call.traces import Tracer
 from comptroller_tools.source import CANCELLED, Action, EffectHappened, Log, Outcome, Progress
 from comptroller_tools.upstream.source import ASKED_BACK, QUARANTINED
@@ -151,6 +152,7 @@ class Dispatcher:
             self._released_log(case, tool.source.name), case.proposal.log_level, case.principal_key,
             # A side effect goes on when its caller is merely gone; only a word of the caller's stops it.
             case.proposal.left if tool.is_read else case.proposal.cancelled,
+            asker_for(case, self._release, self._clock),
         )  # fmt: skip
         refusal = self._last_check(case)
         if refusal is not None:
@@ -228,5 +230,6 @@ def _may_try_again(case: Case, outcome: Outcome) -> bool:
             and not outcome.meta.get("output_invalid")
             and QUARANTINED not in outcome.meta
             and ASKED_BACK not in outcome.meta
+            and not case.questions
         )
     return outcome.effect is EffectHappened.NONE and bool(outcome.meta.get("temporary"))

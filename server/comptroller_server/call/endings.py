@@ -65,13 +65,15 @@ def effect_ended(
     *,
     changed_by: str,
     covered: bool = True,
+    awaited_ms: int = 0,
 ) -> list[Part]:
     """What every end of a committed call brings: holds closed, claims freed or kept, counters moved.
 
     `task` is None for a call in doubt, which has left its task already. `counted` is without the guard. `changed_by` is
     the call's tool, or nothing for a read. `covered` gives back what was held for the call's reversal; False only where the reversal is about to begin.
+    `awaited_ms` is how long its client was asked on the way.
     """
-    parts: list[Part] = [LeaveTask(task, budgets)] if task is not None else []
+    parts: list[Part] = [LeaveTask(task, budgets, awaited_ms)] if task is not None else []
     if state in CLAIM_FREED:
         parts += [Release(call), ReleaseClaims(call), BumpHistory(tuple(counted), -1)]
     elif state is not CallState.IN_DOUBT:

@@ -221,6 +221,8 @@ class Evidence:
             "refs": [ref.as_json() for ref in case.refs],
             "took_ms": case.took.in_packet(),
         }
+        if case.questions:
+            packet["questions"] = list(case.questions)
         if case.usage.is_metered:
             packet["usage"] = case.usage.packet
         packet |= observed_in_packet(case, "after")

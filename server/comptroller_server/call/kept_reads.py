@@ -96,7 +96,7 @@ class KeptReads:
     def keep(self, case: Case) -> None:
         """After step 14: keep what was read just now, is sound, and is on record as read by this call."""
         outcome, at, marks = case.outcome, case.read_at, case.marks
-        if marks is None or at is None or outcome is None or case.cached is not None:
+        if marks is None or at is None or outcome is None or case.cached is not None or case.questions:
             return
         entry = _Entry(json.dumps(outcome.value), case.call, at, marks)
         key = _key(case)

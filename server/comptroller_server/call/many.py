@@ -31,6 +31,7 @@ from comptroller_server.call.roads import Roads
 from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_tools.batches import Batch
 from comptroller_tools.catalogue import Tool
+from comptroller_tools.questions import NOBODY
 from comptroller_tools.source import no_progress
 
 __all__ = ["META_ITEMS", "Batches"]
@@ -126,6 +127,7 @@ class Batches:
             progress=no_progress,
             can_ask=False,
             confirmation=None,
+            asker=NOBODY,  # one of many has nobody to itself
             part_of=case.call,
         )
 

@@ -45,7 +45,7 @@ from comptroller_server.call.upstream_words import quarantined, said
 from comptroller_server.undo.reversal import differs
 from comptroller_tools.catalogue import Tool
 from comptroller_tools.source import CANCELLED, EffectHappened, Outcome
-from comptroller_tools.upstream.source import QUARANTINED
+from comptroller_tools.upstream.source import NEEDS, QUARANTINED
 from comptroller_tools.verification import compare
 
 __all__ = ["Outcomes"]
@@ -235,10 +235,13 @@ class Outcomes:
         if outcome.effect is EffectHappened.UNKNOWN and not tool.is_read:
             words = f"; it says, as data: {self._told(case)}" if outcome.told_model is not None else ""
             return left_in_doubt(case.call, f"{outcome.error or 'the source does not know'}{words}")
+        if outcome.meta.get(NEEDS):
+            return _needs(tool, outcome.meta[NEEDS], case.call)
         if outcome.told_model is not None:
             return Refusal(Code.TOOL_FAILED, said(tool, self._told(case)), "other_arguments", case.call)
         if outcome.error is not None and outcome.effect is not EffectHappened.DONE:
-            late = outcome.error == NO_ANSWER or self._clock.monotonic() >= case.deadline
+            until = case.deadline + case.waited_ms / 1000
+            late = outcome.error == NO_ANSWER or self._clock.monotonic() >= until
             code = Code.TIMEOUT if late else Code.TOOL_FAILED
             how = "was cancelled by its client" if CANCELLED in outcome.meta else "failed"
             return Refusal(
@@ -399,6 +402,13 @@ class Outcomes:
         """Make a refusal durable that no commit has recorded."""
         outcome = await self._store.commit(case.tenant, self._commits.refused(case, refusal))
         return outcome.receipts[-1] if outcome.receipts else None
+
+
+def _needs(tool: Tool, what: Any, call: str) -> Refusal:
+    """The upstream runs this only for a client that it may ask something."""
+    named = " and ".join(f"`{one}`" for one in what)
+    text = f"`{tool.name}` needs a client that can be asked on the way ({named}), and this one cannot. Nothing was done."
+    return Refusal(Code.TOOL_FAILED, text, "person", call, details={"requires": dict(what)})
 
 
 _NO_RECEIPT = Receipt("", -1, "")

@@ -9,10 +9,22 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from comptroller_audit.vocabulary import Effect, Json, JsonObject, Subject
+from comptroller_tools.questions import NOBODY, Asks, Question
+from comptroller_tools.questions import Reply as Replied
 from comptroller_tools.source import Progress, no_progress
 from comptroller_tools.upstream.definitions import Kind
 
-__all__ = ["AdvertisedTool", "Answer", "Ask", "Confirmation", "Governor", "Proposal", "Reply", "SourceLog"]
+__all__ = [
+    "AdvertisedTool",
+    "Answer",
+    "Ask",
+    "ClientAsker",
+    "Confirmation",
+    "Governor",
+    "Proposal",
+    "Reply",
+    "SourceLog",
+]
 
 
 SourceLog = Callable[[str, str, Json], Awaitable[None]]
@@ -35,6 +47,15 @@ class Ask:
     schema: JsonObject
     state: str
     page: str | None = None
+
+
+class ClientAsker(Protocol):
+    """Asks the client of one call; `kinds` is what it can be asked. Released questions go in, its words come out."""
+
+    @property
+    def kinds(self) -> frozenset[Asks]: ...
+
+    async def __call__(self, questions: Sequence[Question]) -> Mapping[str, Replied]: ...
 
 
 class Reply(StrEnum):
@@ -65,7 +86,7 @@ class Proposal:
     the command line alone. `said_by` is the person, proved by a credential, who gives the task its request; like `part_of`, the batch call that this one is an item of, no transport sets it.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
     `left` is done when the caller waits no more, for whatever reason, `cancelled` when it said so in words.
-    `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
+    `asker` is how the client is asked what an upstream wants to know. `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
     """
 
     subject: Subject
@@ -85,6 +106,7 @@ class Proposal:
     log_level: str | None = None
     left: asyncio.Future[None] | None = None
     cancelled: asyncio.Future[None] | None = None
+    asker: ClientAsker = NOBODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,7 @@ def _server(service: Service, of: SubjectOf) -> GovernedServer:
         elicitation_wait_s=wait_s,
         offers=service.offers,
         news=service.news,
+        may_ask=any(one.may_ask.kinds for one in service.installation.config.upstreams.values()),
     )
 
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,9 +14,11 @@ from comptroller_policy.errors import Finding
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.web import check_scheme, read_url
 from comptroller_server.config.yaml_lines import Node
+from comptroller_tools.questions import Asks
 from comptroller_tools.upstream.settings import (
     ErrorsMean,
     HttpEndpoint,
+    MayAsk,
     OAuthClient,
     StdioCommand,
     UpstreamSettings,
@@ -41,6 +43,7 @@ _OURS = frozenset(
 
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")]
 MimeType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,127}$")]
+HostName = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$")]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 
 
@@ -84,6 +87,8 @@ class McpConfig(BaseModel):
 
     Values of `env` and `headers` may be `secret://` references, and `bearer` must be one. `errors_mean` says whether a
     side effect that the server answers with an error is in doubt, or known not to have been done. `media` are the types of binary resources that are let through unsearched.
+    `may_ask` is what the server may ask of the client in the middle of a call, `open_hosts` where it may send its person;
+    `protocol` has a server that speaks both eras speak the earlier one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,6 +107,9 @@ class McpConfig(BaseModel):
     message_kib_max: int = Field(default=8192, ge=1, le=65_536)
     errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT
     media: tuple[MimeType, ...] = Field(default=(), max_length=64)
+    may_ask: tuple[Asks, ...] = Field(default=(), max_length=4)
+    open_hosts: tuple[HostName, ...] = Field(default=(), max_length=64)
+    protocol: Literal["newest", "2025-11-25"] = "newest"
 
     @field_validator("url")
     @classmethod
@@ -145,6 +153,14 @@ class McpConfig(BaseModel):
         credentials = [*carried, *(name for name in ("bearer", "oauth") if getattr(self, name))]
         if len(credentials) > 1:
             raise ValueError(f"`{credentials[0]}` and `{credentials[1]}` are one header; keep one")
+        return self
+
+    @model_validator(mode="after")
+    def _opens_what_it_names(self) -> McpConfig:
+        if (Asks.URL in self.may_ask) != bool(self.open_hosts):
+            raise ValueError(
+                "`may_ask: [elicitation_url]` and `open_hosts` go together; write both or neither"
+            )
         return self
 
 
@@ -263,4 +279,6 @@ def _settings(
         config.message_kib_max * 1024,
         config.errors_mean,
         frozenset(config.media),
+        MayAsk(frozenset(config.may_ask), frozenset(host.lower() for host in config.open_hosts)),
+        config.protocol != "newest",
     )

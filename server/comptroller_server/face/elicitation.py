@@ -16,13 +16,13 @@ from uuid import uuid4
 import structlog
 from mcp.server.context import ServerRequestContext
 from mcp_types import (
-    CallToolRequestParams,
     ElicitationCapability,
     ElicitRequest,
     ElicitRequestFormParams,
     ElicitRequestURLParams,
     ElicitResult,
     InputRequiredResult,
+    InputResponseRequestParams,
 )
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
@@ -76,7 +76,7 @@ def _declared(ctx: _Context) -> ElicitationCapability | None:
     return None if capabilities is None else capabilities.elicitation
 
 
-def confirmation_of(ctx: _Context, params: CallToolRequestParams) -> Confirmation | None:
+def confirmation_of(ctx: _Context, params: InputResponseRequestParams) -> Confirmation | None:
     """What a client of the 2026 era sends back with its second call, or None for a first one."""
     if not is_modern(ctx) or (params.request_state is None and params.input_responses is None):
         return None

@@ -39,6 +39,11 @@ class LogRelay:
         except Exception:  # noqa: BLE001 -- a log message never fails a call
             self._session = None  # the client is gone or does not read: stop trying
 
+    def resume(self, ctx: ServerRequestContext[Any, Any]) -> None:
+        """Another request of the same call."""
+        self._session = ctx.session if self.least is not None else None
+        self._request = ctx.request_id
+
     def close(self) -> None:
         """The request was answered or given up."""
         self._session = None

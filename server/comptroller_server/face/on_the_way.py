@@ -50,6 +50,12 @@ class OnTheWay:
             cancelled=self._leaving.cancelled,
         )
 
+    def resume(self, ctx: ServerRequestContext[Any, Any]) -> None:
+        """The same call goes on in another request: from here on that one is told, and its caller is the one who waits."""
+        self._ctx = ctx
+        self._progress.resume(ctx)
+        self._logs.resume(ctx)
+
     def __enter__(self) -> Self:
         return self
 
@@ -85,6 +91,10 @@ class ProgressRelay:
                 await self._session.report_progress(progress, finite_total, text)
         except Exception:  # noqa: BLE001 - progress never fails a call
             self._session = None  # the client is gone or does not read: stop trying
+
+    def resume(self, ctx: ServerRequestContext[Any, Any]) -> None:
+        """Another request of the same call: what counts up goes on counting."""
+        self._session = ctx.session
 
     def close(self) -> None:
         """The request was answered or given up: a report after that would be a protocol error."""

@@ -6,10 +6,9 @@ a result. It decides nothing. (MCP 2025-11-25 and 2026-07-28, "Tools".)
 
 from __future__ import annotations
 
-import asyncio
-import functools
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias, cast
 
 import structlog
@@ -25,6 +24,7 @@ from mcp_types import (
     CallToolResult,
     ErrorData,
     InputRequiredResult,
+    InputResponseRequestParams,
     JSONRPCError,
     JSONRPCMessage,
     JSONRPCNotification,
@@ -38,7 +38,7 @@ from mcp_types import (
 )
 from pydantic import TypeAdapter, ValidationError
 
-from comptroller_audit.vocabulary import Code, Effect, JsonObject, Refusal, Subject
+from comptroller_audit.vocabulary import Effect, JsonObject, Subject
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Governor, Proposal
 from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_server.face.blocks import block_of
@@ -52,8 +52,8 @@ from comptroller_server.face.elicitation import (
     is_modern,
 )
 from comptroller_server.face.notices import Notices
-from comptroller_server.face.on_the_way import OnTheWay
 from comptroller_server.face.relay import OUR_META, Relay
+from comptroller_server.face.rounds import Rounds, log_error
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.definitions import Kind
@@ -89,13 +89,6 @@ _INSTRUCTIONS = (
     "A refusal says why and what to do next. If a call is pending approval, do not repeat it: "
     "call resume_call with the id it gives."
 )
-_UNFINISHED = Refusal(
-    Code.INTERNAL,
-    "This call failed because of an internal error, and it is not known here whether it took effect. "
-    "Do not repeat it before a person has looked at the record of calls.",
-    retry="person",
-)
-
 asking_subject: ContextVar[Subject | None] = ContextVar("asking_subject", default=None)
 """Set by the HTTP transport for the one check the SDK makes before it dispatches (see `_header_schema`)."""
 
@@ -114,8 +107,9 @@ class GovernedServer(Server[Any]):
         pushes: Pushes,
         offers: Offers | None = None,
         news: News | None = None,
+        may_ask: bool = False,
     ) -> None:
-        self._pushes = pushes
+        self._rounds = Rounds(governor, pushes, may_ask=may_ask)
         relay = Relay(offers, subject_of, self._read)
         tells = news is not None and news.has_sources
         self._notices = (
@@ -123,7 +117,6 @@ class GovernedServer(Server[Any]):
         )
         self._governor = governor
         self._subject_of = subject_of
-        self._running: set[asyncio.Task[Answer]] = set()
         self._declares_headers: dict[str, tuple[Mapping[str, Any], bool]] = {}
         super().__init__(
             "comptroller",
@@ -148,11 +141,11 @@ class GovernedServer(Server[Any]):
     @property
     def in_flight(self) -> int:
         """Calls that have not ended, those whose caller has gone included."""
-        return len(self._running)
+        return self._rounds.in_flight
 
     def stop_asking(self) -> None:
-        """Questions to the person at a client of the 2025 era go unanswered from here on, and streams of news end."""
-        self._pushes.stop()
+        """Questions to the person at a client go unanswered from here on, and streams of news end."""
+        self._rounds.stop_asking()
         if self._notices is not None:
             self._notices.close()
 
@@ -163,17 +156,8 @@ class GovernedServer(Server[Any]):
         return super().create_initialization_options(*given, **named)
 
     async def drain(self, wait_s: float) -> int:
-        """Wait until every call has ended, `wait_s` seconds at most. Returns how many have not.
-
-        What remains is not cancelled here: it is in doubt, and recovery finds it.
-        """
-        deadline = asyncio.get_running_loop().time() + wait_s
-        while self._running:
-            left = deadline - asyncio.get_running_loop().time()
-            if left <= 0:
-                break
-            await asyncio.wait(set(self._running), timeout=left)
-        return len(self._running)
+        """Wait until every call has ended, `wait_s` seconds at most. Returns how many have not."""
+        return await self._rounds.drain(wait_s)
 
     async def _list_tools(
         self, ctx: RequestContext, params: PaginatedRequestParams | None
@@ -193,66 +177,55 @@ class GovernedServer(Server[Any]):
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
         try:
-            proposal = Proposal(
-                subject=self._subject_of(ctx),
-                tool=params.name,
-                arguments=params.arguments or {},
-                meta=_wire_meta(ctx),
+            proposal = replace(
+                self._proposal(ctx, params, params.name, params.arguments or {}),
                 can_ask=can_ask(ctx),
                 can_open=can_open(ctx),
-                confirmation=confirmation_of(ctx, params),
-                task_header=_scope(ctx).get(TASK_IN_SCOPE),
-                by_token=ctx.request is not None,
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
-        with OnTheWay(ctx, self._log_level(ctx)) as way:
-            proposal = way.of(proposal)
-            answer = await self._outlive_caller(proposal)
-            if answer.asks is not None and not is_modern(ctx):
-                answer = await self._pushes.answered(ctx, proposal, answer, self._outlive_caller)
+        answer = await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
+        if isinstance(answer, InputRequiredResult):
+            return answer
         if answer.asks is not None and is_modern(ctx):
             return input_required(ctx, answer.asks)
         if answer.unknown_tool:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {_cut(params.name, TOOL_NAME_CHARS_MAX)}")
         return _result(answer)
 
-    async def _read(self, ctx: RequestContext, tool: str, arguments: JsonObject, kind: Kind) -> Answer:
-        """One reading of a resource or a prompt. Nobody at the client is asked: there is no form to ask with."""
-        proposal = Proposal(
+    async def _read(
+        self,
+        ctx: RequestContext,
+        params: InputResponseRequestParams | None,
+        tool: str,
+        arguments: JsonObject,
+        kind: Kind,
+    ) -> Answer | InputRequiredResult:
+        """One reading of a resource or a prompt. We have no form to ask with here; its upstream may."""
+        proposal = self._proposal(ctx, params, tool, arguments, kind)
+        return await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
+
+    def _proposal(
+        self,
+        ctx: RequestContext,
+        params: InputResponseRequestParams | None,
+        tool: str,
+        arguments: JsonObject,
+        kind: Kind = Kind.TOOL,
+    ) -> Proposal:
+        return Proposal(
             subject=self._subject_of(ctx),
             tool=tool,
             arguments=arguments,
             meta=_wire_meta(ctx),
+            confirmation=None if params is None else confirmation_of(ctx, params),
             task_header=_scope(ctx).get(TASK_IN_SCOPE),
             by_token=ctx.request is not None,
             kind=kind,
         )
-        with OnTheWay(ctx, self._log_level(ctx)) as way:
-            return await self._outlive_caller(way.of(proposal))
 
     def _log_level(self, ctx: RequestContext) -> str | None:
         return None if self._notices is None else self._notices.level_of(ctx)
-
-    async def _outlive_caller(self, proposal: Proposal) -> Answer:
-        """Run the call in its own task: a caller that goes away stops waiting, and nothing else stops."""
-        task = asyncio.create_task(self._governor.call(proposal), name=f"call {proposal.tool[:40]}")
-        self._running.add(task)
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        task.add_done_callback(functools.partial(self._ended, ended))
-        await ended  # being cancelled here leaves the task alone
-        if task.cancelled() or task.exception() is not None:
-            return _unfinished()
-        return task.result()
-
-    def _ended(self, waiter: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:
-        self._running.discard(task)
-        if not waiter.done():
-            waiter.set_result(None)
-        if task.cancelled():
-            _log.error("call_cancelled", task=task.get_name())
-        elif (error := task.exception()) is not None:
-            _log_error("tools/call", error)
 
     def _header_schema(self, name: str) -> Mapping[str, Any] | None:
         """The schema for the SDK's `Mcp-Param-*` check, or None where there is nothing to check.
@@ -284,13 +257,15 @@ def build_server(
     elicitation_wait_s: float = ELICITATION_WAIT_S,
     offers: Offers | None = None,
     news: News | None = None,
+    may_ask: bool = False,
 ) -> GovernedServer:
     """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`.
 
     `offers` are resources and prompts of upstreams; without any, the server says that it has none. `news` is what
-    upstreams say unasked; without any, clients are told that no list changes.
+    upstreams say unasked; without any, clients are told that no list changes. `may_ask` says that some upstream may ask
+    clients something while a call runs.
     """
-    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers, news)
+    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers, news, may_ask)
 
 
 def parse_message(message: JsonObject) -> JSONRPCMessage | None:
@@ -344,17 +319,6 @@ def _result(answer: Answer) -> CallToolResult:
     )
 
 
-def _unfinished() -> Answer:
-    refusal = _UNFINISHED
-    details: JsonObject = {
-        "class": refusal.failure_class.value,
-        "code": refusal.code.value,
-        "retry": refusal.retry,
-        "call": None,
-    }
-    return Answer(text=refusal.text, is_error=True, meta={"comptroller/refusal": details})
-
-
 def _scope(ctx: RequestContext) -> Mapping[str, Any]:
     """The ASGI scope of an HTTP request; empty on stdio."""
     return cast("Mapping[str, Any]", getattr(ctx.request, "scope", {}))
@@ -378,16 +342,7 @@ def _cut(text: str, chars_max: int) -> str:
 
 def _fail(method: str, error: Exception) -> NoReturn:
     """On the 2025 wire the SDK would send the exception's own text; the client gets ours."""
-    _log_error(method, error)
+    log_error(method, error)
     raise MCPError(
         INTERNAL_ERROR, "Internal error. Nothing was done; the operator's log says where."
     ) from None
-
-
-def _log_error(method: str, error: BaseException) -> None:
-    """Type and place only: the text of an exception may hold a secret."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    where = None if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-    _log.error("unexpected_error", method=method, error=type(error).__qualname__, where=where)

@@ -21,6 +21,8 @@ from mcp_types import (
     ContentBlock,
     GetPromptRequestParams,
     GetPromptResult,
+    InputRequiredResult,
+    InputResponseRequestParams,
     ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
@@ -60,8 +62,11 @@ _NO_READER, _NO_PROMPT = "resources/read", "prompts/get"
 SHOWN_CHARS_MAX = 200
 
 RequestContext: TypeAlias = ServerRequestContext[Any, Any]
-Propose: TypeAlias = Callable[[RequestContext, str, JsonObject, Kind], Awaitable[Answer]]
-"""Puts one call of a tool through the pipeline, for whoever asked."""
+Propose: TypeAlias = Callable[
+    [RequestContext, InputResponseRequestParams | None, str, JsonObject, Kind],
+    Awaitable[Answer | InputRequiredResult],
+]
+"""Puts one call of a tool through the pipeline, for whoever asked, or takes one up again that asked something."""
 
 
 class Relay:
@@ -133,22 +138,32 @@ class Relay:
 
     async def allowed(self, ctx: RequestContext, uri: str) -> Reading:
         """One governed reading whose contents go nowhere. Raises `MCPError` where it is refused."""
-        reading, answer = await self._governed(ctx, uri)
+        reading, answer = await self._governed(ctx, None, uri)
+        if isinstance(answer, InputRequiredResult):  # there is nobody to ask where nothing is told
+            raise MCPError(
+                INVALID_PARAMS, "Its server asks something first: read it before you subscribe to it."
+            )
         _done(answer)
         assert reading is not None
         return reading
 
-    async def _governed(self, ctx: RequestContext, uri: str) -> tuple[Reading | None, Answer]:
+    async def _governed(
+        self, ctx: RequestContext, params: ReadResourceRequestParams | None, uri: str
+    ) -> tuple[Reading | None, Answer | InputRequiredResult]:
         reading = self.offers.reading(uri)
         tool, own = (reading.tool, reading.uri) if reading is not None else (_NO_READER, uri)
-        answer = await self._propose(ctx, tool, {"uri": own}, Kind.RESOURCE)
-        if answer.unknown_tool:
+        answer = await self._propose(ctx, params, tool, {"uri": own}, Kind.RESOURCE)
+        if isinstance(answer, Answer) and answer.unknown_tool:
             code = INVALID_PARAMS if is_modern(ctx) else RESOURCE_NOT_FOUND
             raise MCPError(code, f"Unknown resource: {uri[:SHOWN_CHARS_MAX]}")
         return reading, answer
 
-    async def _read(self, ctx: RequestContext, params: ReadResourceRequestParams) -> ReadResourceResult:
-        _, answer = await self._governed(ctx, params.uri)
+    async def _read(
+        self, ctx: RequestContext, params: ReadResourceRequestParams
+    ) -> ReadResourceResult | InputRequiredResult:
+        _, answer = await self._governed(ctx, params, params.uri)
+        if isinstance(answer, InputRequiredResult):
+            return answer
         value = _done(answer)
         marks: dict[str, Any] = {META_UNTRUSTED: answer.meta.get(META_UNTRUSTED)}
         contents: list[TextResourceContents | BlobResourceContents] = []
@@ -160,9 +175,13 @@ class Relay:
         contents += [_other(params.uri, one, marks) for one in others]
         return ReadResourceResult(contents=contents, ttl_ms=0, cache_scope="private", _meta=_meta(answer))
 
-    async def _get(self, ctx: RequestContext, params: GetPromptRequestParams) -> GetPromptResult:
+    async def _get(
+        self, ctx: RequestContext, params: GetPromptRequestParams
+    ) -> GetPromptResult | InputRequiredResult:
         arguments: JsonObject = dict(params.arguments or {})
-        answer = await self._propose(ctx, params.name or _NO_PROMPT, arguments, Kind.PROMPT)
+        answer = await self._propose(ctx, params, params.name or _NO_PROMPT, arguments, Kind.PROMPT)
+        if isinstance(answer, InputRequiredResult):
+            return answer
         if answer.unknown_tool:
             raise MCPError(INVALID_PARAMS, f"Unknown prompt: {params.name[:SHOWN_CHARS_MAX]}")
         value = _done(answer)
@@ -191,7 +210,8 @@ class Relay:
         }
         if params.context is not None and params.context.arguments:
             arguments["context"] = dict(params.context.arguments)
-        answer = await self._propose(ctx, found.tool, arguments, Kind.COMPLETION)
+        answer = await self._propose(ctx, None, found.tool, arguments, Kind.COMPLETION)
+        assert isinstance(answer, Answer)  # a completion cannot ask
         value = _done(answer)
         completion = Completion(
             values=value.get("values", []), total=value.get("total"), has_more=value.get("has_more")

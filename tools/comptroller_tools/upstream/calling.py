@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from dataclasses import replace
 
 import structlog
 from mcp.shared.dispatcher import ProgressFnT
@@ -19,11 +20,13 @@ from mcp_types import (
 from pydantic import ValidationError
 
 from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.link import Link
 from comptroller_tools.upstream.results import UNTRUSTED, failed, outcome_of
+from comptroller_tools.upstream.rounds import in_rounds
 from comptroller_tools.upstream.settings import ErrorsMean
-from comptroller_tools.upstream.source import ASKED_BACK, PROGRESS_MAX
+from comptroller_tools.upstream.source import ASKED_BACK, NEEDS, PROGRESS_MAX
 
 __all__ = ["call_tool"]
 
@@ -41,11 +44,18 @@ _log = structlog.stdlib.get_logger()
 
 
 async def call_tool(
-    upstream: str, link: Link, action: Action, structured: bool, errors: ErrorsMean, media: Collection[str]
+    upstream: str,
+    link: Link,
+    action: Action,
+    structured: bool,
+    errors: ErrorsMean,
+    media: Collection[str],
+    asking: Asking | None = None,
 ) -> Outcome:
-    """`media` are types that are let through unsearched. Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
+    """One call in all its rounds. `media` are types that are let through unsearched. Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
     try:
-        result = await link.call(action.tool, action.arguments, _relay(action))
+        relay = _relay(action)
+        result = await in_rounds(asking, lambda given: link.call(action.tool, action.arguments, relay, given))
     except MCPError as error:
         if link.not_taken(error):
             return Outcome(
@@ -57,7 +67,10 @@ async def call_tool(
         # Frameworks answer what fails inside a tool with "invalid params" too.
         not_run = error.code in _NOT_RUN or (error.code == INVALID_PARAMS and errors is ErrorsMean.NOT_DONE)
         effect = EffectHappened.NONE if not_run else EffectHappened.UNKNOWN
-        return failed(upstream, effect, error.error.message)
+        outcome = failed(upstream, effect, error.error.message)
+        if error.code == MISSING_REQUIRED_CLIENT_CAPABILITY and asking is not None:
+            return replace(outcome, meta={**outcome.meta, NEEDS: asking.lacking(error.error.data)})
+        return outcome
     except ValidationError:
         return Outcome(
             EffectHappened.UNKNOWN,
@@ -70,7 +83,7 @@ async def call_tool(
             EffectHappened.UNKNOWN, error=f"the connection to `{upstream}` broke ({type(error).__name__})"
         )
     if not isinstance(result, CallToolResult):
-        asked = "the upstream asked a question back, which is not passed on"
+        asked = "the upstream asked a question back that nobody answered"
         return Outcome(EffectHappened.UNKNOWN, error=asked, meta={ASKED_BACK: True})
     return outcome_of(upstream, result, structured, errors, media)
 

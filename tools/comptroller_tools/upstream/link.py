@@ -21,6 +21,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
 
 from comptroller_tools.source import Action
+from comptroller_tools.upstream.asked import asked_by_server
+from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
 from comptroller_tools.upstream.dispatcher import Dispatcher
@@ -31,7 +33,7 @@ from comptroller_tools.upstream.speaking import Speaking
 from comptroller_tools.upstream.tokens import Tokens
 from comptroller_tools.upstream.watching import Watching
 
-__all__ = ["Link", "Listing", "Unreachable"]
+__all__ = ["NOTHING_GIVEN", "Given", "Link", "Listing", "Unreachable"]
 
 PAGES_MAX = 50
 RELIST_PAUSE_S = 1.0
@@ -58,6 +60,19 @@ _CHANGES = (
     types.ResourceListChangedNotification,
     types.PromptListChangedNotification,
 )
+
+
+class Given:
+    """What a later round of a call brings: answers to the questions of the one before, and the upstream's own state."""
+
+    def __init__(
+        self, responses: dict[str, types.InputResponse] | None = None, state: str | None = None
+    ) -> None:
+        self.responses = responses
+        self.state = state
+
+
+NOTHING_GIVEN = Given()
 
 
 class _Ask(Protocol):
@@ -153,35 +168,49 @@ class Link:
         return self._refusals.not_taken(error.error.data)
 
     @contextlib.asynccontextmanager
-    async def during(self, action: Action) -> AsyncGenerator[None]:
+    async def during(self, action: Action, asking: Asking | None = None) -> AsyncGenerator[None]:
         """What is asked inside is asked for `action`, and what the upstream says of it goes there."""
         assert self._session is not None
         await self._speaking.ask(self._session, action.log_level)
-        with self._speaking.during(action):
+        with self._speaking.during(action, asking):
             yield
 
     async def call(
-        self, tool: str, arguments: Mapping[str, Any], progress: ProgressFnT
+        self, tool: str, arguments: Mapping[str, Any], progress: ProgressFnT, given: Given = NOTHING_GIVEN
     ) -> types.CallToolResult | types.InputRequiredResult:
-        """One `tools/call`. Raises MCPError, ValidationError."""
+        """One `tools/call`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
-        request = types.CallToolRequest(
-            params=types.CallToolRequestParams(name=tool, arguments=dict(arguments))
+        params = types.CallToolRequestParams(
+            name=tool,
+            arguments=dict(arguments),
+            input_responses=given.responses,
+            request_state=given.state,
         )
+        request = types.CallToolRequest(params=params)
         return await self._session.send_request(request, _RESULT, progress_callback=progress)
 
-    async def read(self, address: str) -> types.ReadResourceResult | types.InputRequiredResult:
-        """One `resources/read`. Raises MCPError, ValidationError."""
+    async def read(
+        self, address: str, given: Given = NOTHING_GIVEN
+    ) -> types.ReadResourceResult | types.InputRequiredResult:
+        """One `resources/read`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
-        request = types.ReadResourceRequest(params=types.ReadResourceRequestParams(uri=address))
+        params = types.ReadResourceRequestParams(
+            uri=address, input_responses=given.responses, request_state=given.state
+        )
+        request = types.ReadResourceRequest(params=params)
         return await self._session.send_request(request, _CONTENTS)
 
     async def prompt(
-        self, name: str, arguments: Mapping[str, str]
+        self, name: str, arguments: Mapping[str, str], given: Given = NOTHING_GIVEN
     ) -> types.GetPromptResult | types.InputRequiredResult:
-        """One `prompts/get`. Raises MCPError, ValidationError."""
+        """One `prompts/get`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
-        params = types.GetPromptRequestParams(name=name, arguments=dict(arguments))
+        params = types.GetPromptRequestParams(
+            name=name,
+            arguments=dict(arguments),
+            input_responses=given.responses,
+            request_state=given.state,
+        )
         return await self._session.send_request(types.GetPromptRequest(params=params), _MESSAGES)
 
     async def complete(
@@ -244,7 +273,10 @@ class Link:
         async with streams as (read, write):
             self._dispatcher = Dispatcher(read, write, self._speaking)
             async with ClientSession(
-                dispatcher=self._dispatcher, client_info=CLIENT, message_handler=self._on_message
+                dispatcher=self._dispatcher,
+                client_info=CLIENT,
+                message_handler=self._on_message,
+                **asked_by_server(settings.may_ask, self._speaking),
             ) as session:
                 starting = asyncio.create_task(self._negotiate(session), name=f"upstream-{self._name}-start")
                 closing = asyncio.create_task(self._close.wait())
@@ -269,8 +301,13 @@ class Link:
     async def _negotiate(self, session: ClientSession) -> None:
         """The newest era both sides speak, then the first listing. Raises MCPError and what the SDK raises."""
         try:
-            await session.discover()
+            if self._settings.handshake:
+                await session.initialize()
+            else:
+                await session.discover()
         except (MCPError, RuntimeError, ValidationError):
+            if self._settings.handshake:
+                raise
             try:
                 await session.initialize()
             except MCPError as error:

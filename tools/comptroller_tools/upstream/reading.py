@@ -17,11 +17,13 @@ from mcp.shared.exceptions import MCPError
 from pydantic import ValidationError
 
 from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.cleaning import clean, seen
 from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.link import Link
 from comptroller_tools.upstream.relayed import COMPLETIONS
 from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed, item_of
+from comptroller_tools.upstream.rounds import in_rounds
 
 __all__ = ["ask_for"]
 
@@ -31,16 +33,20 @@ COMPLETIONS_MAX = 100
 _log = structlog.stdlib.get_logger()
 
 
-async def ask_for(upstream: str, link: Link, action: Action, media: Collection[str]) -> Outcome:
+async def ask_for(
+    upstream: str, link: Link, action: Action, media: Collection[str], asking: Asking | None = None
+) -> Outcome:
     """Read a resource, get a prompt, or complete an argument. Raises nothing but cancellation. `media` are types whose blobs are let through."""
     try:
         if action.tool == COMPLETIONS:
             return _completion(upstream, await _complete(link, action.arguments))
         if kind_of(action.tool) is Kind.PROMPT:
-            got = await link.prompt(action.tool.removeprefix(Kind.PROMPT.prefix), action.arguments)
+            name = action.tool.removeprefix(Kind.PROMPT.prefix)
+            got = await in_rounds(asking, lambda given: link.prompt(name, action.arguments, given))
             return _prompt(upstream, got, media)
         address = str(action.arguments["uri"])
-        return _resource(upstream, address, await link.read(address), media)
+        read = await in_rounds(asking, lambda given: link.read(address, given))
+        return _resource(upstream, address, read, media)
     except MCPError as error:
         if link.not_taken(error):
             text = f"`{upstream}`: {error.error.message}"
@@ -64,7 +70,7 @@ def _resource(
     media: Collection[str],
 ) -> Outcome:
     if not isinstance(result, types.ReadResourceResult):
-        return _unusable(upstream, "the upstream asked a question back, which is not passed on")
+        return _unusable(upstream, "the upstream asked a question back that nobody answered")
     contents = result.contents[:ITEMS_MAX]
     if any(one.uri != address for one in contents):
         return _unusable(upstream, "the upstream answered with another address than it was asked for")
@@ -90,7 +96,7 @@ def _prompt(
     upstream: str, result: types.GetPromptResult | types.InputRequiredResult, media: Collection[str]
 ) -> Outcome:
     if not isinstance(result, types.GetPromptResult):
-        return _unusable(upstream, "the upstream asked a question back, which is not passed on")
+        return _unusable(upstream, "the upstream asked a question back that nobody answered")
     value: dict[str, Any] = {"messages": [_message(one, media) for one in result.messages[:ITEMS_MAX]]}
     if result.description:
         value["description"] = clean(result.description)

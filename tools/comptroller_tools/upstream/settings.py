@@ -8,7 +8,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ErrorsMean", "HttpEndpoint", "OAuthClient", "StdioCommand", "UpstreamSettings"]
+from comptroller_tools.questions import Asks
+
+__all__ = ["ErrorsMean", "HttpEndpoint", "MayAsk", "OAuthClient", "StdioCommand", "UpstreamSettings"]
 
 
 class ErrorsMean(StrEnum):
@@ -59,10 +61,19 @@ class HttpEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class MayAsk:
+    """What an upstream may ask of the client in the middle of a call; `hosts` are those it may have a person open."""
+
+    kinds: frozenset[Asks] = frozenset()
+    hosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """`identity` is what was written (references, never secrets); it is part of what people approve.
 
-    `media` are the MIME types whose blobs of resources are let through. `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
+    `media` are the MIME types whose blobs of resources are let through. `handshake` has an upstream that speaks both eras
+    speak the earlier one, in which a server asks while the call is open. `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
     """
 
     transport: StdioCommand | HttpEndpoint
@@ -71,3 +82,5 @@ class UpstreamSettings:
     message_bytes_max: int = 8 * 1024 * 1024
     errors_mean: ErrorsMean = ErrorsMean.IN_DOUBT
     media: frozenset[str] = frozenset()
+    may_ask: MayAsk = MayAsk()
+    handshake: bool = False

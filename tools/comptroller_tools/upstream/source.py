@@ -19,6 +19,7 @@ import structlog
 
 from comptroller_audit.ambient import Clock, SystemClock
 from comptroller_tools.errors import SourceInvalid
+from comptroller_tools.questions import Patience
 from comptroller_tools.source import CANCELLED, Action, EffectHappened, Outcome, ToolDefinition
 from comptroller_tools.upstream.addresses import Addresses
 from comptroller_tools.upstream.definitions import (
@@ -33,17 +34,20 @@ from comptroller_tools.upstream.relayed import COMPLETIONS, RESOURCES, argument_
 from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
 
 if TYPE_CHECKING:
+    from comptroller_tools.upstream.asking import Asking
     from comptroller_tools.upstream.link import Link, Listing
     from comptroller_tools.upstream.news import Hearer
     from comptroller_tools.upstream.tokens import Tokens
     from comptroller_tools.upstream.watching import Watching
 
-__all__ = ["ASKED_BACK", "QUARANTINED", "UpstreamSource"]
+__all__ = ["ASKED_BACK", "NEEDS", "QUARANTINED", "UpstreamSource"]
 
 QUARANTINED = "quarantined"
+"""The key in `Outcome.meta` of a call that was not sent because its definition is not the pinned one."""
 ASKED_BACK = "asked_back"
 """In an outcome's `meta`: the upstream works, but wants something of the client first. Asking again brings the same."""
-"""The key in `Outcome.meta` of a call that was not sent because its definition is not the pinned one."""
+NEEDS = "needs_capabilities"
+"""In an outcome's `meta`: what the client would have to be able to be asked, as it would declare it."""
 IN_FLIGHT_MAX = 64
 """Calls to one upstream at once; nothing queues."""
 PROGRESS_MAX = 200
@@ -185,11 +189,7 @@ class UpstreamSource:
         self._calls.add(task)
         task.add_done_callback(self._calls.discard)
         try:
-            await asyncio.wait(
-                waiting,
-                timeout=max(0.0, deadline - self._clock.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await self._first_of(waiting, deadline, action.asker.patience)
             if not task.done():
                 task.cancel()  # the upstream is told, where it still listens
                 await asyncio.wait([task], timeout=CANCEL_GRACE_S)
@@ -206,6 +206,19 @@ class UpstreamSource:
             return _nothing("it was not connected by the deadline; nothing was sent", temporary=True)
         error = "the upstream had not answered by the deadline; it may still be at it"
         return Outcome(EffectHappened.UNKNOWN, error=error, meta={"timeout": True})
+
+    async def _first_of(
+        self, waiting: list[asyncio.Future[Any]], deadline: float, patience: Patience | None
+    ) -> None:
+        """Wait until one is done, or `deadline` has passed; while somebody is asked, it does not come nearer."""
+        left_s = max(0.0, deadline - self._clock.monotonic())
+        if patience is None:
+            await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(left_s) as limit:
+                with patience.moves(limit):
+                    await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
 
     async def close(self) -> None:
         """End what is running, then the connection; a child gets a moment to end by itself."""
@@ -241,17 +254,26 @@ class UpstreamSource:
             )
         sent[0] = True
         errors, media = self._settings.errors_mean, self._settings.media
-        async with link.during(action):
+        asking = self._asking(action)
+        async with link.during(action, asking):
             if pin.kind is Kind.TOOL:
                 structured = "outputSchema" in pin.definition
-                outcome = await call_tool(self._name, link, action, structured, errors, media)
+                outcome = await call_tool(self._name, link, action, structured, errors, media, asking)
             else:
-                outcome = await ask_for(self._name, link, action, media)
+                outcome = await ask_for(self._name, link, action, media, asking)
         if self._tokens is not None:
             outcome = self._tokens.without(outcome)
         if outcome.error is None or outcome.told_model is not None:
             self._failures = 0
         return outcome
+
+    def _asking(self, action: Action) -> Asking | None:
+        """The questions of one call, where this upstream may ask any."""
+        if not self._settings.may_ask.kinds:
+            return None
+        from comptroller_tools.upstream.asking import Asking
+
+        return Asking(self._name, self._settings.may_ask, action)
 
     async def _up(self) -> Link:
         """A connection that can be used. Raises `Unreachable`; after failures, at once and for a growing while."""

@@ -19,7 +19,9 @@ from mcp.shared.exceptions import MCPError
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
+from comptroller_tools.questions import Asks
 from comptroller_tools.source import Action
+from comptroller_tools.upstream.asking import Asking, capabilities
 from comptroller_tools.upstream.cleaning import seen
 from comptroller_tools.upstream.news import LEVELS, is_at_least
 
@@ -37,8 +39,9 @@ ANSWER_S = 2.0
 class _Spoken:
     """One call that is running."""
 
-    def __init__(self, action: Action) -> None:
+    def __init__(self, action: Action, asking: Asking | None) -> None:
         self.action = action
+        self.asking = asking
         self.left = LOGS_MAX
         self.sending = 0
 
@@ -56,11 +59,11 @@ class Speaking:
         self._level: str | None = None
 
     @contextlib.contextmanager
-    def during(self, action: Action) -> Generator[None]:
-        """What comes with the answers to requests made inside belongs to `action`."""
+    def during(self, action: Action, asking: Asking | None = None) -> Generator[None]:
+        """What comes with the answers to requests made inside belongs to `action`, and is asked by `asking`."""
         if len(self._callers) < 2:
             self._callers.add(action.whom)
-        spoken = _Spoken(action)
+        spoken = _Spoken(action, asking)
         self._running.append(spoken)
         token = _CALL.set(spoken)
         try:
@@ -86,10 +89,27 @@ class Speaking:
         """Ask a later upstream for messages about the request that has `params`, in its own way."""
         spoken = _CALL.get()
         meta: dict[str, Any] = (params or {}).get("_meta") or {}
+        if types.CLIENT_CAPABILITIES_META_KEY in meta:
+            # What is declared is what can be asked in this very call, and nothing in one that nobody waits for.
+            kinds = (
+                spoken.asking.kinds if spoken is not None and spoken.asking is not None else frozenset[Asks]()
+            )
+            meta[types.CLIENT_CAPABILITIES_META_KEY] = capabilities(kinds)
         if spoken is None or spoken not in self._running or spoken.action.log_level is None:
             return
         if types.PROTOCOL_VERSION_META_KEY in meta:
             meta[types.LOG_LEVEL_META_KEY] = spoken.action.log_level
+
+    @property
+    def asked_in(self) -> Asking | None:
+        """The call that a question belongs to, in the context in which it came; None where that is not certain.
+
+        Over HTTP it comes with the answer of its call. On standard streams it is that of the only call that runs.
+        """
+        spoken = _CALL.get()
+        if spoken is not None:
+            return spoken.asking if spoken in self._running else None
+        return self._running[0].asking if len(self._running) == 1 else None
 
     async def heard(self, level: str, data: Any) -> None:
         """One message, called in the context in which it came."""
