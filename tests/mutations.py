@@ -76,6 +76,103 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        return Outcome(EffectHappened.NONE, error=asked, meta={ASKED_BACK: True})",
         "tests/tools/test_upstream_http.py::test_a_question_back_is_not_passed_on_and_says_nothing_of_the_effect",
     ),
+    # -- questions on the way --------------------------------------------------------------------------------------
+    Mutation(
+        f"{_UPSTREAM}/asking.py",
+        "        if kind not in self._may.kinds:\n            raise",
+        "        if False:\n            raise",
+        f"{_S}/test_questions_back.py::test_a_kind_that_is_not_allowed_is_refused_beside_one_that_is",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/asking.py",
+        "if self._left < 0:",
+        "if False:",
+        f"{_S}/test_questions_back.py::test_an_upstream_that_asks_on_and_on_is_told_no_in_the_end",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/asking.py",
+        "if host not in self._may.hosts:",
+        "if False:",
+        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/asking.py",
+        "if typed and any(",
+        "if False and any(",
+        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/asking.py",
+        "if not jsonschema_rs.is_valid(",
+        "if False and not jsonschema_rs.is_valid(",
+        f"{_S}/test_questions_back.py::test_an_answer_that_does_not_fit_the_form_goes_nowhere",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "return spoken.asking if spoken in self._running else None",
+        "return spoken.asking",
+        f"{_S}/test_questions_back.py::test_a_question_over_http_after_its_call_is_put_to_nobody",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "return self._running[0].asking if len(self._running) == 1 else None",
+        "return self._running[0].asking",
+        f"{_S}/test_questions_back.py::test_over_standard_streams_a_question_is_put_to_nobody_while_two_calls_run",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/speaking.py",
+        "meta[types.CLIENT_CAPABILITIES_META_KEY] = capabilities(kinds)",
+        "pass",
+        f"{_S}/test_questions_back.py::test_an_upstream_that_needs_more_of_the_client_says_so_in_the_protocols_words",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/source.py",
+        "                with patience.moves(limit):\n",
+        "                if True:\n",
+        f"{_S}/test_questions_back.py::test_while_a_person_is_asked_no_deadline_of_the_call_runs_down",
+    ),
+    Mutation(
+        f"{_SERVER}/call/bounded.py",
+        "            with patience.moves(limit):\n",
+        "            if True:\n",
+        f"{_S}/test_questions_back.py::test_while_a_person_is_asked_no_deadline_of_the_call_runs_down",
+    ),
+    Mutation(
+        f"{_SERVER}/face/upstream_asks.py",
+        "        del self._waiting[state]\n        return found[0]",
+        "        return found[0]",
+        f"{_S}/test_questions_back.py::test_a_state_is_good_once_for_the_same_call_and_person_and_says_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/face/upstream_asks.py",
+        "if found is None or found[0].bound != _bound(ctx, proposal):",
+        "if found is None:",
+        f"{_S}/test_questions_back.py::test_a_state_is_good_once_for_the_same_call_and_person_and_says_nothing",
+    ),
+    Mutation(
+        f"{_SERVER}/call/questions_back.py",
+        "replies = await self._case.proposal.asker(shown)",
+        "replies = await self._case.proposal.asker(questions)",
+        f"{_S}/test_questions_back.py::test_a_question_is_released_like_anything_that_leaves",
+    ),
+    Mutation(
+        f"{_SERVER}/call/many.py",
+        "            asker=NOBODY,  # one of many has nobody to itself\n",
+        "",
+        f"{_S}/test_questions_back.py::test_one_of_many_values_asks_nobody",
+    ),
+    Mutation(
+        f"{_SERVER}/call/kept_reads.py",
+        " or case.cached is not None or case.questions:",
+        " or case.cached is not None:",
+        f"{_S}/test_questions_back.py::test_a_read_that_asked_something_is_not_kept",
+    ),
+    Mutation(
+        f"{_SERVER}/call/commits.py",
+        "                    awaited_ms=case.waited_ms,\n",
+        "",
+        f"{_S}/test_questions_back.py::test_the_time_in_which_the_client_is_asked_on_the_way_is_not_the_tasks",
+    ),
     # -- media -----------------------------------------------------------------------------------------------------
     Mutation(
         f"{_UPSTREAM}/results.py",
@@ -1064,7 +1161,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_framing.py::test_a_message_with_two_readings_or_none_is_refused",
     ),
     Mutation(
-        f"{_SERVER}/face/protocol.py",
+        f"{_SERVER}/face/rounds.py",
         "        await ended  # being cancelled here leaves the task alone\n",
         "        await task\n",
         f"{_S}/test_clients.py::test_a_call_whose_client_goes_away_is_finished_and_recorded",

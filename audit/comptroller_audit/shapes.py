@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from comptroller_audit.asked_shapes import QuestionView
 from comptroller_audit.observed_shapes import ObservedView
 from comptroller_audit.usage_shapes import UsageView
 from comptroller_audit.vocabulary import (
@@ -303,6 +304,7 @@ class _Ended(_Open):
     tokens_given: list[TokenGiven] = []
     reversal: Annotated[Free | None, Field(description="`{tool, arguments}`: what would reverse it")] = None
     observed: ObservedView | None = None
+    questions: list[QuestionView] = []
     took_ms: Took | None = None
 
 
@@ -328,10 +330,7 @@ class ReadPacket(_Proposed, _OfTool, _Considered, _Ended):
 
     approvals: list[GivenApproval] = []
     cached: CachedView | None = None
-    part: Annotated[
-        Free | None,
-        Field(description="`{number, left}`: the part that was told; number 0 holds the whole output"),
-    ] = None
+    part: Annotated[Free | None, Field(description="`{number, left}`; part 0 holds the whole output")] = None
 
 
 class BatchPacket(_Proposed):

@@ -38,6 +38,7 @@ def behaviour() -> dict[str, Any]:
     return read
 
 
+WAITING: list[Any] = []
 LATER: dict[str, Any] = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
 """What the results of the later era say besides."""
 
@@ -133,6 +134,13 @@ def ask(question: str, method: str, params: dict[str, Any]) -> Any:
     sys.exit(0)
 
 
+def ask_all(questions: list[dict[str, Any]]) -> None:
+    for at, asked in enumerate(questions):
+        said = ask(f"question-{at}", asked["method"], asked["params"])
+        with (FOLDER / "ledger").open("a") as file:
+            file.write(json.dumps({"answered": said}) + "\n")
+
+
 def next_round(call: Any, params: dict[str, Any], rounds: list[dict[str, Any]]) -> bool:
     """Questions of the later era, one round of `rounds` after the other; whether one was asked now."""
     at = int(params["requestState"].rpartition(" ")[2]) if params.get("requestState") else 0
@@ -152,7 +160,8 @@ def next_round(call: Any, params: dict[str, Any], rounds: list[dict[str, Any]]) 
 
 
 def run(call: Any, params: dict[str, Any], told: dict[str, Any]) -> None:
-    name, arguments = params["name"], params.get("arguments") or {}
+    name: str = params["name"]
+    arguments: dict[str, Any] = params.get("arguments") or {}
     does = told.get("calls", {}).get(name, {})
     if does.get("does") == "rounds" and next_round(call, params, does["rounds"]):
         return
@@ -198,10 +207,10 @@ def run(call: Any, params: dict[str, Any], told: dict[str, Any]) -> None:
             asked = {"message": "Your password, please", "requestedSchema": schema}
             send({"id": "question", "method": "elicitation/create", "params": asked})
         case "questions":
-            for at, asked in enumerate(does["questions"]):
-                said = ask(f"question-{at}", asked["method"], asked["params"])
-                with (FOLDER / "ledger").open("a") as file:
-                    file.write(json.dumps({"answered": said}) + "\n")
+            ask_all(does["questions"])
+        case "later":  # answered together with the next call
+            WAITING.append(call)
+            return
         case "ask_back":
             send({"id": call, "result": {"resultType": "input_required", "requestState": "s"}})
             return
@@ -215,12 +224,18 @@ def run(call: Any, params: dict[str, Any], told: dict[str, Any]) -> None:
             send({"method": "notifications/tools/list_changed"})
         case _:
             pass
+    end(call, does, later=bool(told.get("later")))
+
+
+def end(call: Any, does: dict[str, Any], *, later: bool) -> None:
     content = does.get("content", [{"type": "text", "text": does.get("text", "done")}])
     result: dict[str, Any] = {"content": content, "isError": does.get("does") == "error"}
     result |= {key: does[key] for key in ("structuredContent", "_meta") if key in does}
-    if told.get("later"):
+    if later:
         result["resultType"] = "complete"
-    send({"id": call, "result": result})
+    for each in (*WAITING, call):
+        send({"id": each, "result": result})
+    WAITING.clear()
     for note in does.get("after", []):
         send(note)
 

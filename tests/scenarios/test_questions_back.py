@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import pytest
 from mcp import Client, MCPError
+from mcp.server.mcpserver import AcceptedElicitation, Elicit, ElicitationResult, Resolve
 from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -26,15 +28,21 @@ from mcp_types import (
     Root,
     TextContent,
 )
+from pydantic import BaseModel
 
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.call import bounded
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.face import upstream_asks
 from comptroller_server.face.protocol import build_server
-from comptroller_tools.upstream.asking import QUESTIONS_MAX
-from tests.scenarios.kit import Changes, Shop, opened, until
+from comptroller_tools.source import Action
+from comptroller_tools.upstream.asking import QUESTIONS_MAX, Asking
+from comptroller_tools.upstream.settings import MayAsk
+from comptroller_tools.upstream.speaking import Speaking
+from tests.scenarios.kit import Changes, Clock, Shop, opened, until
+from tests.scenarios.test_notices_http import accept_all
 from tests.scenarios.upstream_kit import LOOK, WRITE, Upstream
+from tests.tools.test_upstream_http import Elsewhere, open_server
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +78,7 @@ ROOTS: dict[str, Any] = {"method": "roots/list", "params": {}}
 READS = {"name": "look", "source": "files", "allow_actions": ["read"], "roles": ["support_agent"]}
 WRITES = {"name": "write", "source": "files", "allow_actions": ["create"], "roles": ["support_agent"]}
 ERAS = ("auto", "legacy")
+CANARY = "canary-7f31c9e2d4"
 
 
 def page(url: str) -> dict[str, Any]:
@@ -489,13 +498,103 @@ async def test_an_upstream_that_needs_more_of_the_client_says_so_in_the_protocol
         assert set(declared) == {"elicitation"}
 
 
-async def test_one_of_many_values_asks_nobody_and_neither_does_a_look_up(
+async def test_a_kind_that_is_not_allowed_is_refused_beside_one_that_is(
     tmp_path: Path, upstream: Upstream
 ) -> None:
+    def never(params: ElicitRequestParams) -> ElicitResult:
+        raise AssertionError(params)
+
+    asks(upstream, "legacy", page("https://login.example.com/"))
+    hosts = {"may_ask": ["elicitation_form"]}
+    async with opened(tmp_path, behind(upstream, **hosts)) as shop, client_of(shop, "auto", never) as client:
+        await client.call_tool("look", {"path": "a"})
+        assert answered(upstream) == [{"action": "cancel"}]
+        assert [note["why"] for note in noted(shop)] == ["`may_ask` does not allow `elicitation_url`"]
+
+
+async def test_a_question_is_released_like_anything_that_leaves(tmp_path: Path, upstream: Upstream) -> None:
+    shown: list[str] = []
+
+    def says(params: ElicitRequestParams) -> ElicitResult:
+        shown.append(params.message)
+        return green(params)
+
+    asked = {"mode": "form", "message": f"Is it {CANARY}?", "requestedSchema": COLOUR}
+    asks(upstream, "legacy", {**FORM, "params": asked})
+    async with opened(tmp_path, behind(upstream, **FORMS), secrets=(CANARY,)) as shop:
+        async with client_of(shop, "auto", says) as client:
+            await client.call_tool("look", {"path": "a"})
+        assert CANARY not in shown[0]
+        assert CANARY not in json.dumps(shop.packets(RecordType.READ))
+
+
+async def test_a_caller_without_a_client_has_nobody_to_ask(tmp_path: Path, upstream: Upstream) -> None:
     asks(upstream, "legacy", FORM)
     async with opened(tmp_path, behind(upstream, **FORMS)) as shop:
-        assert (await shop.call("look", path="a")).is_error is False
+        assert not (await shop.call("look", path="a")).is_error
         assert answered(upstream) == [{"action": "cancel"}]
+
+
+async def test_one_of_many_values_asks_nobody(tmp_path: Path, upstream: Upstream) -> None:
+    def never(params: ElicitRequestParams) -> ElicitResult:
+        raise AssertionError(params)
+
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, **FORMS)(config)
+        config["tools"][-2] = {**READS, "batch": {"of": "path"}}
+
+    asks(upstream, "legacy", FORM)
+    async with opened(tmp_path, change) as shop, client_of(shop, "auto", never) as client:
+        await client.call_tool("look_many", {"paths": ["a", "b"]})
+        assert answered(upstream) == [{"action": "cancel"}] * 2
+
+
+async def test_a_read_that_asked_something_is_not_kept(tmp_path: Path, upstream: Upstream) -> None:
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, **FORMS)(config)
+        config["tools"][-2] = {**READS, "cache_s": 600}
+
+    asks(upstream, "legacy", FORM)
+    async with opened(tmp_path, change) as shop, client_of(shop, "auto", green) as client:
+        for _ in range(2):
+            await client.call_tool("look", {"path": "a"})
+        assert len(answered(upstream)) == 2
+
+
+async def test_the_time_in_which_the_client_is_asked_on_the_way_is_not_the_tasks(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    clock = Clock()
+
+    def slow(params: ElicitRequestParams) -> ElicitResult:
+        clock.pass_s(100)
+        return green(params)
+
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, **FORMS)(config)
+        config["budgets"]["timeout_seconds"] = 50
+
+    asks(upstream, "legacy", FORM, tool="write")
+    async with opened(tmp_path, change, clock=clock) as shop, client_of(shop, "auto", slow) as client:
+        await client.call_tool("write", {"path": "a", "why": {"reason": "They want it."}})
+        assert noted(shop)[0]["waited_ms"] >= 100_000
+        assert not (await client.call_tool("look", {"path": "b"})).is_error
+
+
+async def test_over_standard_streams_a_question_is_put_to_nobody_while_two_calls_run(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    def never(params: ElicitRequestParams) -> ElicitResult:
+        raise AssertionError(params)
+
+    asks(upstream, "legacy", FORM, tool="write")
+    upstream.does("look", "later")
+    async with opened(tmp_path, behind(upstream, **FORMS)) as shop, client_of(shop, "auto", never) as client:
+        looking = asyncio.create_task(client.call_tool("look", {"path": "a"}))
+        await until(lambda: any(ran.get("tool") == "look" for ran in upstream.ran))
+        await client.call_tool("write", {"path": "a", "why": {"reason": "They want it."}})
+        await looking
+        assert answered(upstream) == [{"action": "decline"}]
 
 
 async def test_a_question_that_comes_when_its_call_is_over_is_put_to_nobody(
@@ -511,6 +610,52 @@ async def test_a_question_that_comes_when_its_call_is_over_is_put_to_nobody(
         await until(lambda: [one for one in upstream.received if one.get("id") == "late"])
         (heard,) = [one for one in upstream.received if one.get("id") == "late"]
         assert heard["result"] == {"action": "decline"}
+
+
+async def test_a_question_over_http_after_its_call_is_put_to_nobody() -> None:
+    action = Action("look", {}, "call")
+    speaking = Speaking(lambda whom, level, data: None)
+    asking = Asking("files", MayAsk(), action)
+    with speaking.during(action, asking):
+        inside = contextvars.copy_context()
+        assert inside.run(lambda: speaking.asked_in) is asking
+    with speaking.during(action, Asking("files", MayAsk(), action)):
+        assert inside.run(lambda: speaking.asked_in) is None
+
+
+class Colour(BaseModel):
+    colour: str
+
+
+def _which() -> Elicit[Colour]:
+    return Elicit("Which?", Colour)
+
+
+@pytest.mark.parametrize("upstream_era", ["modern", "legacy"])
+@pytest.mark.parametrize("era", ERAS)
+async def test_a_question_of_the_sdks_own_server_comes_through_over_http(
+    tmp_path: Path, era: str, upstream_era: str
+) -> None:
+    elsewhere = Elsewhere(upstream_era)
+
+    @elsewhere.app.tool()
+    async def look(path: str, answer: Annotated[ElicitationResult[Colour], Resolve(_which)]) -> str:
+        return f"{path} is {answer.data.colour}" if isinstance(answer, AcceptedElicitation) else "nobody said"
+
+    async with open_server(elsewhere):
+        await accept_all(elsewhere, tmp_path)
+        config_of: dict[str, Any] = {"mcp": {"url": elsewhere.url, **FORMS}}
+
+        def behind_http(config: dict[str, Any]) -> None:
+            config["sources"]["notes"] = config_of
+            config["tools"].append({**READS, "source": "notes"})
+
+        async with (
+            opened(tmp_path, behind_http) as shop,
+            client_of(shop, era, green) as client,
+        ):
+            result = await client.call_tool("look", {"path": "a"})
+            assert "a is green" in text_of(result)
 
 
 async def test_hosts_to_open_are_named_where_pages_may_be_opened_and_only_there(

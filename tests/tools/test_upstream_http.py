@@ -62,7 +62,7 @@ class Elsewhere:
             body += message.get("body", b"")
             more = message.get("more_body", False)
         headers = {key.decode().lower(): value.decode() for key, value in scope["headers"]}
-        method = json.loads(body)["method"] if body else ""
+        method = json.loads(body).get("method", "") if body else ""  # an answer has none
         if method == "tools/call":
             self.headers.append(headers)
         if scope["method"] == "DELETE" and not self.says_good_bye:
