@@ -93,13 +93,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/asking.py",
         "if host not in self._may.hosts:",
         "if False:",
-        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody",
+        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody[another host-auto]",
     ),
     Mutation(
         f"{_UPSTREAM}/asking.py",
         "if typed and any(",
         "if False and any(",
-        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody",
+        f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody[a password-auto]",
     ),
     Mutation(
         f"{_UPSTREAM}/asking.py",
@@ -141,13 +141,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_SERVER}/face/upstream_asks.py",
         "        del self._waiting[state]\n        return found[0]",
         "        return found[0]",
-        f"{_S}/test_questions_back.py::test_a_state_is_good_once_for_the_same_call_and_person_and_says_nothing",
+        f"{_S}/test_questions_back.py::test_a_state_is_good_once",
     ),
     Mutation(
         f"{_SERVER}/face/upstream_asks.py",
         "if found is None or found[0].bound != _bound(ctx, proposal):",
         "if found is None:",
-        f"{_S}/test_questions_back.py::test_a_state_is_good_once_for_the_same_call_and_person_and_says_nothing",
+        f"{_S}/test_questions_back.py::test_a_state_is_for_the_same_call_and_person_and_says_nothing",
     ),
     Mutation(
         f"{_SERVER}/call/questions_back.py",
