@@ -2196,6 +2196,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/tools/test_upstream_source.py::test_only_protocol_errors_that_come_instead_of_the_tool_mean_nothing_happened",
     ),
     Mutation(
+        f"{_UPSTREAM}/progress.py",
+        " or left[0] <= 0",
+        "",
+        "tests/tools/test_upstream_progress.py::test_so_many_notes_of_one_request_are_handed_on_and_no_more",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/progress.py",
+        "busy[0] or ",
+        "",
+        "tests/tools/test_upstream_progress.py::test_what_comes_while_a_note_is_on_its_way_is_dropped_and_does_not_wait",
+    ),
+    Mutation(
         f"{_UPSTREAM}/definitions.py",
         "if len(one) == 1}",
         "}",

@@ -10,7 +10,17 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import TextContent, TextResourceContents
+from mcp.server.mcpserver import Context
+from mcp_types import (
+    GetPromptRequest,
+    GetPromptRequestParams,
+    GetPromptResult,
+    ReadResourceRequest,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    TextContent,
+    TextResourceContents,
+)
 
 from comptroller_server.face.http import build_app, serve_http, subject_of
 from comptroller_server.face.protocol import build_server
@@ -27,12 +37,14 @@ def noted(era: str) -> Elsewhere:
     made = Elsewhere(era)
 
     @made.app.resource("note://{name}")
-    def note(name: str) -> str:
+    async def note(name: str, context: Context[Any, Any]) -> str:
         made.ran.append(name)
+        await context.report_progress(1, 2, "looking it up")
         return f"about {name}"
 
     @made.app.prompt()
-    def greet(name: str) -> str:
+    async def greet(name: str, context: Context[Any, Any]) -> str:
+        await context.report_progress(1, 3, f"looking at {name}")
         return f"Greet {name}."
 
     return made
@@ -41,6 +53,10 @@ def noted(era: str) -> Elsewhere:
 @pytest.mark.parametrize(("theirs", "ours"), [("modern", "legacy"), ("legacy", "auto")])
 async def test_both_sides_over_http_in_either_era(tmp_path: Path, theirs: str, ours: Any) -> None:
     elsewhere = noted(theirs)
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
 
     def change(config: dict[str, Any]) -> None:
         config["sources"]["notes"] = {"mcp": {"url": elsewhere.url}}
@@ -56,7 +72,9 @@ async def test_both_sides_over_http_in_either_era(tmp_path: Path, theirs: str, o
         await first.close()
         async with opened(tmp_path, change) as shop:
             service = shop.service
-            server = build_server(service.pipeline, subject_of=subject_of, version="1", offers=service.offers)
+            server = build_server(
+                service.pipeline, subject_of=subject_of, version="1", offers=service.offers, news=service.news
+            )
             stop, url = asyncio.Event(), asyncio.get_running_loop().create_future()
             identity = service.installation.identity
             app = build_app(server, identity)
@@ -76,6 +94,12 @@ async def test_both_sides_over_http_in_either_era(tmp_path: Path, theirs: str, o
                 said = (await client.get_prompt("greet", {"name": "Ann"})).messages[0].content
                 assert isinstance(said, TextContent)
                 assert said.text == "Greet Ann."
+                bob = ReadResourceRequest(params=ReadResourceRequestParams(uri="note://bob"))
+                await client.session.send_request(bob, ReadResourceResult, progress_callback=tell)
+                to_bob = GetPromptRequestParams(name="greet", arguments={"name": "Bob"})
+                prompt = GetPromptRequest(params=to_bob)
+                await client.session.send_request(prompt, GetPromptResult, progress_callback=tell)
             stop.set()
             await serving
-    assert elsewhere.ran == ["ann"]
+    assert elsewhere.ran == ["ann", "bob"]
+    assert told == [(1, 2, "looking it up"), (1, 3, "looking at Bob")]

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from dataclasses import replace
 
 import structlog
-from mcp.shared.dispatcher import ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp_types import (
     HEADER_MISMATCH,
@@ -21,12 +20,12 @@ from pydantic import ValidationError
 
 from comptroller_tools.source import Action, EffectHappened, Outcome
 from comptroller_tools.upstream.asking import Asking
-from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.link import Link
+from comptroller_tools.upstream.progress import handed_on
 from comptroller_tools.upstream.results import UNTRUSTED, failed, outcome_of
 from comptroller_tools.upstream.rounds import in_rounds
 from comptroller_tools.upstream.settings import ErrorsMean
-from comptroller_tools.upstream.source import ASKED_BACK, NEEDS, PROGRESS_MAX
+from comptroller_tools.upstream.source import ASKED_BACK, NEEDS
 
 __all__ = ["call_tool"]
 
@@ -54,7 +53,7 @@ async def call_tool(
 ) -> Outcome:
     """One call in all its rounds. `media` are types that are let through unsearched. Raises nothing but cancellation. From here on only the upstream, or the transport, can say that nothing happened."""
     try:
-        relay = _relay(action)
+        relay = handed_on(action)
         result = await in_rounds(asking, lambda given: link.call(action.tool, action.arguments, relay, given))
     except MCPError as error:
         if link.not_taken(error):
@@ -86,20 +85,3 @@ async def call_tool(
         asked = "the upstream asked a question back that nobody answered"
         return Outcome(EffectHappened.UNKNOWN, error=asked, meta={ASKED_BACK: True})
     return outcome_of(upstream, result, structured, errors, media)
-
-
-def _relay(action: Action) -> ProgressFnT:
-    """Progress, one note at a time and so many at most: what comes while one is on its way is dropped."""
-    busy = [False]
-    left = [PROGRESS_MAX]
-
-    async def relay(progress: float, total: float | None, message: str | None) -> None:
-        if busy[0] or left[0] <= 0:
-            return
-        busy[0], left[0] = True, left[0] - 1
-        try:
-            await action.progress(progress, total, shown(message) if message is not None else None)
-        finally:
-            busy[0] = False
-
-    return relay

@@ -190,7 +190,7 @@ class Link:
         return await self._session.send_request(request, _RESULT, progress_callback=progress)
 
     async def read(
-        self, address: str, given: Given = NOTHING_GIVEN
+        self, address: str, progress: ProgressFnT, given: Given = NOTHING_GIVEN
     ) -> types.ReadResourceResult | types.InputRequiredResult:
         """One `resources/read`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
@@ -198,10 +198,10 @@ class Link:
             uri=address, input_responses=given.responses, request_state=given.state
         )
         request = types.ReadResourceRequest(params=params)
-        return await self._session.send_request(request, _CONTENTS)
+        return await self._session.send_request(request, _CONTENTS, progress_callback=progress)
 
     async def prompt(
-        self, name: str, arguments: Mapping[str, str], given: Given = NOTHING_GIVEN
+        self, name: str, arguments: Mapping[str, str], progress: ProgressFnT, given: Given = NOTHING_GIVEN
     ) -> types.GetPromptResult | types.InputRequiredResult:
         """One `prompts/get`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
@@ -211,7 +211,8 @@ class Link:
             input_responses=given.responses,
             request_state=given.state,
         )
-        return await self._session.send_request(types.GetPromptRequest(params=params), _MESSAGES)
+        request = types.GetPromptRequest(params=params)
+        return await self._session.send_request(request, _MESSAGES, progress_callback=progress)
 
     async def complete(
         self,

@@ -21,6 +21,7 @@ from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.cleaning import clean, seen
 from comptroller_tools.upstream.definitions import Kind, kind_of
 from comptroller_tools.upstream.link import Link
+from comptroller_tools.upstream.progress import handed_on
 from comptroller_tools.upstream.relayed import COMPLETIONS
 from comptroller_tools.upstream.results import ITEM_CHARS_MAX, ITEMS_MAX, UNTRUSTED, failed, item_of
 from comptroller_tools.upstream.rounds import in_rounds
@@ -40,12 +41,13 @@ async def ask_for(
     try:
         if action.tool == COMPLETIONS:
             return _completion(upstream, await _complete(link, action.arguments))
+        relay = handed_on(action)
         if kind_of(action.tool) is Kind.PROMPT:
             name = action.tool.removeprefix(Kind.PROMPT.prefix)
-            got = await in_rounds(asking, lambda given: link.prompt(name, action.arguments, given))
+            got = await in_rounds(asking, lambda given: link.prompt(name, action.arguments, relay, given))
             return _prompt(upstream, got, media)
         address = str(action.arguments["uri"])
-        read = await in_rounds(asking, lambda given: link.read(address, given))
+        read = await in_rounds(asking, lambda given: link.read(address, relay, given))
         return _resource(upstream, address, read, media)
     except MCPError as error:
         if link.not_taken(error):

@@ -50,8 +50,6 @@ NEEDS = "needs_capabilities"
 """In an outcome's `meta`: what the client would have to be able to be asked, as it would declare it."""
 IN_FLIGHT_MAX = 64
 """Calls to one upstream at once; nothing queues."""
-PROGRESS_MAX = 200
-"""Notes of progress that one call may relay."""
 BACKOFF_FIRST_S = 0.5
 BACKOFF_MAX_S = 60.0
 CANCEL_GRACE_S = 0.5
