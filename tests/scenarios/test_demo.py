@@ -22,12 +22,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     return shared_demo(tmp_path_factory)
 
 
+@pytest.mark.long
 def test_every_check_of_the_demo_holds(played: Played) -> None:
     assert "✗" not in played.text
     assert "\x1b" not in played.text  # colours are for terminals
     assert played.text.count("✓") >= 50
 
 
+@pytest.mark.long
 def test_every_chapter_says_where_it_stands(played: Played) -> None:
     headings = re.findall(r"^\[(\d+)/(\d+), \d+ s\] (.+)$", played.text, re.MULTILINE)
     assert headings == [
@@ -35,16 +37,19 @@ def test_every_chapter_says_where_it_stands(played: Played) -> None:
     ]
 
 
+@pytest.mark.long
 def test_a_changed_limit_changes_what_the_demo_prints(played: Played) -> None:
     assert "amount_usd may be at most 37." in played.words
     assert "at most 50" not in played.words
 
 
+@pytest.mark.long
 def test_a_renamed_policy_is_named_in_the_refusal(played: Played) -> None:
     assert "(rule only-what-is-left)" in played.words
     assert "refund-within-paid" not in played.words
 
 
+@pytest.mark.long
 def test_every_call_the_demo_names_is_found_by_why(played: Played) -> None:
     named = set(A_CALL.findall(played.text))
     assert len(named) >= 40
@@ -54,12 +59,14 @@ def test_every_call_the_demo_names_is_found_by_why(played: Played) -> None:
         assert found["call"] == call
 
 
+@pytest.mark.long
 def test_no_address_of_a_customer_is_told_where_addresses_are_withheld(played: Played) -> None:
     private = played.text.partition("Personal data behind tokens")[2].partition("\n[")[0]
     assert "⟦email:1-" in private
     assert "@example." not in private
 
 
+@pytest.mark.long
 def test_the_four_buckets_are_counted_from_the_record(played: Played) -> None:
     proof = played.text.partition("The proof")[2]
     buckets = dict(re.findall(r"^  ([a-z_]+) +(\d+)   [a-z]", proof, re.MULTILINE))
@@ -72,6 +79,7 @@ def test_the_four_buckets_are_counted_from_the_record(played: Played) -> None:
     assert all(int(count) > 0 for count in buckets.values())
 
 
+@pytest.mark.long
 def test_the_report_is_left_as_a_page(played: Played) -> None:
     page = played.folder / "report.html"
     assert str(page) in played.text

@@ -71,11 +71,13 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Played:
     return shared_demo(tmp_path_factory)
 
 
+@pytest.mark.long
 def test_no_code_is_left_out(played: Played) -> None:
     assert set(EXPECTED) == set(CODES)
     assert set(played.summary["refusals"]) == set(CODES)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("code", CODES)
 def test_a_code_has_its_class_its_hint_and_its_record(played: Played, code: str) -> None:
     shown = played.summary["refusals"][code]

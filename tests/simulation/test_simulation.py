@@ -22,7 +22,7 @@ from tests.simulation.bank import Manner
 from tests.simulation.rounds import folder_in_memory, play
 from tests.simulation.world import Stage
 
-QUICK_ROUNDS = 500
+QUICK_ROUNDS = 300
 LONG_ROUNDS = 10_000
 AT_ONCE = 2
 """Processes that share the rounds."""
