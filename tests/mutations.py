@@ -2747,6 +2747,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_bundles.py::test_what_a_process_has_under_way_is_known_under_other_rules_too",
     ),
     Mutation(
+        f"{_SERVER}/app.py",
+        "    before.offers.follow(i.catalogue, i.policy, i.roads)\n",
+        "",
+        f"{_S}/test_bundles.py::test_clients_hear_that_other_rules_offer_them_other_things_of_the_same_upstreams",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/readiness.py",
+        "        if self.rules.is_behind(head.bundle):\n",
+        "        if False:\n",
+        f"{_S}/test_bundles.py::test_what_a_server_cannot_take_over_stops_it_until_the_old_rules_are_back",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
+        "        if newest[0].how is How.SERVED:\n",
+        "        if False:\n",
+        f"{_S}/test_bundles.py::test_a_server_that_starts_with_other_rules_moves_no_other_server",
+    ),
+    Mutation(
         f"{_SERVER}/upkeep/bundles.py",
         " or newest[0].index <= known:",
         ":",

@@ -17,7 +17,9 @@ from comptroller_server.config.loading import load_config
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT
 from comptroller_server.upkeep.bundles import activation_of, kept_bundle
-from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, opened, placed, tool_of
+from comptroller_tools.upstream.pins import LOCK_NAME
+from tests.scenarios.kit import WHY, Changes, Shop, call_of, code_of, opened, placed, tool_of, until
+from tests.scenarios.test_relay import GUIDE, PROMPT, READER, behind, offering
 
 pytestmark = pytest.mark.anyio
 
@@ -130,6 +132,18 @@ async def test_what_a_server_cannot_take_over_stops_it_until_the_old_rules_are_b
         assert (await shop.service.readiness.look())[0]
 
 
+async def test_a_server_that_starts_with_other_rules_moves_no_other_server(tmp_path: Path) -> None:
+    async with (
+        opened(tmp_path, most(50)) as first,
+        opened(tmp_path, most(3), clock=first.clock) as second,
+    ):
+        invoice = first.paid()[0]
+        await first.service.watch.look(TENANT)
+        assert code_of(await first.refund(invoice, 2)) == "bundle_changed" and first.moved() == []
+        assert "only a person's word" in first.service.pipeline.why
+        assert code_of(await second.refund(invoice, 2)) is None
+
+
 async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:
     async with opened(tmp_path, most(50)) as shop:
         await activate(shop, tmp_path / "new", most(3))
@@ -147,6 +161,39 @@ async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:
 
 def _sql(folder: Path) -> sqlite3.Connection:
     return sqlite3.connect(folder / "comptroller.db", timeout=10)
+
+
+async def test_clients_hear_that_other_rules_offer_them_other_things_of_the_same_upstreams(
+    tmp_path: Path,
+) -> None:
+    upstream = offering(tmp_path)
+    nobody: dict[str, Any] = {**READER, "roles": ["nobody"]}
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / LOCK_NAME).write_bytes((tmp_path / LOCK_NAME).read_bytes())
+    async with opened(tmp_path, behind(upstream)) as shop:
+        heard = Hears(shop)
+        shop.service.news.hear(heard)
+        assert [one.uri for one in shop.service.offers.resources(shop.subject)] == [GUIDE["uri"]]
+        await activate(shop, tmp_path / "new", behind(upstream, nobody, PROMPT))
+        await until(lambda: [] in heard.offered)  # others come with the upstream's own start
+        assert shop.service.pipeline.why == ""
+        assert shop.service.news.offered(shop.subject)["prompts"]
+
+
+class Hears:
+    """A face, and what its client was offered each time it was told of news."""
+
+    def __init__(self, shop: Shop) -> None:
+        self.shop = shop
+        self.offered: list[list[str]] = []
+
+    def lists_moved(self) -> None:
+        resources = self.shop.service.offers.resources(self.shop.subject)
+        self.offered.append([one.uri for one in resources])
+
+    def updated(self, source: str, address: str) -> None: ...
+
+    def said(self, source: str, whom: str, level: str, data: Any) -> None: ...
 
 
 async def test_a_bundle_that_is_another_thing_here_is_not_taken_over(tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ async def kept_bundle(installation: Installation, tenant: str, bundle: str) -> I
 async def installation_in_force(
     installation: Installation, tenant: str, bundle: str, known: int
 ) -> tuple[Installation, int]:
-    """A serving installation under the bundle in force, and where the record of that stands.
+    """A serving installation under the bundle that a person put in force, and where the record of that stands.
 
     `known` is the activation this process obeyed until now: whoever turns the store's rows back cannot turn it back with
     them. Raises `ComptrollerError` where this process cannot take it over.
@@ -144,6 +144,11 @@ async def installation_in_force(
         if not newest or newest[0].bundle != bundle or newest[0].index <= known:
             raise BundleUnusable(
                 f"no record says who put bundle {bundle[:SHOWN_CHARS]} in force; run `comptroller audit verify`"
+            )
+        if newest[0].how is How.SERVED:
+            raise BundleUnusable(
+                "a server that started put it in force, and only a person's word moves another server: restart this one "
+                "with that configuration, or run `comptroller bundle rollback`"
             )
         return content_of(reader, installation, tenant, newest[0]), newest[0].index
 
