@@ -84,7 +84,8 @@ def shown(kind: ClientKind) -> list[str]:
 def pasted(text: str, kind: ClientKind, place: Place) -> dict[str, Any]:
     """The entry that the client has after `text` was pasted, or run in a shell whose `claude` says what it was told."""
     if kind is not ClientKind.CLAUDE_CODE:
-        return json.loads(text)[CLIENTS[kind].key]["comptroller"]
+        entry: dict[str, Any] = json.loads(text)[CLIENTS[kind].key]["comptroller"]
+        return entry
     claude = place.folder / "bin" / "claude"
     claude.parent.mkdir(exist_ok=True)
     claude.write_text("#!/bin/sh\nprintf '%s\\0' \"$@\"\n")
