@@ -248,7 +248,7 @@ def form_schema(schema: Mapping[str, Any], message: str) -> dict[str, Any]:
         raise Refused("its form asks for something secret")
     required = schema.get("required")
     wanted = (
-        [one for one in cast("list[Any]", required) if one in shown] if isinstance(required, list) else []
+        [one for one in cast("list[object]", required) if one in shown] if isinstance(required, list) else []
     )
     return {"type": "object", "properties": shown, **({"required": wanted} if wanted else {})}
 
@@ -290,7 +290,7 @@ def _seen(value: Any) -> Any:
     if isinstance(value, str):
         return seen(value)
     if isinstance(value, list):
-        return [_seen(one) for one in cast("list[Any]", value)]
+        return [_seen(one) for one in cast("list[object]", value)]
     if isinstance(value, dict):
         return {key: _seen(one) for key, one in cast("dict[str, Any]", value).items() if key != "_meta"}
     return value
