@@ -2766,6 +2766,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/bundles.py",
+        '(packet.get("bundle"), packet.get("how")) != (activation.bundle, activation.how):',
+        'packet.get("bundle") != activation.bundle:',
+        f"{_S}/test_bundles.py::test_a_row_that_says_it_was_a_person_moves_no_server",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/bundles.py",
         " or newest[0].index <= known:",
         ":",
         f"{_S}/test_bundles.py::test_rows_turned_back_turn_no_server_back",

@@ -144,6 +144,22 @@ async def test_a_server_that_starts_with_other_rules_moves_no_other_server(tmp_p
         assert code_of(await second.refund(invoice, 2)) is None
 
 
+async def test_a_row_that_says_it_was_a_person_moves_no_server(tmp_path: Path) -> None:
+    async with opened(tmp_path, most(50)) as first:
+        config = load_config(placed(tmp_path / "new", most(3)), data_dir=tmp_path / "new")
+        part = activation_of(first.service.installation.with_config(config))
+        served = f"{len(first.log()):012d}"
+        with _sql(tmp_path) as database:  # before any server sees it
+            database.execute(
+                "CREATE TRIGGER t AFTER INSERT ON activations BEGIN UPDATE activations SET how = 'activated'; END"
+            )
+        await first.store.commit(TENANT, Unit([part]))
+        assert first.rows(ACTIVATIONS, served)[served]["how"] == "activated"
+        await first.service.watch.look(TENANT)
+        assert code_of(await first.refund(first.paid()[0], 2)) == "bundle_changed" and first.moved() == []
+        assert "audit verify" in first.service.pipeline.why
+
+
 async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:
     async with opened(tmp_path, most(50)) as shop:
         await activate(shop, tmp_path / "new", most(3))

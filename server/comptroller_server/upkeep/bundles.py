@@ -69,7 +69,8 @@ def content_of(reader: Reader, installation: Installation, tenant: str, activati
     shown = activation.bundle[:SHOWN_CHARS]
     found = entries(reader, installation.ring, tenant, [activation.index])
     packet = found[0].packet if found and found[0].type is RecordType.BUNDLE_ACTIVATED else None
-    if packet is None or packet.get("bundle") != activation.bundle:
+    # The row is anybody's who writes the database; the record was sealed with the store's keys.
+    if packet is None or (packet.get("bundle"), packet.get("how")) != (activation.bundle, activation.how):
         raise BundleUnusable(
             f"the record that put bundle {shown} in force is not in the log; run `comptroller audit verify`"
         )
