@@ -18,6 +18,7 @@ __all__ = [
     "BundleActivated",
     "RolloutChanged",
     "StoreAdopted",
+    "StreamReset",
     "SwitchChanged",
 ]
 
@@ -112,6 +113,16 @@ class StoreAdopted(OpenShape):
     switch_seq: int
 
 
+class StreamReset(OpenShape):
+    """A person sent a stream on from another place of the log; what lies between is sent again, or is left out."""
+
+    v: Version
+    stream: str
+    before: Annotated[int, Field(ge=0, description="the entry it would have sent next")]
+    position: Annotated[int, Field(ge=0, description="the entry it sends next")]
+    by: str
+
+
 OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
     {
         RecordType.APPROVAL_DECIDED: ApprovalDecided,
@@ -121,5 +132,6 @@ OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.APPROVER_ADDED: ApproverAdded,
         RecordType.BUNDLE_ACTIVATED: BundleActivated,
         RecordType.STORE_ADOPTED: StoreAdopted,
+        RecordType.STREAM_RESET: StreamReset,
     }
 )

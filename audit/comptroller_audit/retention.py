@@ -46,6 +46,7 @@ _KEPT: Final = frozenset(
         RecordType.BUNDLE_ACTIVATED,
         RecordType.CLOCK_ACCEPTED,
         RecordType.STORE_ADOPTED,
+        RecordType.STREAM_RESET,
         RecordType.ERASED,
     }
 )

@@ -145,6 +145,7 @@ class RecordType(StrEnum):
     ERASED = "erased"
     CLOCK_ACCEPTED = "clock_accepted"
     STORE_ADOPTED = "store_adopted"
+    STREAM_RESET = "stream_reset"
 
 
 class RefusalClass(StrEnum):

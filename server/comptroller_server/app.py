@@ -47,6 +47,7 @@ from comptroller_server.people.confirmations import Confirmations
 from comptroller_server.people.editing import Editing
 from comptroller_server.people.pages import DecisionPages
 from comptroller_server.pipeline import Pipeline
+from comptroller_server.streaming.streamer import Streams
 from comptroller_server.tasks.builtins import BuiltIns
 from comptroller_server.tasks.finish import Finishing
 from comptroller_server.tasks.handing_over import HandOvers
@@ -138,7 +139,8 @@ class Service:
     def readiness(self) -> Readiness:
         sources = self.installation.sources.values()
         upstreams = [source for source in sources if isinstance(source, UpstreamSource)]
-        return Readiness(self.owner, self.watch, TENANT, upstreams, self.pipeline)
+        i = self.installation
+        return Readiness(self.owner, self.watch, TENANT, upstreams, self.pipeline, i.store, i.config.streams)
 
 
 def _offers(i: Installation, look_ups: LookUps, watch: Watch, before: Service | None) -> tuple[Offers, News]:
@@ -315,6 +317,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
             _for_ever("recovery", _recover(service, config.limits.recovery_interval_s)),
             _for_ever("checkpoints", service.checkpointer.run([TENANT], config.store.checkpoint_interval_s)),
             _for_ever("counting", _count_refusals(service)),
+            _for_ever("streams", Streams(lambda: service.installation, ambient.clock).run()),
             _for_ever("retention", service.retention.run(TENANT, config.limits.retention_interval_s)),
         ]
         yield service

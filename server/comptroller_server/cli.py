@@ -54,6 +54,10 @@ _COMMANDS = {
     "audit": ("audit:audit", "Verify the log, and follow it."),
     "db": ("db:db", "Back the store up, bring it back, and go on with an old copy."),
     "retention": ("retention:retention", "Erase payloads whose time is over."),
+    "streams": (
+        "streams:streams",
+        "Copies of the record for other places: how far each is, and sending it on.",
+    ),
     "completion": ("completion:completion", "The script that completes our commands in a shell."),
 }
 

@@ -25,11 +25,13 @@ from comptroller_server.commands.invocation import Invocation, findings, invocat
 from comptroller_server.commands.opening import installation_of, quiet_stdout
 from comptroller_server.commands.showing import Card, emit, say
 from comptroller_server.config.model import Config
+from comptroller_server.config.streams import stream_warnings
 from comptroller_server.doctor.machine import SQLITE_SAFE
 from comptroller_server.doctor.places import exposed
 from comptroller_server.errors import ConfigInvalid, IdentityError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.observed import observing_in, observing_text
+from comptroller_server.streaming.status import stream_states, trouble
 from comptroller_server.undo.reversal import irreversible
 from comptroller_server.upstreams.asking import ask, upstream_warnings
 
@@ -93,6 +95,7 @@ def _check(checked: Checked, installation: Installation) -> None:
         _try(checked, config, "store.keys", lambda: installation.ring)
         _try(checked, config, "identity.local", lambda: installation.identity)
     _check_store(checked, config)
+    checked.warnings += config.placed(stream_warnings(config.streams))
     for path, message in exposed(config):
         checked.warn(path, message)
     if not config.store.checkpoint_files:
@@ -159,6 +162,12 @@ def _check_database(checked: Checked, config: Config) -> None:
     try:
         mode = observing_in(config.mode, reader, TENANT, SystemClock().now_ms())
         _warn_of_mode(checked, config, mode)
+        held_up = [
+            Finding(f"streams.{state.name}", text)
+            for state in stream_states(reader, config.streams)
+            if (text := trouble(state)) is not None
+        ]
+        checked.warnings += config.placed(held_up)
         held = {role for person in approver_names(reader, TENANT) for role in person.roles}
     finally:
         reader.close()

@@ -16,7 +16,7 @@ from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.config.loading import data_directory
 from comptroller_server.config.model import Config
-from comptroller_server.doctor import clients, disk, machine, places, record, upstreams
+from comptroller_server.doctor import clients, disk, machine, places, record, streams, upstreams
 from comptroller_server.doctor.lines import Level, Line, Patient, ok, problem, warning
 from comptroller_server.errors import CommandError, ConfigInvalid
 
@@ -34,6 +34,7 @@ _EXAMINATIONS: Sequence[tuple[str, Callable[[Patient], Iterable[Line]]]] = (
     ("checkpoints", record.checkpoints),
     ("mode", record.mode),
     ("upstreams", upstreams.lock),
+    ("streams", streams.delivery),
     ("clients", clients.clients),
 )
 _TOPIC_CHARS = 12

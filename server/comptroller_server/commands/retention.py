@@ -33,7 +33,7 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
     async def work(installation: Installation) -> tuple[int | None, RetentionRound]:
         config = installation.config
         clock, jump_s = installation.ambient.clock, config.limits.clock_jump_s_max
-        kept = Retention(installation.store, clock, config.logging.retention_days, jump_s)
+        kept = Retention(installation.store, clock, config.logging.retention_days, jump_s, config.streams)
         if accept_clock and not dry_run:
             await kept.accept_clock(TENANT, account())
         return config.logging.retention_days, await kept.round(TENANT, dry=dry_run, progress=_tell)
@@ -47,6 +47,7 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
                 "erased": done.erased,
                 "before_ms": done.before_ms,
                 "stopped": done.stopped,
+                "undelivered": done.undelivered,
             }
         )
     elif days is None:
@@ -57,6 +58,8 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
         say(f"{done.overdue} payloads from before {at(done.before_ms)} are overdue; nothing was erased.")
     else:
         say(f"{done.erased} payloads from before {at(done.before_ms)} were erased.")
+    if done.undelivered and not invocation.as_json:
+        say(f"{done.undelivered} of them no stream has delivered everywhere; see `comptroller streams list`.")
     if done.stopped:
         findings()
 

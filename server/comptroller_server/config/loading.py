@@ -30,6 +30,7 @@ from comptroller_server.config.values import (
     policy_files,
     source_files,
     store_settings,
+    streams_of,
     upstreams_of,
 )
 from comptroller_server.config.yaml_lines import Node, read_yaml, yaml_text
@@ -131,10 +132,12 @@ def _loaded(read: _Read, files: Sequence[Path], base_dir: Path, data_dir: Path) 
     judge_keys, key_secrets, key_findings = judge_keys_of(right, document.judges, base_dir, data_dir)
     upstreams, upstream_secrets, upstream_findings = upstreams_of(right, document.sources, base_dir, data_dir)
     fixed, fixed_values, fixed_findings = fixed_secrets_of(right, document.tools, base_dir, data_dir)
+    streams, stream_secrets, stream_findings = streams_of(right, document.streams, store, base_dir, data_dir)
     pins, pin_findings = pins_of(base_dir) if read.pins is None else (read.pins, [])
     findings += [
         *upstream_findings,
         *fixed_findings,
+        *stream_findings,
         *pin_findings,
         *key_findings,
         *store_findings,
@@ -171,8 +174,9 @@ def _loaded(read: _Read, files: Sequence[Path], base_dir: Path, data_dir: Path) 
         limits=document.limits,
         logging=document.logging,
         http=document.http,
+        streams=streams,
         environment=document.environment,
-        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values),
+        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *stream_secrets),
         tree=tree,
     )
 

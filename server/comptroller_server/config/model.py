@@ -29,6 +29,7 @@ from comptroller_server.call.traces import TraceLevel, trace_levels
 from comptroller_server.config.judges import JudgeConfig
 from comptroller_server.config.paths import parsed_path, shown_path
 from comptroller_server.config.safety import RetrievalConfig, SafetyConfig
+from comptroller_server.config.streams import StreamConfig, StreamName, StreamSettings
 from comptroller_server.config.tasks import TasksConfig
 from comptroller_server.config.upstreams import McpConfig
 from comptroller_server.config.web import HttpConfig
@@ -231,6 +232,7 @@ class Document(_Section):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     http: HttpConfig = Field(default_factory=HttpConfig)
+    streams: dict[StreamName, StreamConfig] = Field(default_factory=dict)
     environment: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
 
 
@@ -286,6 +288,7 @@ class Config:
     limits: LimitsConfig
     logging: LoggingConfig
     http: HttpConfig
+    streams: Mapping[str, StreamSettings]
     environment: str
     secrets: tuple[str, ...] = field(repr=False)
     tree: Node = field(repr=False, compare=False)
@@ -347,6 +350,12 @@ class Config:
             {"name": file.name, "sha256": hashlib.sha256(file.text.encode()).hexdigest()}
             for file in self.policies
         ]
+        # What leaves and to whom; not the files and credentials of this machine.
+        local = {"file", "ca_file", "secret", "headers"}
+        material["streams"] = {
+            name: stream.config.model_dump(mode="json", exclude=local)
+            for name, stream in self.streams.items()
+        }
         material["environment"] = self.environment
         material["mode"] = self.mode.value
         return material

@@ -24,6 +24,8 @@ from comptroller_server.config.judges import JudgeConfig
 from comptroller_server.config.model import SourceConfig, StoreConfig, StoreSettings
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.shaping import FIXED_SECRETS, fixed_secrets
+from comptroller_server.config.streams import SECRET_PLACES as STREAM_SECRETS
+from comptroller_server.config.streams import StreamConfig, StreamSettings, stream_settings
 from comptroller_server.config.upstreams import SECRET_PLACES, upstream_settings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -38,6 +40,7 @@ __all__ = [
     "policy_files",
     "source_files",
     "store_settings",
+    "streams_of",
     "upstreams_of",
 ]
 
@@ -53,6 +56,7 @@ _SECRET_PLACES: tuple[KeyPath, ...] = (
     ("judges", "*", "key"),
     *SECRET_PLACES,
     FIXED_SECRETS,
+    *STREAM_SECRETS,
 )
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
@@ -171,6 +175,29 @@ def upstreams_of(
     )
 
 
+def streams_of(
+    tree: Node,
+    streams: Mapping[str, StreamConfig],
+    store: StoreSettings | None,
+    base_dir: Path,
+    data_dir: Path,
+) -> tuple[dict[str, StreamSettings], tuple[str, ...], list[Finding]]:
+    """The streams as they are served, the secrets among their values, and what is wrong."""
+    taken = (
+        [store.keys_file, *store.checkpoint_files, *([store.database] if store.database else [])]
+        if store is not None
+        else []
+    )
+    return stream_settings(
+        tree,
+        streams,
+        base_dir,
+        taken,
+        lambda text: _file_path(text, base_dir, data_dir),
+        lambda text: _revealed(text, base_dir, data_dir),
+    )
+
+
 def fixed_secrets_of(
     tree: Node, tools: Sequence[ToolConfig], base_dir: Path, data_dir: Path
 ) -> tuple[dict[str, SecretStr], tuple[str, ...], list[Finding]]:
@@ -200,7 +227,7 @@ def misplaced_secrets(tree: Node) -> Iterator[Finding]:
         if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
             text = (
                 "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers`, "
-                "`bearer` and `oauth.client_secret` of an MCP server and in `fixed` arguments only; remove it"
+                "`bearer` and `oauth.client_secret` of an MCP server, in `secret` and `headers` of streams and in `fixed` arguments only; remove it"
             )
             yield finding_at(tree, path, text)
 

@@ -35,7 +35,7 @@ __all__ = [
 
 SHOWN_CHARS = 16
 """Of a digest, where people read it."""
-_FIXED = ("identity", "http", "limits", "logging", "sources", "pins", "safety", "environment")
+_FIXED = ("identity", "http", "limits", "logging", "sources", "pins", "safety", "streams", "environment")
 """What a process has built its faces, sources and logs of, and cannot have otherwise without a new start."""
 _log = structlog.stdlib.get_logger()
 

@@ -48,7 +48,7 @@ class Lasting:
             Loops(clock, limits.identical_calls_max),
             Breakers(clock, {name: source.breaker for name, source in config.sources.items()}),
             checkpointer_of(i),
-            Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max),
+            Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max, config.streams),
             DecisionPages(config.http.public_url),
             TaskBook(i.store, owner, clock, i.ambient.ids, config.budgets),
             set(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from comptroller_audit.errors import StoreError
 from comptroller_audit.owners import Owner
+from comptroller_audit.store import Store
 from comptroller_server.call.watch import Watch
+from comptroller_server.config.streams import StreamSettings
+from comptroller_server.streaming.status import stream_states, trouble
 from comptroller_server.upkeep.following import Following
 from comptroller_tools.upstream.source import UpstreamSource
 
@@ -16,23 +19,36 @@ __all__ = ["Readiness"]
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """It is ready while it holds its lock, reads its store and has the rules in force. An upstream that is down keeps nothing else from working."""
+    """It is ready while it holds its lock, reads its store and has the rules in force. An upstream or a
+    stream that is down keeps nothing else from working."""
 
     owner: Owner
     watch: Watch
     tenant: str
     upstreams: Collection[UpstreamSource]
     rules: Following
+    store: Store
+    streams: Mapping[str, StreamSettings]
 
     async def look(self) -> tuple[bool, str]:
         """Ready or not, and lines that name nothing of the configuration: anybody on this machine may ask."""
         try:
-            head = await self.watch.fresh(self.tenant)
+            return await self._look()
         except StoreError:
             return False, "not ready: the store cannot be read"
+
+    async def _look(self) -> tuple[bool, str]:
+        head = await self.watch.fresh(self.tenant)
         if not self.owner.held():
             return False, "not ready: the owner lock is lost"
         if self.rules.is_behind(head.bundle):
             return False, "not ready: other rules are in force than this process can serve"
-        up = sum(source.up for source in self.upstreams)
-        return True, f"ready\nupstreams up: {up} of {len(self.upstreams)}" if self.upstreams else "ready"
+        lines = ["ready"]
+        if self.upstreams:
+            up = sum(source.up for source in self.upstreams)
+            lines.append(f"upstreams up: {up} of {len(self.upstreams)}")
+        if self.streams:
+            states = await self.store.read(lambda reader: stream_states(reader, self.streams))
+            held_up = sum(trouble(state) is not None for state in states)
+            lines.append(f"streams held up: {held_up} of {len(states)}")
+        return True, "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -13,6 +13,7 @@ from comptroller_audit.errors import StoreError
 from comptroller_audit.retention import RETENTION, AcceptClock, Erase, first_at, overdue, still_needed
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
+from comptroller_server.streaming.cursors import delivered_to
 
 __all__ = ["Progress", "Retention", "RetentionRound"]
 
@@ -29,21 +30,27 @@ _log = structlog.stdlib.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class RetentionRound:
-    """What a round did. `overdue` were to be erased, `erased` were; `stopped` says why nothing was."""
+    """What a round did. `overdue` were to be erased, `erased` were; `stopped` says why nothing was.
+
+    `undelivered` of them some stream has not delivered: a duty to erase does not wait for a sink."""
 
     overdue: int
     erased: int
     before_ms: int
     stopped: str | None = None
+    undelivered: int = 0
 
 
 class Retention:
     """Erases what is older than `days` (None: never). `jump_s` is how far the clock may run ahead between rounds."""
 
-    def __init__(self, store: Store, clock: Clock, days: int | None, jump_s: float) -> None:
+    def __init__(
+        self, store: Store, clock: Clock, days: int | None, jump_s: float, streams: Collection[str] = ()
+    ) -> None:
         self._store = store
         self._clock = clock
         self._days = days
+        self._streams = tuple(streams)
         self._jump_ms = int(jump_s * 1000)
 
     async def run(self, tenant: str, interval_s: float) -> None:
@@ -55,6 +62,8 @@ class Retention:
                     _log.warning("nothing is erased", why=done.stopped)
                 elif done.erased:
                     _log.info("payloads erased", payloads=done.erased)
+                if done.undelivered:
+                    _log.warning("payloads erased that a stream had not delivered", payloads=done.undelivered)
             except StoreError as error:
                 _log.warning("retention waits for the store", error=str(error))
             await asyncio.sleep(interval_s)
@@ -79,7 +88,8 @@ class Retention:
                 "`comptroller retention run --accept-clock`",
             )
         end = await self._store.read(lambda reader: first_at(reader, tenant, before_ms))
-        found, erased, first = 0, 0, 0
+        found, erased, first, undelivered = 0, 0, 0, 0
+        delivered = await self._store.read(lambda reader: delivered_to(reader, tenant, self._streams))
 
         def look(reader: Reader) -> tuple[list[int], int | None]:
             return overdue(reader, tenant, first, end, still_needed(reader, tenant))
@@ -87,6 +97,7 @@ class Retention:
         while True:
             indexes, following = await self._store.read(look)
             found += len(indexes)
+            undelivered += sum(index >= delivered for index in indexes) if self._streams else 0
             if indexes and not dry:
                 if not await self._erase(tenant, indexes, before_ms, now, erased_before + erased):
                     break
@@ -101,7 +112,7 @@ class Retention:
             await self._erase(tenant, [], before_ms, now, erased_before)
         if erased:
             await self._store.scrub()
-        return RetentionRound(found, erased, before_ms)
+        return RetentionRound(found, erased, before_ms, undelivered=undelivered)
 
     async def accept_clock(self, tenant: str, by: str) -> None:
         """The clock is right: go on from now. Raises `StoreError`."""

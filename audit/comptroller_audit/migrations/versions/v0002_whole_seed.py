@@ -39,6 +39,7 @@ def upgrade() -> None:
     _edits()
     _provenance()
     _activations()
+    _streams()
 
 
 def _tasks() -> None:
@@ -126,3 +127,16 @@ def _provenance() -> None:
 
 def _activations() -> None:
     _keyed("activations", bundle=_TEXT, back=_TEXT, how=_TEXT, by=_TEXT, at_ms=_BIG, kept=_BOOL)
+
+
+def _streams() -> None:
+    _keyed(
+        "streams",
+        position=_BIG,
+        moves=_BIG,
+        taken_ms=_BIG,
+        tried_ms=_BIG,
+        failures=_INT,
+        refused=_BIG,
+        error=sa.Text(),
+    )
