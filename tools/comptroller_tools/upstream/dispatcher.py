@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Mapping
 from typing import Any, cast
 
+import anyio
 import mcp_types as types
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared._otel import inject_trace_context, otel_span
+from mcp.shared.jsonrpc_dispatcher import (
+    JSONRPCDispatcher,
+    _Pending,  # pyright: ignore[reportPrivateUsage] -- the only way to be told of progress
+)
+from mcp.shared.message import SessionMessage
+from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, ValidationError
 
+from comptroller_tools.upstream.posting import BrokenOff, Posts
 from comptroller_tools.upstream.speaking import Speaking
 
 __all__ = ["Dispatcher"]
@@ -22,14 +31,24 @@ _LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
 }
 """Where a listing holds what, and how an entry must read."""
 _ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})
+_STREAMS: tuple[Any, Any] = anyio.create_memory_object_stream[Any](0)
+for _stream in _STREAMS:
+    _stream.close()
+CANCEL_S = 1.0
+"""For telling an upstream that nobody waits any more."""
 
 
 class Dispatcher(JSONRPCDispatcher):
-    """Keeps definitions as they came, so that they can be pinned, and drops `_meta` of answers unread."""
+    """Keeps definitions as they came, so that they can be pinned, and drops `_meta` of answers unread.
 
-    def __init__(self, read: Any, write: Any, speaking: Speaking) -> None:
+    What is asked for a caller goes by `posts`, where there are any.
+    """
+
+    def __init__(self, read: Any, write: Any, speaking: Speaking, posts: Posts | None = None) -> None:
         super().__init__(read, write)
         self._speaking = speaking
+        self._posts = posts
+        self._handlers: tuple[Any, Any] | None = None
         self.page: list[Any] = []
         self.cursor: str | None = None
         self.ended = asyncio.Event()
@@ -39,9 +58,14 @@ class Dispatcher(JSONRPCDispatcher):
     ) -> dict[str, Any]:
         if method in _ANSWERS:
             self._speaking.stamp(params)
-        result = await super().send_raw_request(method, params, opts, **more)
-        if method in _ANSWERS:
+            posts = self._posts
+            if posts is not None and posts.usable and self._running:
+                result = await self._posted(posts, method, params, opts or {})
+            else:
+                result = await super().send_raw_request(method, params, opts, **more)
             result.pop("_meta", None)
+            return result
+        result = await super().send_raw_request(method, params, opts, **more)
         if method in _LISTS:
             key, shape = _LISTS[method]
             listed, cursor = result.get(key), result.get("nextCursor")
@@ -51,11 +75,59 @@ class Dispatcher(JSONRPCDispatcher):
             result[key] = [one for one in self.page if _readable(one, shape)]
         return result
 
-    async def run(self, *arguments: Any, **named: Any) -> None:
+    async def run(self, on_request: Any, on_notify: Any, *arguments: Any, **named: Any) -> None:
+        self._handlers = (on_request, on_notify)
         try:
-            await super().run(*arguments, **named)
+            await super().run(on_request, on_notify, *arguments, **named)
         finally:
             self.ended.set()
+
+    # -- by a connection of ours ----------------------------------------------------------------------------------
+
+    async def _posted(
+        self, posts: Posts, method: str, params: Mapping[str, Any], opts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        call = self._allocate_id()
+        sent: list[bool] = []
+        given = dict(params)
+        meta = dict(given.get("_meta") or {})
+        progress = opts.get("on_progress")
+        if progress is not None:
+            meta["progressToken"] = call
+            # The SDK finds there whom to tell; nothing comes by the streams.
+            self._pending[call] = _Pending(*_STREAMS, on_progress=progress)
+        attributes = {"mcp.method.name": method, "jsonrpc.request.id": str(call)}
+        try:
+            with otel_span(f"MCP send {method}", kind=SpanKind.CLIENT, attributes=attributes):
+                inject_trace_context(meta)
+                if meta:
+                    given["_meta"] = meta
+                message = {"jsonrpc": "2.0", "id": call, "method": method, "params": given}
+                return await posts.ask(
+                    message, opts.get("headers") or {}, lambda: sent.append(True), self._heard
+                )
+        except BrokenOff as broken:
+            # Never asked again: the SDK's transport fetches what is left of the same answer.
+            await asyncio.sleep(broken.pause_s)
+            rest: Any = {**opts, "request_id": call, "resumption_token": broken.event}
+            return await super().send_raw_request(method, params, rest)
+        except asyncio.CancelledError:
+            if sent:
+                await self._told_off(call)
+            raise
+        finally:
+            self._pending.pop(call, None)
+
+    async def _told_off(self, call: Any) -> None:
+        """Nobody waits for `call`. Where ending its connection says so (MCP 2026-07-28), the transport drops the words."""
+        params = {"requestId": call, "reason": "caller cancelled"}
+        with anyio.move_on_after(CANCEL_S, shield=True):
+            await self.notify("notifications/cancelled", params)
+
+    async def _heard(self, message: types.JSONRPCMessage) -> None:
+        """What came before the answer, in the context of its call: to the SDK, as from its own transport."""
+        if self._handlers is not None and self._tg is not None:
+            await self._dispatch(SessionMessage(message), *self._handlers, contextvars.copy_context())
 
 
 def _readable(entry: Any, shape: type[BaseModel]) -> bool:

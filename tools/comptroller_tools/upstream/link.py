@@ -26,8 +26,9 @@ from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
 from comptroller_tools.upstream.dispatcher import Dispatcher
-from comptroller_tools.upstream.over_http import Refusals, http_streams
+from comptroller_tools.upstream.over_http import http_streams
 from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
+from comptroller_tools.upstream.refusals import Refusals
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
 from comptroller_tools.upstream.speaking import Speaking
 from comptroller_tools.upstream.tokens import Tokens
@@ -271,8 +272,8 @@ class Link:
             if isinstance(settings.transport, StdioCommand)
             else http_streams(settings.transport, most, self._refusals, self._tokens)
         )
-        async with streams as (read, write):
-            self._dispatcher = Dispatcher(read, write, self._speaking)
+        async with streams as (read, write, *posts):
+            self._dispatcher = Dispatcher(read, write, self._speaking, *posts)
             async with ClientSession(
                 dispatcher=self._dispatcher,
                 client_info=CLIENT,

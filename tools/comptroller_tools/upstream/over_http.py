@@ -7,8 +7,6 @@ environment's proxies and `.netrc` are not used. Redirects leave the origin neve
 from __future__ import annotations
 
 import contextlib
-import json
-import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any, cast
 
@@ -16,57 +14,39 @@ import httpx2
 from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_tools.upstream.over_stdio import Pace
-from comptroller_tools.upstream.reaching import NOT_PUBLIC, transport_to
+from comptroller_tools.upstream.posting import Posts
+from comptroller_tools.upstream.reaching import NOT_PUBLIC, reach_of, transport_to
+from comptroller_tools.upstream.refusals import REFUSED, Refusals
 from comptroller_tools.upstream.settings import HttpEndpoint
 from comptroller_tools.upstream.tokens import NoToken, Tokens
 
-__all__ = ["Paced", "Refusals", "http_streams"]
+__all__ = ["Paced", "http_streams"]
 
 CONNECT_S = 10.0
 READ_S = 660.0
 """Longer than any call may take: its own deadline ends it."""
-REFUSED = frozenset({401, 403, 404, 405, 406, 413, 415, 421, 429})
-"""Statuses with which a server says that it did not take a request."""
-_NOT_SENT = -32_098
-_LOST = -32_099
-
-
-class Refusals:
-    """Tells what was never taken from what an upstream merely says was not: it cannot know the mark."""
-
-    def __init__(self) -> None:
-        self._mark = secrets.token_hex(16)
-        self.session_lost = False
-
-    def answer(self, request: httpx2.Request, why: str, *, taken: bool = False) -> httpx2.Response:
-        """An error answer in the upstream's place."""
-        error = {"code": _LOST if taken else _NOT_SENT, "message": why, "data": None if taken else self._mark}
-        body = json.dumps({"jsonrpc": "2.0", "id": None, "error": error})
-        headers = {"content-type": "application/json"}
-        return httpx2.Response(503, headers=headers, content=body.encode(), request=request)
-
-    def not_taken(self, data: Any) -> bool:
-        """Whether an error's data is our mark: the request had no effect."""
-        return isinstance(data, str) and secrets.compare_digest(data.encode(), self._mark.encode())
 
 
 @contextlib.asynccontextmanager
 async def http_streams(
     endpoint: HttpEndpoint, message_bytes_max: int, refusals: Refusals, tokens: Tokens | None = None
-) -> AsyncGenerator[tuple[Any, Any]]:
-    """The SDK's streams over a bounded client. Nothing is sent yet."""
-    inner = transport_to(endpoint)
+) -> AsyncGenerator[tuple[Any, Any, Posts]]:
+    """The SDK's streams over a bounded client, and the way for calls. Nothing is sent yet."""
+    reach = reach_of(endpoint)
+    inner = transport_to(reach)
     transport = _Bounded(inner, message_bytes_max, refusals, tokens)
     timeout = httpx2.Timeout(CONNECT_S, read=READ_S)
     headers = {**endpoint.headers, "accept-encoding": "identity"}
     client = httpx2.AsyncClient(transport=transport, headers=headers, timeout=timeout, trust_env=False)
+    posts = Posts(endpoint, message_bytes_max, refusals, tokens, transport.plain, reach)
     async with (
         client,
+        contextlib.aclosing(posts),
         streamable_http_client(
             endpoint.url, http_client=client, max_sse_event_size=message_bytes_max
         ) as streams,
     ):
-        yield streams
+        yield *streams, posts
 
 
 class _Bounded(httpx2.AsyncBaseTransport):
@@ -78,7 +58,7 @@ class _Bounded(httpx2.AsyncBaseTransport):
         self._refusals = refusals
         self._tokens = tokens
         # Headers of the config are for the upstream alone, so the token endpoint is asked by a client without any.
-        self._plain = httpx2.AsyncClient(
+        self.plain = httpx2.AsyncClient(
             transport=inner, timeout=CONNECT_S, trust_env=False, follow_redirects=False
         )
 
@@ -100,6 +80,8 @@ class _Bounded(httpx2.AsyncBaseTransport):
             )
         if request.method != "POST":
             return self._bounded(response)
+        self._refusals.session = request.headers.get("mcp-session-id")
+        self._refusals.redirected |= 300 <= response.status_code < 400
         if response.status_code in REFUSED:
             await response.aclose()
             if response.status_code == 404 and "mcp-session-id" in request.headers:
@@ -115,7 +97,7 @@ class _Bounded(httpx2.AsyncBaseTransport):
         if self._tokens is None:
             return await self._inner.handle_async_request(request)
         for last in (False, True):
-            token = await self._tokens.bearer(self._plain)
+            token = await self._tokens.bearer(self.plain)
             request.headers["authorization"] = f"Bearer {token}"
             response = await self._inner.handle_async_request(request)
             if response.status_code != 401 or last:

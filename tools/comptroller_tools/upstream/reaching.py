@@ -12,6 +12,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import cast
 
 import httpcore2
@@ -19,7 +20,7 @@ import httpx2
 
 from comptroller_tools.upstream.settings import HttpEndpoint
 
-__all__ = ["NOT_PUBLIC", "allowed", "transport_to"]
+__all__ = ["NOT_PUBLIC", "Reach", "allowed", "reach_of", "transport_to"]
 
 POOL_MAX = 64
 KEPT_MAX = 16
@@ -29,12 +30,30 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-def transport_to(endpoint: HttpEndpoint) -> httpx2.AsyncHTTPTransport:
-    """Pooled, kept connections to the endpoint and to where its tokens come from. Raises OSError, ssl.SSLError."""
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """Whom to believe, and where names may lead: `screened` is asked for every connection, whoever makes it."""
+
+    trust: ssl.SSLContext
+    screened: _Screened
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Those that a host may be reached at. Raises `httpcore2.ConnectError`."""
+        return await self.screened.addresses(host, port)
+
+
+def reach_of(endpoint: HttpEndpoint) -> Reach:
+    """What holds for the endpoint and for where its tokens come from. Raises OSError, ssl.SSLError."""
     written = [endpoint.url]
     if endpoint.oauth is not None:
         written += [url for url in (endpoint.oauth.token_url, endpoint.oauth.issuer) if url is not None]
-    trust = _trust(endpoint, written)
+    hosts = frozenset(httpx2.URL(url).host for url in written)
+    return Reach(_trust(endpoint, written), _Screened(hosts, endpoint.private_network))
+
+
+def transport_to(reach: Reach) -> httpx2.AsyncHTTPTransport:
+    """Pooled, kept connections."""
+    trust = reach.trust
     limits = httpx2.Limits(max_connections=POOL_MAX, max_keepalive_connections=KEPT_MAX)
     transport = httpx2.AsyncHTTPTransport(verify=trust, limits=limits, trust_env=False)
     # The one way to choose the address: the transport takes no backend of its own.
@@ -43,9 +62,7 @@ def transport_to(endpoint: HttpEndpoint) -> httpx2.AsyncHTTPTransport:
         max_connections=POOL_MAX,
         max_keepalive_connections=KEPT_MAX,
         keepalive_expiry=limits.keepalive_expiry,
-        network_backend=_Screened(
-            frozenset(httpx2.URL(url).host for url in written), endpoint.private_network
-        ),
+        network_backend=reach.screened,
     )
     return transport
 
@@ -74,7 +91,7 @@ class _Screened(httpcore2.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
-        *others, last = await self._addresses(host, port)
+        *others, last = await self.addresses(host, port)
         for address in others:
             with contextlib.suppress(httpcore2.ConnectError, httpcore2.ConnectTimeout):
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
@@ -83,7 +100,7 @@ class _Screened(httpcore2.AsyncNetworkBackend):
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
 
-    async def _addresses(self, host: str, port: int) -> list[str]:
+    async def addresses(self, host: str, port: int) -> list[str]:
         host = host.strip("[]")
         literal = _address(host)
         if literal is not None:
