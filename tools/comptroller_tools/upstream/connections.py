@@ -7,6 +7,7 @@ as HTTP/1.1 frames them; everything it holds is bounded, and the other side may 
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -48,12 +49,21 @@ class Connection(asyncio.Protocol):
         self._parts: list[bytes] = []
         self._ahead = 0
         self._head_bytes = 0
-        self._head_done = self._complete = self._interim = self._paused = False
+        self._head_done = self._complete = self._interim = self._paused = self._stays = False
         self._lost: str | None = None
 
     @property
     def open(self) -> bool:
         return self._lost is None and self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is open and nothing came on it since, an end not yet noticed included."""
+        if not self.open or self._transport is None:
+            return False
+        looked = select.poll()
+        looked.register(self._transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not looked.poll(0)
 
     @property
     def complete(self) -> bool:
@@ -63,12 +73,7 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether the last exchange ended as it should and the other side keeps the connection."""
-        return (
-            self.open
-            and self._complete
-            and self._parser is not None
-            and bool(self._parser.should_keep_alive())
-        )
+        return self.open and self._complete and self._stays
 
     def begin(self, request: bytes) -> None:
         """Write a whole request."""
@@ -76,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self.status, self.headers, self._parts = 0, {}, []
         self._ahead = self._head_bytes = 0
-        self._head_done = self._complete = self._interim = self.answered = False
+        self._head_done = self._complete = self._interim = self._stays = self.answered = False
         self._transport.write(request)
 
     async def head(self) -> None:
@@ -162,6 +167,8 @@ class Connection(asyncio.Protocol):
         if self._interim:
             self._interim = False
             return
+        assert self._parser is not None
+        self._stays = bool(self._parser.should_keep_alive())  # the parser knows it only now
         self._complete = True
 
     # -- inside ---------------------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ class Connections:
         since = asyncio.get_running_loop().time() - IDLE_S
         while self._kept:
             connection = self._kept.pop()
-            if connection.open and connection.idle_since > since:
+            if connection.idle_since > since and connection.quiet:
                 self._taken.add(connection)
                 return connection
             connection.abort()

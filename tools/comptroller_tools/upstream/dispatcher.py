@@ -107,6 +107,7 @@ class Dispatcher(JSONRPCDispatcher):
                     message, opts.get("headers") or {}, lambda: sent.append(True), self._heard
                 )
         except BrokenOff as broken:
+            self._pending.pop(call, None)
             # Never asked again: the SDK's transport fetches what is left of the same answer.
             await asyncio.sleep(broken.pause_s)
             rest: Any = {**opts, "request_id": call, "resumption_token": broken.event}
