@@ -31,6 +31,7 @@ _BUDGETS = "budgets/comptroller_budgets"
 _POLICY = "policy/comptroller_policy"
 _SERVER = "server/comptroller_server"
 _UPSTREAM = "tools/comptroller_tools/upstream"
+_POSTING = "tests/tools/test_upstream_posting.py"
 _S = "tests/scenarios"
 
 MUTATIONS: tuple[Mutation, ...] = (
@@ -2323,8 +2324,8 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
     ),
     Mutation(
-        f"{_UPSTREAM}/over_http.py",
-        "            if self._left < 0:\n",
+        f"{_UPSTREAM}/posting.py",
+        "            if left < 0:\n",
         "            if False:\n",
         "tests/tools/test_upstream_http.py::test_an_answer_that_is_too_large_is_given_up_and_the_connection_goes_on",
     ),
@@ -2332,10 +2333,70 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/over_http.py",
         'if response.headers.get("content-encoding", "identity").lower() != "identity":',
         "if False:",
+        "tests/tools/test_upstream_posting.py::test_a_server_that_redirects_is_called_by_the_session_under_the_same_rules",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/posting.py",
+        'if headers.get("content-encoding", "identity").lower() != "identity":',
+        "if False:",
         "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
     ),
     Mutation(
-        f"{_UPSTREAM}/over_http.py",
+        f"{_UPSTREAM}/posting.py",
+        "        if not all(map(_HEADER.fullmatch, lines)):\n",
+        "        if False:\n",
+        f"{_POSTING}::test_a_header_that_would_be_two_is_not_written",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/posting.py",
+        "            self._refusals.redirected = True\n",
+        "            pass\n",
+        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/posting.py",
+        "    return not isinstance(answered, bool) and (answered == call or answered == str(call))\n",
+        "    return True\n",
+        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/posting.py",
+        "            reach.addresses,\n",
+        "            reach.screened._resolved,\n",
+        f"{_POSTING}::test_calls_go_only_to_addresses_that_are_allowed",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/connections.py",
+        "            if self._head_bytes > HEAD_BYTES_MAX:\n",
+        "            if False:\n",
+        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/connections.py",
+        "            self._transport.pause_reading()\n",
+        "            pass\n",
+        f"{_POSTING}::test_an_answer_is_read_no_faster_than_it_is_taken",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/connections.py",
+        "        if self._parser is None or self._complete:  # nobody asked\n",
+        "        if self._parser is None:\n",
+        f"{_POSTING}::test_bytes_that_nobody_asked_for_are_the_answer_to_no_call",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/events.py",
+        "        if self._size + len(self._rest) > self._most:\n",
+        "        if False:\n",
+        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/dispatcher.py",
+        "                await self._told_off(call)\n",
+        "                pass\n",
+        f"{_POSTING}::test_an_upstream_is_told_that_nobody_waits_in_the_way_of_its_era",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/posting.py",
         "            self._tokens.refused(token)\n",
         "            pass\n",
         "tests/tools/test_upstream_tokens.py::test_a_token_that_was_withdrawn_costs_one_more_try_and_the_call_runs_once",

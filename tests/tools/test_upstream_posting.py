@@ -358,9 +358,10 @@ class Watched(Elsewhere):
 
     def __init__(self, era: str) -> None:
         super().__init__(era)
-        self.said: list[str] = []
+        self.cancelled: list[Any] = []
         self.left = asyncio.Event()
         self.call: Any = None
+        self._receive: Any = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http" and scope["method"] == "GET":
@@ -370,12 +371,30 @@ class Watched(Elsewhere):
                 told = result(self.call, content=text, structuredContent={"result": "the rest"})
                 await _events(send, event(told))
                 return
-        await super().__call__(scope, receive, send)
+        await super().__call__(scope, self._listening_to(receive), send)
+
+    def _listening_to(self, receive: Any) -> Any:
+        async def listen() -> Any:
+            self._receive = receive
+            message = await receive()
+            with contextlib.suppress(ValueError, TypeError):
+                said = json.loads(message.get("body", b""))
+                if said["method"] == "notifications/cancelled":
+                    self.cancelled.append(said["params"]["requestId"])
+            return message
+
+        return listen
 
     async def _turned_away(self, send: Any, body: bytes) -> None:
+        receive = self._receive
         self.call = json.loads(body)["id"]
         if self.door == "broken":
             await _events(send, b"id: e1\nretry: 1\ndata:\n\n")
+            return
+        if self.door == "silence":
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self.left.set()
             return
         await super()._turned_away(send, body)
 
@@ -411,3 +430,22 @@ async def test_a_server_that_redirects_is_called_by_the_session_under_the_same_r
         outcome = await source.call(Action("write", {"path": "a"}, "key"), time.monotonic() + 30)
         await source.close()
     assert outcome.effect is effect
+
+
+@pytest.mark.parametrize("era", ["modern", "legacy"])
+async def test_an_upstream_is_told_that_nobody_waits_in_the_way_of_its_era(era: str) -> None:
+    elsewhere = Watched(era)
+    async with open_server(elsewhere):
+        source = await reached(elsewhere.url)
+        elsewhere.door = "silence"
+        given_up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        action = Action("write", {"path": "a"}, "key", given_up=given_up)
+        calling = asyncio.create_task(source.call(action, time.monotonic() + 30))
+        await until(lambda: elsewhere.call is not None)
+        given_up.set_result(None)
+        assert (await calling).effect is EffectHappened.UNKNOWN
+        async with asyncio.timeout(10):
+            await elsewhere.left.wait()
+        await until(lambda: era == "modern" or elsewhere.cancelled == [elsewhere.call])
+        await source.close()
+    assert elsewhere.cancelled == ([] if era == "modern" else [elsewhere.call])
