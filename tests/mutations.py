@@ -2339,7 +2339,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/posting.py",
         'if headers.get("content-encoding", "identity").lower() != "identity":',
         "if False:",
-        "tests/tools/test_upstream_http.py::test_only_a_request_that_was_not_taken_had_no_effect",
+        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
     ),
     Mutation(
         f"{_UPSTREAM}/posting.py",
@@ -2351,13 +2351,13 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/posting.py",
         "            self._refusals.redirected = True\n",
         "            pass\n",
-        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+        f"{_POSTING}::test_a_server_that_begins_to_redirect_is_left_to_the_session",
     ),
     Mutation(
         f"{_UPSTREAM}/posting.py",
         "    return not isinstance(answered, bool) and (answered == call or answered == str(call))\n",
         "    return True\n",
-        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+        f"{_POSTING}::test_an_answer_to_another_call_is_none",
     ),
     Mutation(
         f"{_UPSTREAM}/posting.py",
@@ -2369,7 +2369,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_UPSTREAM}/connections.py",
         "            if self._head_bytes > HEAD_BYTES_MAX:\n",
         "            if False:\n",
-        f"{_POSTING}::test_an_odd_answer_ends_the_call_and_says_whether_it_was_taken",
+        f"{_POSTING}::test_headers_without_an_end_end_the_call",
     ),
     Mutation(
         f"{_UPSTREAM}/connections.py",
@@ -2379,8 +2379,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/connections.py",
-        "        if self._parser is None or self._complete:  # nobody asked\n",
-        "        if self._parser is None:\n",
+        "        if self._complete:  # of a second answer, which is nobody's\n",
+        "        if False:\n",
         f"{_POSTING}::test_bytes_that_nobody_asked_for_are_the_answer_to_no_call",
     ),
     Mutation(

@@ -144,10 +144,14 @@ class Connection(asyncio.Protocol):
     # -- the parser's side ----------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._complete:
+            return
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._complete:
+            return
         self.status = self._parser.get_status_code()
         self._interim = 100 <= self.status < 200
         if self._interim:
@@ -156,6 +160,8 @@ class Connection(asyncio.Protocol):
         self._head_done = True
 
     def on_body(self, body: bytes) -> None:
+        if self._complete:  # of a second answer, which is nobody's
+            return
         self._parts.append(body)
         self._ahead += len(body)
 

@@ -273,6 +273,8 @@ class Link:
             else http_streams(settings.transport, most, self._refusals, self._tokens)
         )
         async with streams as (read, write, *posts):
+            if settings.may_ask.kinds:
+                posts = []  # questions belong to the session
             self._dispatcher = Dispatcher(read, write, self._speaking, *posts)
             async with ClientSession(
                 dispatcher=self._dispatcher,
