@@ -38,6 +38,7 @@ _COMMANDS = {
     "tasks": ("tasks:tasks", "List and show tasks, and take back what one did."),
     "handoffs": ("handoffs:handoffs", "Work that agents gave to people: look at it, and close it."),
     "budgets": ("budgets:budgets", "Every limit: used, held, left, and when it resets."),
+    "watch": ("watch:watch", "What goes on now, live: what waits for a person, calls, tasks, budgets."),
     "why": ("why:why", "Everything about one call, on one screen."),
     "report": ("report:report", "Success, cost, containment and latency of all calls; a gate, a page."),
     "suggest": (

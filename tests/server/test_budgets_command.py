@@ -10,7 +10,7 @@ import pytest
 
 from comptroller_budgets.limits import Limit, Scope, Window
 from comptroller_budgets.standing import Standing
-from comptroller_server.commands.budgets import _bar  # pyright: ignore[reportPrivateUsage] -- its look is the point
+from comptroller_server.commands.budgets import bar
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import code_of, tool_of
 from tests.server.cli_kit import accepting_own_files, at_work, run
@@ -113,7 +113,7 @@ async def test_a_task_that_is_unknown_or_ambiguous_is_said_so(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("used", "held", "bar"),
+    ("used", "held", "shown"),
     [
         (0, 0, "[............]"),
         (1, 0, "[#...........]"),
@@ -124,9 +124,9 @@ async def test_a_task_that_is_unknown_or_ambiguous_is_said_so(tmp_path: Path) ->
         (500, 0, "[############]"),
     ],
 )
-def test_a_bar_is_full_only_when_nothing_is_left(used: int, held: int, bar: str) -> None:
+def test_a_bar_is_full_only_when_nothing_is_left(used: int, held: int, shown: str) -> None:
     limit = Limit("x", Scope.TASK, None, "x", Window.TASK, 100)
-    assert _bar(Standing(limit, "t", 100, used, held)) == bar
+    assert bar(Standing(limit, "t", 100, used, held)) == shown
 
 
 def test_check_names_the_windows_nobody_wrote_down(tmp_path: Path) -> None:

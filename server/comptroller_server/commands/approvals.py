@@ -12,6 +12,7 @@ from sqlalchemy import bindparam, select
 from comptroller_audit.database import table_of
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.redaction import Audience
+from comptroller_audit.store import Reader
 from comptroller_audit.unit import Committed, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, JsonObject, PrincipalKind, RecordType, Refusal
 from comptroller_policy.approvals import OPEN, ApprovalRow, ApprovalState, Vote, VoteOnApproval, asked_digest
@@ -35,7 +36,7 @@ from comptroller_server.commands.requests import (
 from comptroller_server.commands.showing import at, emit, say, show_list
 from comptroller_server.installation import TENANT, Installation
 
-__all__ = ["approvals"]
+__all__ = ["all_requests", "approvals"]
 
 _TABLE = table_of(ApprovalRow)
 _ALL = (
@@ -63,9 +64,7 @@ def list_(ctx: click.Context, everything: bool) -> None:
 
     async def read(installation: Installation) -> list[dict[str, Any]]:
         now = installation.ambient.clock.now_ms()
-        rows = await installation.store.read(lambda reader: reader.query(_ALL, tenant=TENANT))
-        names = [column.name for column in _TABLE.columns]
-        return [summary(dict(zip(names, row, strict=True)), now) for row in rows]
+        return await installation.store.read(lambda reader: all_requests(reader, now))
 
     found = [one for one in on_store(invocation, read) if everything or one["state"] in OPEN]
     rows = [
@@ -74,6 +73,12 @@ def list_(ctx: click.Context, everything: bool) -> None:
     ]
     headings = ("APPROVAL", "STATE", "TOOL", "NEEDS", "ASKED", "EXPIRES", "CALL")
     show_list(invocation.as_json, {"approvals": found}, headings, rows, "Nothing waits for a person.")
+
+
+def all_requests(reader: Reader, now_ms: int) -> list[dict[str, Any]]:
+    """Every request for a person, summed up, oldest first."""
+    names = [column.name for column in _TABLE.columns]
+    return [summary(dict(zip(names, row, strict=True)), now_ms) for row in reader.query(_ALL, tenant=TENANT)]
 
 
 def _told(one: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from comptroller_server.commands.showing import at, emit, say, table
 from comptroller_server.commands.task_reading import row_named
 from comptroller_server.installation import TENANT, Installation, principal_key
 
-__all__ = ["budgets"]
+__all__ = ["Found", "bar", "budgets", "budgets_json", "limits_of"]
 
 BAR_CHARS = 12
 _LISTING = "comptroller tasks list"
@@ -52,13 +52,13 @@ def budgets(ctx: click.Context, task: str | None, principal: str | None) -> None
         def look(reader: Reader) -> Found:
             if task is not None:
                 return _of_task(reader, installation, row_named(reader, TASKS, task, "task", _LISTING)[0])
-            return _of_principal(reader, installation, principal)
+            return limits_of(reader, installation, principal)
 
         return await installation.store.read(look)
 
     found = on_store(invocation, read)
     if invocation.as_json:
-        emit(_as_json(found))
+        emit(budgets_json(found))
     else:
         _show(found)
 
@@ -68,7 +68,8 @@ def _of_task(reader: Reader, installation: Installation, task: str) -> Found:
     return Found([], {task: (standings, task_cost(reader, TENANT, task))}, {})
 
 
-def _of_principal(reader: Reader, installation: Installation, subject: str | None) -> Found:
+def limits_of(reader: Reader, installation: Installation, subject: str | None) -> Found:
+    """The windows of a principal now, and its open tasks; without `subject` those of the local person."""
     config, own = installation.config, installation.identity.principal
     full = own.id if subject is None else subject if "|" in subject else f"{own.issuer}|{subject}"
     key = principal_key(installation.ring, TENANT, full)
@@ -93,7 +94,8 @@ def _open_tasks(reader: Reader, pointers: Sequence[str], idle_s: int, now_ms: in
     return [task for task in named if task in tasks and not is_over(tasks[task], now_ms, idle_s)]
 
 
-def _as_json(found: Found) -> JsonObject:
+def budgets_json(found: Found) -> JsonObject:
+    """What was found, for programs."""
     return {
         "windows": [
             {**standing.as_json(), "for": found.names.get(standing.who, standing.who)}
@@ -130,7 +132,7 @@ def _table(rows: Sequence[tuple[str, Standing]]) -> None:
             [
                 one.limit.id,
                 *([who] if who else []),
-                _bar(one),
+                bar(one),
                 *amounts,
                 amount_text(one.max_micro) + whole,
                 resets,
@@ -140,7 +142,7 @@ def _table(rows: Sequence[tuple[str, Standing]]) -> None:
     table(["LIMIT", *named, "SPENT", "USED", "HELD", "LEFT", "MAX", "RESETS"], shown)
 
 
-def _bar(one: Standing) -> str:
+def bar(one: Standing) -> str:
     """`[####==......]`: used, held, left. A limit with anything left shows at least one dot."""
     most = max(one.max_micro, 1)
     used = min(BAR_CHARS, -(-one.used_micro * BAR_CHARS // most))

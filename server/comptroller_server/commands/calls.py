@@ -27,7 +27,7 @@ from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.undo.reversal_parts import reversal_found_out
 
-__all__ = ["calls"]
+__all__ = ["calls", "newest_calls"]
 
 _TABLE = table_of(CallRow)
 
@@ -52,7 +52,7 @@ def list_(ctx: click.Context, state: str | None, task: str | None, count: int) -
     invocation = invocation_of(ctx)
 
     async def read(installation: Installation) -> list[tuple[str, Row]]:
-        return await installation.store.read(lambda reader: _newest(reader, state, task, count))
+        return await installation.store.read(lambda reader: newest_calls(reader, state, task, count))
 
     found = on_store(invocation, read)
     document = {"calls": [call_summary(call, row) for call, row in found]}
@@ -64,7 +64,8 @@ def list_(ctx: click.Context, state: str | None, task: str | None, count: int) -
     show_list(invocation.as_json, document, headings, rows, "There are no such calls.")
 
 
-def _newest(reader: Reader, state: str | None, task: str | None, count: int) -> list[tuple[str, Row]]:
+def newest_calls(reader: Reader, state: str | None, task: str | None, count: int) -> list[tuple[str, Row]]:
+    """Ids and rows, newest first; `task` is the beginning of a task's id."""
     columns = [column for column in _TABLE.columns if column.name not in ("tenant", "id")]
     statement = select(_TABLE.c.id, *columns).where(_TABLE.c.tenant == bindparam("tenant"))
     given: dict[str, Any] = {"tenant": TENANT}

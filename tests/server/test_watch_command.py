@@ -1,0 +1,86 @@
+"""`comptroller watch`: what goes on now, on a terminal, in a pipe and for programs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from comptroller_server.commands.watch import Look, look_at, picture
+from comptroller_tools.desk.faults import Fault, FaultKind
+from tests.scenarios.kit import call_of, code_of
+from tests.server.cli_kit import Desk, accepting_own_files, at_work
+
+pytestmark = pytest.mark.anyio
+
+
+async def busy(desk: Desk) -> tuple[str, str]:
+    """A refund that waits for a person, and one in doubt."""
+    first, second = desk.shop.paid()[:2]
+    waits = await desk.shop.pending(first)
+    desk.shop.misbehave(Fault(tool="issue_refund", kind=FaultKind.RAISE))
+    doubted = await desk.shop.refund(second, 5)
+    assert code_of(doubted) == "in_doubt"
+    return waits, call_of(doubted)
+
+
+async def test_one_look_shows_what_waits_for_a_person_the_calls_and_the_limits(tmp_path: Path) -> None:
+    async with at_work(tmp_path, accepting_own_files) as desk:
+        waits, doubted = await busy(desk)
+        told = await desk.json("watch", "--once")
+        assert [one["call"] for one in told["approvals"]] == [waits]
+        assert [one["call"] for one in told["in_doubt"]] == [doubted]
+        assert {waits, doubted} <= {one["call"] for one in told["calls"]}
+        assert told["budgets"] == await desk.json("budgets")
+        shown = await desk.run("watch", "--once")
+        headings = [line for line in shown.splitlines() if line in ("Waits for a person", "Calls", "Budgets")]
+        assert headings == ["Waits for a person", "Calls", "Budgets"]
+        assert (await desk.json("watch", "--once", "--task", "ffffffff"))["calls"] == []
+
+
+async def test_a_look_is_printed_again_only_when_it_differs(tmp_path: Path) -> None:
+    async with at_work(tmp_path, accepting_own_files) as desk:
+        await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[0])
+        options = ["--config", str(tmp_path / "comptroller.yaml"), "--data-dir", str(tmp_path)]
+        watching = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            "from comptroller_server.cli import main; main()",
+            *options,
+            *("watch", "--json", "--every", "0.2"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert watching.stdout is not None
+        try:
+            async with asyncio.timeout(60):
+                first = json.loads(await watching.stdout.readline())
+                read = await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[1])
+                second = json.loads(await watching.stdout.readline())
+        finally:
+            watching.terminate()
+            await watching.wait()
+        assert call_of(read) not in {one["call"] for one in first["calls"]}
+        assert second["calls"][0]["call"] == call_of(read)
+
+
+async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_terminal_sequence(
+    tmp_path: Path,
+) -> None:
+    async with at_work(tmp_path, accepting_own_files) as desk:
+        waits, doubted = await busy(desk)
+        await desk.shop.call("no\x1b[2Jsuch")
+
+        def seen(told: Look) -> str:
+            console = Console(width=200, color_system=None)
+            with console.capture() as captured:
+                console.print(picture(told))
+            return captured.get()
+
+        shown = seen(await look_at(desk.shop.service.installation, None, 12))
+        assert waits in shown and doubted in shown
+        assert "in doubt" in shown and "approval" in shown
+        assert "\x1b" not in shown
