@@ -117,6 +117,11 @@ class Store:
                 upgrade(database)
         return cls(database, ring, clock, ids, fault, lane)
 
+    @property
+    def written(self) -> tuple[int, int]:
+        """How many batches this process has run, and the units in them."""
+        return self._runner.batches, self._runner.units
+
     async def commit(self, tenant: str, unit: Unit) -> Committed | Stopped:
         """Make `unit` durable, or say what stopped it.
 

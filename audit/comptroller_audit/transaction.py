@@ -85,9 +85,13 @@ class BatchRunner:
         self._connection: Any = None
         self._file: tuple[int, int] | None = None
         self._sql = _LogStatements(database)
+        self.batches = self.units = 0
+        """How many batches were run, and the units in them."""
 
     def run(self, batch: Sequence[Waiting]) -> None:
         """Give every waiting unit its outcome."""
+        self.batches += 1
+        self.units += len(batch)
         failure = self._failure_of(batch)
         if failure is None:
             return

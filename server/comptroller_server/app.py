@@ -54,6 +54,7 @@ from comptroller_server.tasks.handing_over import HandOvers
 from comptroller_server.tasks.rounds import TaskRounds
 from comptroller_server.tasks.success import Success
 from comptroller_server.tasks.taskbook import TaskBook
+from comptroller_server.telemetry.scraping import Metrics, metrics_of
 from comptroller_server.undo.compensation import Reversals
 from comptroller_server.upkeep.bundles import (
     BundleUnusable,
@@ -134,6 +135,11 @@ class Service:
             setattr(self, name, getattr(now, name))
         self.news.rules_moved()
         return now.pipeline.now
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What `/metrics` serves, where that is configured."""
+        return metrics_of(lambda: (self.installation, self.readiness), self.lasting.telemetry)
 
     @property
     def readiness(self) -> Readiness:
@@ -219,7 +225,7 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
     pipeline = Pipeline(
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Batches(store, i.policy, commits, evidence, release), lasting.loops, compensation,
-        Observing(config.mode, store, clock),
+        Observing(config.mode, store, clock), lasting.telemetry,
     )  # fmt: skip
     editing = Editing(
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,
@@ -378,6 +384,7 @@ async def _end(service: Service) -> None:
         _log.error("the last checkpoint was not written", error=str(error))
     for checking in (*(checking for _, checking in service.former), service.checking):
         await checking.close()
+    await asyncio.to_thread(service.lasting.telemetry.close)
     sources = service.installation.sources.values()
     await asyncio.gather(*(source.close() for source in sources))
     await service.installation.store.close()

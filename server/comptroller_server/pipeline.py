@@ -30,6 +30,7 @@ from comptroller_server.checks.checking import Checking
 from comptroller_server.people.canary import Canary
 from comptroller_server.people.confirmations import Asked, Confirmations
 from comptroller_server.tasks.builtins import BuiltIns
+from comptroller_server.telemetry.watching import Telemetry
 from comptroller_server.undo.compensation import Reversals
 
 __all__ = ["Pipeline"]
@@ -61,6 +62,7 @@ class Pipeline:
         loops: Loops,
         compensation: Reversals,
         observing: Observing,
+        telemetry: Telemetry,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -78,6 +80,7 @@ class Pipeline:
         self._loops = loops
         self._compensation = compensation
         self._observing = observing
+        self._telemetry = telemetry
         compensation.act = self._act
 
     async def call(self, proposal: Proposal) -> Answer:
@@ -85,6 +88,7 @@ class Pipeline:
         try:
             case = await self._intake.receive(proposal)  # 1 receive, 2 identify
         except StoreError as error:
+            self._telemetry.unreceived(proposal)
             return _store_unavailable("", error)
         answer: Answer | None = None
         try:
@@ -92,6 +96,7 @@ class Pipeline:
             return answer
         finally:
             self._intake.answered(case, answer.text if answer is not None else "")
+            self._telemetry.answered(case, answer)
 
     async def _governed(self, case: Case) -> Answer:
         """The story, or the refusal it ends in."""

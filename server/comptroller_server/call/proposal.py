@@ -84,6 +84,7 @@ class Proposal:
     the client can show its person a form, `can_open` that it can have them open a page; `confirmation` is what came of one.
     `task_header` is the header `Comptroller-Task` of the request; `by_token` says that a token proved the actor, not
     the command line alone. `said_by` is the person, proved by a credential, who gives the task its request; like `part_of`, the batch call that this one is an item of, no transport sets it.
+    `trace_header` is the header `traceparent` of the request, `protocol` the version of MCP it was made in.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
     `left` is done when the caller waits no more, for whatever reason, `cancelled` when it said so in words.
     `asker` is how the client is asked what an upstream wants to know. `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
@@ -99,6 +100,8 @@ class Proposal:
     confirmation: Confirmation | None = None
     task_header: str | None = None
     by_token: bool = False
+    trace_header: str | None = None
+    protocol: str = ""
     said_by: str = ""
     part_of: str | None = None
     kind: Kind = Kind.TOOL

@@ -35,6 +35,8 @@ class Took:
     began: float = field(init=False)
     last: float = field(init=False)
     steps: dict[str, float] = field(default_factory=dict[str, float])
+    passed: list[tuple[str, float]] = field(default_factory=list[tuple[str, float]])
+    """Each mark, in order, and when it was made."""
 
     def __post_init__(self) -> None:
         self.began = self.last = self.now()
@@ -44,6 +46,7 @@ class Took:
         now = self.now()
         self.steps[step] = self.steps.get(step, 0.0) + now - self.last
         self.last = now
+        self.passed.append((step, now))
 
     def in_packet(self, last: str = "") -> JsonObject:
         """Milliseconds from receipt to now, in all and by step; what came after the last mark is `last`'s, if named."""

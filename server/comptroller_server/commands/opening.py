@@ -20,8 +20,9 @@ from comptroller_audit.database import Row
 from comptroller_audit.query import calls_matching
 from comptroller_audit.store import Reader
 from comptroller_server.commands.invocation import Invocation
-from comptroller_server.commands.logs import release_logs
+from comptroller_server.commands.logs import log_to_stderr, release_logs
 from comptroller_server.config.loading import load_config
+from comptroller_server.config.telemetry import LogFormat
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
@@ -61,6 +62,8 @@ def config_file(given: Path | None) -> Path:
 def installation_of(invocation: Invocation) -> Installation:
     """The installation the command works on; only its configuration is read yet. Raises `ConfigInvalid`."""
     installation = Installation(load_config(config_file(invocation.config), data_dir=invocation.data_dir))
+    if installation.config.telemetry.logs is LogFormat.JSON and not invocation.log_json:
+        log_to_stderr(as_json=True)
     release_logs(installation.release)
     return installation
 

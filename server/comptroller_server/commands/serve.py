@@ -109,7 +109,9 @@ async def _over_stdio(service: Service, wire: Wire | None, subject: Subject, sto
 async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Event) -> None:
     identity = service.installation.identity
     server = _server(service, subject_of)
-    app = build_app(server, identity, readiness=service.readiness.look)
+    metrics = service.metrics
+    served = metrics.answer if metrics is not None else None
+    app = build_app(server, identity, readiness=service.readiness.look, metrics=served)
     for name, file in identity.load_tokens().items():
         _tell(f"token of {name}: {file}")
 

@@ -14,6 +14,7 @@ from comptroller_server.config.model import Document
 from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.safety import cache_findings, unknown_sources
 from comptroller_server.config.shaping import hidden_findings, part_findings
+from comptroller_server.config.telemetry import telemetry_findings
 from comptroller_server.config.verification import verification_findings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.batches import batch_name
@@ -61,6 +62,7 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
     for at, rule in enumerate(document.tasks.success):
         found += _must_read(("tasks", "success", at, "tool"), rule.tool, tools, written)
     found += judge_findings(document.judges, document.models, written.prices)
+    found += telemetry_findings(document.telemetry, document.http)
     found += _first(document)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)

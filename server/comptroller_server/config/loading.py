@@ -31,6 +31,7 @@ from comptroller_server.config.values import (
     source_files,
     store_settings,
     streams_of,
+    telemetry_secrets_of,
     upstreams_of,
 )
 from comptroller_server.config.yaml_lines import Node, read_yaml, yaml_text
@@ -133,11 +134,13 @@ def _loaded(read: _Read, files: Sequence[Path], base_dir: Path, data_dir: Path) 
     upstreams, upstream_secrets, upstream_findings = upstreams_of(right, document.sources, base_dir, data_dir)
     fixed, fixed_values, fixed_findings = fixed_secrets_of(right, document.tools, base_dir, data_dir)
     streams, stream_secrets, stream_findings = streams_of(right, document.streams, store, base_dir, data_dir)
+    watched, watched_findings = telemetry_secrets_of(right, document.telemetry, base_dir, data_dir)
     pins, pin_findings = pins_of(base_dir) if read.pins is None else (read.pins, [])
     findings += [
         *upstream_findings,
         *fixed_findings,
         *stream_findings,
+        *watched_findings,
         *pin_findings,
         *key_findings,
         *store_findings,
@@ -175,8 +178,10 @@ def _loaded(read: _Read, files: Sequence[Path], base_dir: Path, data_dir: Path) 
         logging=document.logging,
         http=document.http,
         streams=streams,
+        telemetry=document.telemetry,
+        telemetry_secrets=watched,
         environment=document.environment,
-        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *stream_secrets),
+        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *stream_secrets, *watched.values),
         tree=tree,
     )
 

@@ -31,6 +31,7 @@ from comptroller_server.config.paths import parsed_path, shown_path
 from comptroller_server.config.safety import RetrievalConfig, SafetyConfig
 from comptroller_server.config.streams import StreamConfig, StreamName, StreamSettings
 from comptroller_server.config.tasks import TasksConfig
+from comptroller_server.config.telemetry import TelemetryConfig, TelemetrySecrets
 from comptroller_server.config.upstreams import McpConfig
 from comptroller_server.config.web import HttpConfig
 from comptroller_server.config.yaml_lines import Node
@@ -233,6 +234,7 @@ class Document(_Section):
     logging: LoggingConfig = Field(default_factory=LoggingConfig)
     http: HttpConfig = Field(default_factory=HttpConfig)
     streams: dict[StreamName, StreamConfig] = Field(default_factory=dict)
+    telemetry: TelemetryConfig = Field(default_factory=TelemetryConfig)
     environment: str = Field(default="default", pattern=r"^[A-Za-z0-9_.-]{1,64}$")
 
 
@@ -289,6 +291,8 @@ class Config:
     logging: LoggingConfig
     http: HttpConfig
     streams: Mapping[str, StreamSettings]
+    telemetry: TelemetryConfig
+    telemetry_secrets: TelemetrySecrets = field(repr=False)
     environment: str
     secrets: tuple[str, ...] = field(repr=False)
     tree: Node = field(repr=False, compare=False)

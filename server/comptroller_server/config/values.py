@@ -26,6 +26,7 @@ from comptroller_server.config.paths import KeyPath, finding_at
 from comptroller_server.config.shaping import FIXED_SECRETS, fixed_secrets
 from comptroller_server.config.streams import SECRET_PLACES as STREAM_SECRETS
 from comptroller_server.config.streams import StreamConfig, StreamSettings, stream_settings
+from comptroller_server.config.telemetry import TELEMETRY_SECRETS, TelemetryConfig, TelemetrySecrets
 from comptroller_server.config.upstreams import SECRET_PLACES, upstream_settings
 from comptroller_server.config.yaml_lines import Node
 from comptroller_tools.declarations import ToolConfig
@@ -41,6 +42,7 @@ __all__ = [
     "source_files",
     "store_settings",
     "streams_of",
+    "telemetry_secrets_of",
     "upstreams_of",
 ]
 
@@ -57,6 +59,7 @@ _SECRET_PLACES: tuple[KeyPath, ...] = (
     *SECRET_PLACES,
     FIXED_SECRETS,
     *STREAM_SECRETS,
+    *TELEMETRY_SECRETS,
 )
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}?|\}")
@@ -206,6 +209,32 @@ def fixed_secrets_of(
     return found, tuple(value.get_secret_value() for value in found.values()), findings
 
 
+def telemetry_secrets_of(
+    tree: Node, telemetry: TelemetryConfig, base_dir: Path, data_dir: Path
+) -> tuple[TelemetrySecrets, list[Finding]]:
+    """The values behind the references of `telemetry`, and what is wrong."""
+    findings: list[Finding] = []
+
+    def value(reference: str, *place: str) -> SecretStr:
+        if not reference.startswith(_SECRET):
+            text = "must be a reference: write `secret://env/NAME` or `secret://file/PATH`"
+            findings.append(finding_at(tree, ("telemetry", *place), text))
+            return SecretStr("")
+        try:
+            text = _revealed(reference, base_dir, data_dir)
+            _header_text(text if place[0] == "metrics" else text.replace(" ", "", 1))  # `Bearer KEY` has one
+        except _Wrong as wrong:
+            findings.append(finding_at(tree, ("telemetry", *place), str(wrong)))
+            return SecretStr("")
+        return SecretStr(text)
+
+    written = telemetry.traces.headers if telemetry.traces is not None else {}
+    headers = {name: value(reference, "traces", "headers", name) for name, reference in written.items()}
+    token = telemetry.metrics.token
+    held = value(token, "metrics", "token") if token is not None else None
+    return TelemetrySecrets(headers, held), findings
+
+
 def pins_of(base_dir: Path) -> tuple[Pins, list[Finding]]:
     """The accepted definitions beside the config, and what is wrong with their file."""
     path = base_dir / LOCK_NAME
@@ -227,7 +256,8 @@ def misplaced_secrets(tree: Node) -> Iterator[Finding]:
         if text.strip().startswith(_SECRET) and not _takes_a_secret(path):
             text = (
                 "takes no secret: references are read in `store.url`, in the `key` of judges and in `env`, `headers`, "
-                "`bearer` and `oauth.client_secret` of an MCP server, in `secret` and `headers` of streams and in `fixed` arguments only; remove it"
+                "`bearer` and `oauth.client_secret` of an MCP server, in `secret` and `headers` of streams, in `fixed` arguments "
+                "and in `telemetry` only; remove it"
             )
             yield finding_at(tree, path, text)
 

@@ -35,6 +35,7 @@ from comptroller_server.face.protocol import (
 )
 from comptroller_server.face.wire import GuardedProtocol
 from comptroller_server.signals import stop_on_signals
+from comptroller_server.telemetry.scraping import Headers, Response
 
 __all__ = [
     "BODY_WAIT_S",
@@ -81,6 +82,8 @@ def subject_of(ctx: RequestContext) -> Subject:
 
 Readiness = Callable[[], Awaitable[tuple[bool, str]]]
 """Whether requests should be sent here, and lines that say why."""
+Metrics = Callable[[str, Headers], Awaitable[Response]]
+"""What `/metrics` answers to a method and headers."""
 
 
 def build_app(
@@ -90,6 +93,7 @@ def build_app(
     limits: FrameLimits | None = None,
     drain_s: float = DRAIN_S,
     readiness: Readiness | None = None,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """The ASGI application: `/mcp` for clients with a token, `/healthz`, `/readyz` and `/decide/<call>` for anyone here.
 
@@ -97,7 +101,7 @@ def build_app(
     lifespan run (`serve_http` does) and serves one lifespan only.
     """
     clients = identity.load_tokens()
-    return _App(server, identity, list(clients), limits or FrameLimits(), drain_s, readiness)
+    return _App(server, identity, list(clients), limits or FrameLimits(), drain_s, readiness, metrics)
 
 
 class _App:
@@ -109,8 +113,10 @@ class _App:
         limits: FrameLimits,
         drain_s: float,
         readiness: Readiness | None,
+        metrics: Metrics | None,
     ) -> None:
         self._readiness = readiness
+        self._metrics = metrics
         self._server = server
         self._identity = identity
         self._limits = limits
@@ -152,6 +158,8 @@ class _App:
             await _healthz(scope["method"])(send)
         elif scope["path"] == "/readyz" and self._readiness is not None:
             await (await _readyz(scope["method"], self._readiness))(send)
+        elif scope["path"] == "/metrics" and self._metrics is not None:
+            await _Answer(*await self._metrics(scope["method"], scope["headers"]))(send)
         elif (page := page_of(scope["path"])) is not None:
             await _decide(scope["method"], page)(send)
         elif scope["path"] != PATH:

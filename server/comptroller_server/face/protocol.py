@@ -36,6 +36,7 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
 
 from comptroller_audit.vocabulary import Effect, JsonObject, Subject
@@ -54,6 +55,7 @@ from comptroller_server.face.elicitation import (
 from comptroller_server.face.notices import Notices
 from comptroller_server.face.relay import OUR_META, Relay
 from comptroller_server.face.rounds import Rounds, log_error
+from comptroller_server.telemetry.trace_context import header_in
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.definitions import Kind
@@ -221,6 +223,8 @@ class GovernedServer(Server[Any]):
             confirmation=None if params is None else confirmation_of(ctx, params),
             task_header=_scope(ctx).get(TASK_IN_SCOPE),
             by_token=ctx.request is not None,
+            trace_header=header_in(_scope(ctx)),
+            protocol=_version(ctx),
             kind=kind,
         )
 
@@ -322,6 +326,11 @@ def _result(answer: Answer) -> CallToolResult:
 def _scope(ctx: RequestContext) -> Mapping[str, Any]:
     """The ASGI scope of an HTTP request; empty on stdio."""
     return cast("Mapping[str, Any]", getattr(ctx.request, "scope", {}))
+
+
+def _version(ctx: RequestContext) -> str:
+    version = ctx.protocol_version
+    return version if version in KNOWN_PROTOCOL_VERSIONS else ""
 
 
 def _wire_meta(ctx: RequestContext) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from comptroller_server.call.watch import Watch
 from comptroller_server.installation import Installation
 from comptroller_server.people.pages import DecisionPages
 from comptroller_server.tasks.taskbook import TaskBook
+from comptroller_server.telemetry.watching import Telemetry, telemetry_of
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
 from comptroller_server.upkeep.retention import Retention
 
@@ -33,6 +34,7 @@ class Lasting:
     retention: Retention
     pages: DecisionPages
     taskbook: TaskBook
+    telemetry: Telemetry
     reversing: set[str]
     """Calls that are being reversed in this process: no recovery of it hands them over meanwhile."""
     waiting: dict[tuple[str, str], Metered]
@@ -51,6 +53,7 @@ class Lasting:
             Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max, config.streams),
             DecisionPages(config.http.public_url),
             TaskBook(i.store, owner, clock, i.ambient.ids, config.budgets),
+            telemetry_of(i, owner),
             set(),
             {},
             {},
