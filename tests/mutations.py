@@ -2867,4 +2867,40 @@ MUTATIONS: tuple[Mutation, ...] = (
         "    by = by or ''\n",
         "tests/server/test_bundle_command.py::test_nothing_is_put_in_force_without_who_may_or_past_what_fails",
     ),
+    Mutation(
+        f"{_SERVER}/telemetry/seen.py",
+        "return name if case.many is not None or name in _BUILT_IN_NAMES else NO_TOOL",
+        "return name",
+        f"{_S}/test_telemetry.py::test_no_word_of_a_call_is_in_spans_metrics_or_logs",
+    ),
+    Mutation(
+        f"{_SERVER}/telemetry/scraping.py",
+        "return not any(name.lower() in _FORWARDED for name, _ in headers)",
+        "return True",
+        f"{_S}/test_telemetry.py::test_without_a_token_metrics_are_for_this_machine_alone",
+    ),
+    Mutation(
+        f"{_SERVER}/telemetry/scraping.py",
+        "hmac.compare_digest(token.strip(), self.token.encode())",
+        "True",
+        f"{_S}/test_telemetry.py::test_with_a_token_metrics_are_for_whoever_has_it",
+    ),
+    Mutation(
+        f"{_SERVER}/telemetry/trace_context.py",
+        "if found is not None and _is_sound(*found.groups()):",
+        "if found is not None:",
+        f"{_S}/test_telemetry.py::test_a_parent_that_is_not_sound_is_passed_over",
+    ),
+    Mutation(
+        f"{_SERVER}/telemetry/exposition.py",
+        "if size >= SERIES_MAX and values not in held else values",
+        "if False else values",
+        f"{_S}/test_telemetry.py::test_a_family_of_metrics_does_not_grow_without_end",
+    ),
+    Mutation(
+        f"{_SERVER}/config/telemetry.py",
+        "if metrics.prometheus and metrics.token is None and http.public_url is not None:",
+        "if False:",
+        f"{_S}/test_telemetry.py::test_metrics_on_a_public_address_need_a_token",
+    ),
 )

@@ -81,9 +81,8 @@ def subject_of(ctx: RequestContext) -> Subject:
 
 
 Readiness = Callable[[], Awaitable[tuple[bool, str]]]
-"""Whether requests should be sent here, and lines that say why."""
+"""Whether requests should be sent here, and lines that say why. `Metrics`: what `/metrics` answers."""
 Metrics = Callable[[str, Headers], Awaitable[Response]]
-"""What `/metrics` answers to a method and headers."""
 
 
 def build_app(

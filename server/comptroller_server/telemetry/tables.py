@@ -35,7 +35,3 @@ def spans_table() -> str:
 
 def _table(head: str, rows: Iterator[str]) -> str:
     return "\n".join([head, "|" + "---|" * (head.count("|") - 1), *rows])
-
-
-if __name__ == "__main__":
-    print(metrics_table(), spans_table(), sep="\n\n")
