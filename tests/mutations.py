@@ -1643,8 +1643,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/config/loading.py",
-        "        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *watched.values),\n",
-        "        secrets=(*secrets, *upstream_secrets, *fixed_values, *watched.values),\n",
+        "        secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *stream_secrets, *watched.values),\n",
+        "        secrets=(*secrets, *upstream_secrets, *fixed_values, *stream_secrets, *watched.values),\n",
         f"{_S}/test_judges.py::test_the_key_is_in_no_answer_and_no_record",
     ),
     Mutation(
@@ -2669,7 +2669,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/config/loading.py",
-        "secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *watched.values),",
+        "secrets=(*secrets, *key_secrets, *upstream_secrets, *fixed_values, *stream_secrets, *watched.values),",
         "secrets=(*secrets, *key_secrets, *upstream_secrets),",
         f"{_S}/test_shaping.py::test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_reference_alone",
     ),
