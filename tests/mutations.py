@@ -2839,7 +2839,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/bundles.py",
-        "if fixed := needs_restart(installation.config, candidate.config):",
+        "if fixed := needs_restart(installation.config, config):",
         "if fixed := []:",
         f"{_S}/test_bundles.py::test_what_a_server_cannot_take_over_stops_it_until_the_old_rules_are_back",
     ),

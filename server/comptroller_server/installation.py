@@ -168,8 +168,10 @@ class Installation:
         return principal_key(self.ring, TENANT, self.identity.principal.id)
 
     def with_config(self, config: Config) -> Installation:
-        """The same store, keys and sources under another configuration; nothing is opened again."""
-        other = Installation(config, self.ambient, self.sources)
+        """The same store and keys under another configuration, and the same sources where it has no others."""
+        own, others = self.config.digest_material(), config.digest_material()
+        same = all(own[section] == others[section] for section in ("sources", "pins"))
+        other = Installation(config, self.ambient, self.sources if same else None)
         vars(other).update(ring=self.ring, store=self.store)
         return other
 

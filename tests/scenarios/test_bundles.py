@@ -187,13 +187,14 @@ async def test_clients_hear_that_other_rules_offer_them_other_things_of_the_same
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / LOCK_NAME).write_bytes((tmp_path / LOCK_NAME).read_bytes())
     async with opened(tmp_path, behind(upstream)) as shop:
-        heard = Hears(shop)
+        heard, sources = Hears(shop), shop.service.installation.sources
         shop.service.news.hear(heard)
         assert [one.uri for one in shop.service.offers.resources(shop.subject)] == [GUIDE["uri"]]
         await activate(shop, tmp_path / "new", behind(upstream, nobody, PROMPT))
         await until(lambda: [] in heard.offered)  # others come with the upstream's own start
         assert shop.service.pipeline.why == ""
         assert shop.service.news.offered(shop.subject)["prompts"]
+        assert shop.service.installation.sources is sources
 
 
 class Hears:

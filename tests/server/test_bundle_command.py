@@ -73,6 +73,30 @@ async def test_a_folder_is_put_in_force_beside_a_running_server_and_a_rollback_g
         assert len(desk.shop.moved()) == 2
 
 
+async def test_a_bundle_with_other_sources_than_the_configuration_is_compared_and_put_in_force(
+    tmp_path: Path,
+) -> None:
+    def more(config: dict[str, Any]) -> None:
+        most(50)(config)
+        config["sources"]["other"] = {"python": "./other.py"}
+        config["tools"].append({"name": "look", "source": "other", "allow_actions": ["read"]})
+
+    for folder in (tmp_path, tmp_path / "candidate"):
+        folder.mkdir(exist_ok=True)
+        (folder / "other.py").write_text('def look(key: str) -> str:\n    """Look."""\n    return key\n')
+    placed(tmp_path / "candidate", more)
+    async with at_work(tmp_path, most(50)) as desk:
+        key = ("--credential-file", str(desk.credential))
+        done = await desk.json("bundle", "activate", str(tmp_path / "candidate"), "--restart", *key)
+        assert done["changed"] and done["restart"] == ["sources"]
+        back = await desk.json("bundle", "rollback", "--restart", *key)
+        again = await desk.json("bundle", "activate", done["bundle"], "--restart", *key)
+        assert (back["bundle"], again["bundle"]) == (done["before"], done["bundle"])
+        await seen(desk)
+        assert code_of(await desk.shop.refund(desk.shop.paid()[0], 5)) == "bundle_changed"
+        assert "`sources` changed" in desk.shop.service.pipeline.why
+
+
 async def test_nothing_is_put_in_force_without_who_may_or_past_what_fails(tmp_path: Path) -> None:
     candidate, broken = tmp_path / "candidate", tmp_path / "broken"
 

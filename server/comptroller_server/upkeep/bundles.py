@@ -25,7 +25,6 @@ __all__ = [
     "activation_of",
     "content_of",
     "installation_in_force",
-    "installation_of_content",
     "kept_bundle",
     "needs_restart",
     "newest_activation",
@@ -82,17 +81,19 @@ def content_of(reader: Reader, installation: Installation, tenant: str, activati
     return content
 
 
-def installation_of_content(installation: Installation, content: JsonObject, digest: str) -> Installation:
-    """`installation` under a kept bundle: the same store and sources. Raises `ConfigInvalid`, `BundleUnusable`."""
+def _config_in(installation: Installation, content: JsonObject, digest: str) -> Config:
     shown = f"bundle {digest[:SHOWN_CHARS]}"
-    candidate = installation.with_config(
-        config_of(cast("dict[str, Any]", content), shown, installation.config)
-    )
+    return config_of(cast("dict[str, Any]", content), shown, installation.config)
+
+
+def _under(installation: Installation, config: Config, digest: str) -> Installation:
+    """`installation` under the configuration of a kept bundle. Raises `ConfigInvalid`, `BundleUnusable`."""
+    candidate = installation.with_config(config)
     candidate.check()
     if candidate.bundle_digest != digest:
         raise BundleUnusable(
-            f"{shown} is another thing here: the definitions of the tools or the code of the checks differ from those "
-            "it was activated with; bring them to this machine and restart"
+            f"bundle {digest[:SHOWN_CHARS]} is another thing here: the definitions of the tools or the code of the checks "
+            "differ from those it was activated with; bring them to this machine and restart"
         )
     return candidate
 
@@ -128,7 +129,8 @@ async def kept_bundle(installation: Installation, tenant: str, bundle: str) -> I
         kept = next((one for one in own if one.kept), own[0])
         return content_of(reader, installation, tenant, kept)
 
-    return installation_of_content(installation, await installation.store.read(read), bundle)
+    content = await installation.store.read(read)
+    return _under(installation, _config_in(installation, content, bundle), bundle)
 
 
 async def installation_in_force(
@@ -156,11 +158,12 @@ async def installation_in_force(
     content, index = await installation.store.read(read)
 
     def load() -> Installation:
-        candidate = installation_of_content(installation, content, bundle)
+        config = _config_in(installation, content, bundle)
+        if fixed := needs_restart(installation.config, config):  # before any code of new sources is loaded
+            raise BundleUnusable(f"{', '.join(f'`{name}`' for name in fixed)} changed; restart")
+        candidate = _under(installation, config, bundle)
         if candidate.checks.code != installation.checks.code:
             raise BundleUnusable("the code of the checks is another; restart")
-        if fixed := needs_restart(installation.config, candidate.config):
-            raise BundleUnusable(f"{', '.join(f'`{name}`' for name in fixed)} changed; restart")
         return candidate
 
     return (await asyncio.to_thread(load) if installation.ambient.threaded else load()), index
