@@ -11,16 +11,19 @@ import asyncio
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from comptroller_tools.source import Action
 from comptroller_tools.upstream.pins import LOCK_NAME, write_pins
 from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
 from comptroller_tools.upstream.source import UpstreamSource
 from tests.benchmarks.processes import Bench, Loads, Process, first_answer_s
 
 UPSTREAMS = 3
+WAY_CALLS = 1_600
 
 
 def governed_config(mcp: list[dict[str, Any]]) -> dict[str, Any]:
@@ -44,6 +47,29 @@ async def accept(url: str, folder: Path, sources: int) -> None:
     write_pins(folder / LOCK_NAME, {f"up{at}": pins for at in range(sources)})
 
 
+async def way_us(url: str, in_flight: int) -> float:
+    """CPU of this process for one call to the bare server through a source alone: no policy, no store."""
+    settings = UpstreamSettings(HttpEndpoint(url), {})
+    first = UpstreamSource("up0", settings, {})
+    source = UpstreamSource("up0", settings, (await first.listing()).tools)
+    await first.close()
+
+    async def calls(count: int) -> None:
+        for number in range(count):
+            action = Action("read_item", {"item_id": f"{number}"}, "key")
+            outcome = await source.call(action, time.monotonic() + 60)
+            if outcome.error is not None:
+                raise RuntimeError(outcome.error)
+
+    try:
+        await asyncio.gather(*(calls(10) for _ in range(in_flight)))
+        began = time.process_time()
+        await asyncio.gather(*(calls(WAY_CALLS // in_flight) for _ in range(in_flight)))
+        return (time.process_time() - began) / WAY_CALLS * 1e6
+    finally:
+        await source.close()
+
+
 def main() -> int:
     """Print ratios governed / direct, and the starts."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.proxied", description=__doc__)
@@ -55,6 +81,8 @@ def main() -> int:
         try:
             url = f"http://127.0.0.1:{backing.hear()['port']}/mcp"
             asyncio.run(accept(url, folder, UPSTREAMS))
+            ways = [f"{asyncio.run(way_us(url, at_once)):.0f} at {at_once} in flight" for at_once in (1, 16)]
+            print(f"CPU µs/call of the way to the upstream alone: {', '.join(ways)}", flush=True)
             config = folder / "comptroller.yaml"
             config.write_text(json.dumps(governed_config([{"url": url}])))
             print("| in flight | throughput ratio | calls/s | p50 ms | CPU µs/call (proxy alone / direct) |")
