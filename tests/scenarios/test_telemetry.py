@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 
+from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.logs import log_to_stderr, release_logs
+from comptroller_server.commands.opening import installation_of
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.face.http import PATH, build_app, serve_http, subject_of
@@ -492,3 +494,31 @@ def test_the_page_has_every_metric_and_every_attribute() -> None:
     assert metrics_table() in page, told
     assert spans_table() in page, told
     assert {one for span in spans_of(a_call()) for one in attributes(span)} <= set(ATTRIBUTES)
+
+
+async def test_no_trace_is_sent_where_the_share_is_none(tmp_path: Path) -> None:
+    def none(config: dict[str, Any]) -> None:
+        config["telemetry"] = {"traces": {"endpoint": collector.url, "sample": 0.0}}
+
+    with collecting() as collector:
+        async with opened(tmp_path, none) as shop:
+            await shop.call("lookup_invoice", invoice_id=shop.paid()[0])
+        sent = shop.service.lasting.telemetry.sent
+        assert sent is not None
+        assert (collector.bodies, sent.taken, sent.failed, sent.dropped) == ([], 0, 0, 0)
+
+
+@pytest.mark.parametrize("logs", ["text", "json"])
+def test_logs_are_written_as_the_configuration_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_as_before: None, logs: str
+) -> None:
+    path = placed(tmp_path, lambda config: config.update(telemetry={"logs": logs}))
+    log_to_stderr()
+    installation_of(Invocation(config=path, data_dir=tmp_path))
+    structlog.stdlib.get_logger("comptroller.test").warning("it is late", hours=3)
+    (line,) = capsys.readouterr().err.splitlines()
+    if logs == "json":
+        told = json.loads(line)
+        assert (told["event"], told["hours"], told["level"]) == ("it is late", 3, "warning")
+    else:
+        assert line.endswith("warning it is late hours=3")
