@@ -54,6 +54,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_export.py::test_no_cell_is_a_formula",
     ),
     Mutation(
+        f"{_SERVER}/commands/evidence.py",
+        "            erased += unreadable(each)",
+        "            erased += 0",
+        "tests/server/test_evidence.py::test_a_call_whose_payload_was_erased_is_counted",
+    ),
+    Mutation(
+        f"{_SERVER}/exporting/controls.py",
+        'verification.get("result") in _FAILED',
+        'verification.get("result") == "differs"',
+        "tests/server/test_evidence.py::test_a_verification_that_could_not_say_is_evidence_too",
+    ),
+    Mutation(
         f"{_AUDIT}/exported.py",
         "if hashes is None or not verify_inclusion(",
         "if hashes is None and not verify_inclusion(",

@@ -53,6 +53,7 @@ _COMMANDS = {
     "resume": ("switches:resume", "Lift what `halt` set."),
     "rollout": ("rollout:rollout", "How far tools go without a person; promote and demote."),
     "audit": ("audit:audit", "Verify the log, and follow it."),
+    "evidence": ("evidence:evidence", "What an auditor asks for about a period, a file a topic."),
     "db": ("db:db", "Back the store up, bring it back, and go on with an old copy."),
     "retention": ("retention:retention", "Erase payloads whose time is over."),
     "streams": (
