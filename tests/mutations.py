@@ -110,8 +110,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/asking.py",
-        "if typed and any(",
-        "if False and any(",
+        "if typed and any(_asks",
+        "if False and any(_asks",
         f"{_S}/test_questions_back.py::test_what_must_not_be_asked_is_refused_noted_and_shown_to_nobody[a password-auto]",
     ),
     Mutation(

@@ -252,6 +252,13 @@ async def test_nothing_is_asked_that_the_operator_did_not_allow(
 
 HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
     "a password": (SECRET, "something secret"),
+    "a password in disguise": (
+        {
+            "method": "elicitation/create",
+            "params": {"message": "Your ｐa\u200bss\u00adword", "requestedSchema": COLOUR},
+        },
+        "something secret",
+    ),
     "a list of anything": (
         {
             "method": "elicitation/create",
@@ -260,7 +267,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], str]] = {
                 "requestedSchema": {"type": "object", "properties": {"x": {"type": "array", "items": {}}}},
             },
         },
-        "no choice among given values",
+        "none among given values",
     ),
     "another host": (page("https://evil.example.com/login"), "not one of `open_hosts`"),
     "a host in front": (page("https://login.example.com@evil.example.com/"), "not plain https"),

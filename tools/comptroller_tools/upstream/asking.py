@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlsplit
 
 import jsonschema_rs
 import mcp_types as types
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from comptroller_tools.questions import Asks, Question, Reply
 from comptroller_tools.source import Action
@@ -26,6 +27,8 @@ __all__ = ["QUESTIONS_MAX", "Asking", "capabilities"]
 QUESTIONS_MAX = 10
 """Questions of one call, asked or refused; after that the upstream is told no."""
 FIELDS_MAX = 20
+FIELD_CHARS_MAX = 8_000
+CHOICES_MAX = 200
 TEXT_CHARS_MAX = 2_000
 SAMPLING_CHARS_MAX = 64_000
 SAMPLING_TOKENS_MAX = 16_384
@@ -33,31 +36,59 @@ ADDRESS_CHARS_MAX = 2_000
 KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _OURS = "comptroller"
 
+
+class _Titled(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    const: str
+    title: str
+
+
+class _OfValues(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    type: Literal["string"] = "string"
+    enum: Annotated[list[str], Field(min_length=1, max_length=CHOICES_MAX)]
+
+
+class _OfTitled(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    anyOf: Annotated[list[_Titled], Field(min_length=1, max_length=CHOICES_MAX)]
+
+
+_Choice = _OfValues | _OfTitled
+
 _SECRET = re.compile(
     r"passw|passphrase|passcode|secret|credential|token|api.?key|private.?key|one.?time|\botp\b|\bpin\b|\bcvv\b|\bcvc\b|"
     r"card.?number|security.?code|seed.?phrase|recovery.?code|verification.?code|\b2fa\b|\bmfa\b|social.?security|\bssn\b",
     re.IGNORECASE,
 )
-_FIELD_KEYS = frozenset(
-    {
-        "type",
-        "title",
-        "description",
-        "default",
-        "minLength",
-        "maxLength",
-        "format",
-        "minimum",
-        "maximum",
-        "enum",
-        "enumNames",
-        "oneOf",
-        "items",
-        "minItems",
-        "maxItems",
-    }
-)
-_FORMATS = frozenset({"email", "uri", "date", "date-time"})
+_TEXT = TypeAdapter(str)
+_COUNT = TypeAdapter(Annotated[int, Field(ge=0, strict=True)])
+_AMOUNT = TypeAdapter(Annotated[float, Field(allow_inf_nan=False, strict=True)])
+_TEXTS = TypeAdapter(Annotated[list[str], Field(min_length=1, max_length=CHOICES_MAX)])
+_TITLED = TypeAdapter(Annotated[list[_Titled], Field(min_length=1, max_length=CHOICES_MAX)])
+_CHOICE = TypeAdapter(_Choice)
+_ANY: Mapping[str, TypeAdapter[Any]] = {"title": _TEXT, "description": _TEXT}
+_KEYS: Mapping[str, Mapping[str, TypeAdapter[Any]]] = {
+    "string": {
+        "minLength": _COUNT,
+        "maxLength": _COUNT,
+        "format": TypeAdapter(Literal["email", "uri", "date", "date-time"]),
+        "enum": _TEXTS,
+        "enumNames": _TEXTS,
+        "oneOf": _TITLED,
+        "default": _TEXT,
+    },
+    "integer": {"minimum": _AMOUNT, "maximum": _AMOUNT, "default": _AMOUNT},
+    "number": {"minimum": _AMOUNT, "maximum": _AMOUNT, "default": _AMOUNT},
+    "boolean": {"default": TypeAdapter(Annotated[bool, Field(strict=True)])},
+    "array": {"items": _CHOICE, "minItems": _COUNT, "maxItems": _COUNT, "default": TypeAdapter(list[str])},
+}
+"""What a field of each type may say (MCP "Elicitation", requested schema)."""
+_DECIDING = frozenset({"enum", "oneOf", "items"})
+"""Keys that make a field a choice: without them it would ask for anything, so a wrong one is no field at all."""
 _SAMPLED = frozenset(
     {"messages", "systemPrompt", "maxTokens", "temperature", "stopSequences", "modelPreferences"}
 )
@@ -244,13 +275,21 @@ def form_schema(schema: Mapping[str, Any], message: str) -> dict[str, Any]:
         if one["type"] in ("string", "integer", "number") and _is_free(one)
     ]
     told = [f"{name} {shown[name].get('title', '')} {shown[name].get('description', '')}" for name in typed]
-    if typed and any(_SECRET.search(text.replace("_", " ").replace("-", " ")) for text in [message, *told]):
+    if typed and any(_asks_for_secret(text) for text in [message, *told]):
         raise Refused("its form asks for something secret")
     required = schema.get("required")
     wanted = (
-        [one for one in cast("list[object]", required) if one in shown] if isinstance(required, list) else []
+        [one for one in cast("list[object]", required) if isinstance(one, str) and one in shown]
+        if isinstance(required, list)
+        else []
     )
     return {"type": "object", "properties": shown, **({"required": wanted} if wanted else {})}
+
+
+def _asks_for_secret(text: str) -> bool:
+    """By its words, as they are seen; letters that only look like others are read as those where Unicode says so."""
+    seen_as = unicodedata.normalize("NFKC", clean(text)).replace("_", " ").replace("-", " ")
+    return _SECRET.search(seen_as) is not None
 
 
 def _is_free(field: Mapping[str, Any]) -> bool:
@@ -258,32 +297,29 @@ def _is_free(field: Mapping[str, Any]) -> bool:
 
 
 def _field(given: Mapping[str, Any]) -> dict[str, Any]:
-    """One field: a text, a number, a yes or no, or a choice. Raises `Refused`."""
-    field = {key: value for key, value in given.items() if key in _FIELD_KEYS}
-    kind = field.get("type")
-    if kind not in ("string", "number", "integer", "boolean", "array"):
+    """One field: a text, a number, a yes or no, or a choice. What it says beside that is left out. Raises `Refused`."""
+    kind = given.get("type")
+    if not isinstance(kind, str) or kind not in _KEYS:
         raise Refused("a field of its form is neither text, number, yes or no, nor a choice")
-    if kind == "array" and not _is_choice(field.get("items")):
-        raise Refused("a list in its form is no choice among given values")
-    if kind != "array":
-        field.pop("items", None)
-    if field.get("format") not in _FORMATS:
-        field.pop("format", None)
-    if len(json.dumps(field)) > 4 * TEXT_CHARS_MAX:
+    field: dict[str, Any] = {"type": kind}
+    for key, read in {**_ANY, **_KEYS[kind]}.items():
+        if key not in given:
+            continue
+        try:
+            read.validate_python(given[key])
+        except ValidationError:
+            if key in _DECIDING:
+                raise Refused("a choice in its form is none among given values") from None
+            continue
+        field[key] = given[key]
+    if kind == "array" and "items" not in field:
+        raise Refused("a choice in its form is none among given values")
+    if len(json.dumps(field)) > FIELD_CHARS_MAX:
         raise Refused("a field of its form is too long")
     try:
-        cleaned = cleaned_schema(field)
-        jsonschema_rs.validator_for(cleaned)
-    except (ValueError, jsonschema_rs.ValidationError):
-        raise Refused("a field of its form cannot be read") from None
-    return cleaned
-
-
-def _is_choice(items: object) -> bool:
-    if not isinstance(items, Mapping):
-        return False
-    choice = cast("Mapping[str, Any]", items)
-    return set(choice) <= {"type", "enum", "anyOf"} and ("enum" in choice or "anyOf" in choice)
+        return cleaned_schema(field)
+    except ValueError:
+        raise Refused("a field of its form holds characters that cannot be seen") from None
 
 
 def _seen(value: Any) -> Any:
