@@ -33,6 +33,7 @@ _SERVER = "server/comptroller_server"
 _UPSTREAM = "tools/comptroller_tools/upstream"
 _POSTING = "tests/tools/test_upstream_posting.py"
 _S = "tests/scenarios"
+_STREAMS = "tests/server/test_streams.py"
 
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
@@ -2454,6 +2455,67 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if not self.owner.held():\n",
         "        if False:\n",
         "tests/server/test_readiness.py::test_an_upstream_that_is_down_is_counted_and_a_lost_lock_is_not_ready",
+    ),
+    # -- streams ---------------------------------------------------------------------------------------------------
+    Mutation(
+        f"{_SERVER}/streaming/cursors.py",
+        """        if row["moves"] != self.moves:
+            return Moved("stream")
+        state.put(
+            STREAMS,
+            self.name,
+            {
+                **row,
+                "position\"""",
+        """        state.put(
+            STREAMS,
+            self.name,
+            {
+                **row,
+                "position\"""",
+        f"{_STREAMS}::test_what_a_person_reset_meanwhile_stands",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/cursors.py",
+        "if not 0 <= self.position <= state.head.size:",
+        "if False:",
+        f"{_STREAMS}::test_cron_delivers_once_and_a_reset_sends_again",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/batches.py",
+        "released = reading.entry(reader, entry)",
+        "released = entry",
+        f"{_STREAMS}::test_a_file_gets_every_entry_in_order_with_its_place_and_digest_and_nothing_withheld",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/to_file.py",
+        "            _end_at_a_line(descriptor)\n",
+        "",
+        f"{_STREAMS}::test_who_dies_before_the_cursor_moved_sends_again_and_a_half_line_is_dropped",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/to_syslog.py",
+        "        connection.shutdown(socket.SHUT_WR)\n        _read_to_end(connection)\n",
+        "        connection.shutdown(socket.SHUT_WR)\n",
+        f"{_STREAMS}::test_syslog_over_tcp_is_counted_in_octets_and_taken_once_the_receiver_read_it",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/to_syslog.py",
+        "if not _may(stream, str(address[0])):",
+        "if False:",
+        f"{_STREAMS}::test_a_name_that_leads_into_this_machine_is_not_talked_to",
+    ),
+    Mutation(
+        f"{_SERVER}/streaming/to_http.py",
+        "follow_redirects=False",
+        "follow_redirects=True",
+        f"{_STREAMS}::test_a_webhook_that_refuses_is_asked_for_less_or_later_and_is_never_followed_elsewhere",
+    ),
+    Mutation(
+        f"{_SERVER}/config/streams.py",
+        """    if config.secret is not None and not config.secret.startswith(_SECRET):""",
+        "    if False:",
+        "tests/server/test_stream_config.py::test_what_cannot_be_is_a_finding",
     ),
     # -- resources and prompts -------------------------------------------------------------------------------------
     Mutation(

@@ -36,7 +36,7 @@ def stream_to(name: str, folder: Path, **written: Any) -> StreamSettings:
 
 @dataclass
 class Receiver:
-    """A syslog receiver over TCP or TLS. `breaks` lets it reset every connection after its first bytes."""
+    """A syslog receiver over TCP or TLS. `breaks` lets it reset every connection when it has read it."""
 
     port: int
     streams: list[bytes] = field(default_factory=list[bytes])
@@ -68,7 +68,7 @@ def receiver(tls: ssl.SSLContext | None = None) -> Generator[Receiver]:
 
     def one(connection: socket.socket) -> None:
         if told.breaks:
-            connection.recv(10)
+            _whole(connection)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
             return
         if tls is None:

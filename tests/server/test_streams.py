@@ -303,6 +303,18 @@ async def test_what_a_person_reset_meanwhile_stands(shop: Shop, tmp_path: Path) 
     }  # fmt: skip
 
 
+async def test_a_defect_in_one_stream_is_told_there(shop: Shop, tmp_path: Path) -> None:
+    class Broken:
+        async def deliver(self, batch: Batch) -> int:
+            raise ZeroDivisionError
+
+        async def close(self) -> None: ...
+
+    stream = stream_to("broken", tmp_path, to="file", file="copy.jsonl")
+    assert (await delivered(shop, stream, Broken())).error == "internal error (ZeroDivisionError)"
+    assert shop.rows(STREAMS, "broken")["broken"]["failures"] == 1
+
+
 async def test_one_process_streams_and_another_takes_over_when_it_is_gone(shop: Shop) -> None:
     installation = shop.service.installation
     one, other = (Streams(lambda: installation, shop.clock) for _ in range(2))

@@ -93,6 +93,9 @@ class Streamer:
             raise
         except (NotDelivered, AuditError) as error:
             return await self._failed(error, row["moves"])
+        except Exception as error:  # noqa: BLE001 -- a defect of ours: this stream says so, the others go on
+            _log.exception("defect in a stream", stream=name)
+            return await self._failed(NotDelivered(f"internal error ({type(error).__name__})"), row["moves"])
         unit = Unit([Taken(name, row["moves"], batch.end, clock.now_ms(), refused)])
         moved = isinstance(await self._i.store.commit(TENANT, unit), Committed)
         if refused:
