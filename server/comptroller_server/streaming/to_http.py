@@ -23,7 +23,7 @@ from comptroller_server.config.streams import StreamSettings
 from comptroller_server.streaming.batches import Batch
 from comptroller_server.streaming.otlp import otlp_body
 from comptroller_server.streaming.sinks import NotDelivered
-from comptroller_tools.upstream.reaching import transport_to
+from comptroller_tools.upstream.reaching import reach_of, transport_to
 from comptroller_tools.upstream.settings import HttpEndpoint
 
 __all__ = ["OtlpSink", "WebhookSink", "signature"]
@@ -83,7 +83,7 @@ class _HttpSink:
             "accept-encoding": "identity",
         }
         return httpx2.AsyncClient(
-            transport=transport_to(endpoint),
+            transport=transport_to(reach_of(endpoint)),
             headers=headers,
             timeout=config.timeout_s,
             trust_env=False,
