@@ -77,7 +77,7 @@ def _texts(value: Any) -> list[str]:
         members = cast("dict[str, Any]", value)
         return [text for key, inner in members.items() for text in (key, *_texts(inner))]
     if isinstance(value, list):
-        return [text for inner in list[Any](value) for text in _texts(inner)]
+        return [text for inner in cast("list[object]", value) for text in _texts(inner)]
     return [value] if isinstance(value, str) else []
 
 
