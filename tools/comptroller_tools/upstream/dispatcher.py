@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Mapping
+import functools
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import anyio
@@ -34,6 +35,8 @@ _ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion
 _STREAMS: tuple[Any, Any] = anyio.create_memory_object_stream[Any](0)
 for _stream in _STREAMS:
     _stream.close()
+TOLD_S = 0.25
+"""How long an answer waits for what came before it to be told on."""
 CANCEL_S = 1.0
 """For telling an upstream that nobody waits any more."""
 
@@ -49,6 +52,7 @@ class Dispatcher(JSONRPCDispatcher):
         self._speaking = speaking
         self._posts = posts
         self._handlers: tuple[Any, Any] | None = None
+        self._telling: set[asyncio.Future[None]] | None = None
         self.page: list[Any] = []
         self.cursor: str | None = None
         self.ended = asyncio.Event()
@@ -89,6 +93,7 @@ class Dispatcher(JSONRPCDispatcher):
     ) -> dict[str, Any]:
         call = self._allocate_id()
         sent: list[bool] = []
+        told: set[asyncio.Future[None]] = set()
         given = dict(params)
         meta = dict(given.get("_meta") or {})
         progress = opts.get("on_progress")
@@ -103,9 +108,15 @@ class Dispatcher(JSONRPCDispatcher):
                 if meta:
                     given["_meta"] = meta
                 message = {"jsonrpc": "2.0", "id": call, "method": method, "params": given}
-                return await posts.ask(
-                    message, opts.get("headers") or {}, lambda: sent.append(True), self._heard
+                result = await posts.ask(
+                    message,
+                    opts.get("headers") or {},
+                    lambda: sent.append(True),
+                    functools.partial(self._heard, told),
                 )
+                if told:  # it stands before the answer, so it is heard before it
+                    await asyncio.wait(told, timeout=TOLD_S)
+                return result
         except BrokenOff as broken:
             self._pending.pop(call, None)
             # Never asked again: the SDK's transport fetches what is left of the same answer.
@@ -125,10 +136,41 @@ class Dispatcher(JSONRPCDispatcher):
         with anyio.move_on_after(CANCEL_S, shield=True):
             await self.notify("notifications/cancelled", params)
 
-    async def _heard(self, message: types.JSONRPCMessage) -> None:
-        """What came before the answer, in the context of its call: to the SDK, as from its own transport."""
-        if self._handlers is not None and self._tg is not None:
+    async def _heard(self, told: set[asyncio.Future[None]], message: types.JSONRPCMessage) -> None:
+        """What came before the answer, in the context of its call: to the SDK, as from its own transport.
+
+        What handles it is in `told` until it has.
+        """
+        if self._handlers is None or self._tg is None:
+            return
+        # Notifications are handed out without an await, so that what is handed out meanwhile is this one's.
+        self._telling = told if isinstance(message, types.JSONRPCNotification) else None
+        try:
             await self._dispatch(SessionMessage(message), *self._handlers, contextvars.copy_context())
+        finally:
+            self._telling = None
+
+    def _spawn(
+        self,
+        fn: Callable[..., Awaitable[Any]],
+        *args: object,
+        sender_ctx: contextvars.Context | None,
+    ) -> None:
+        told = self._telling
+        if told is None:
+            super()._spawn(fn, *args, sender_ctx=sender_ctx)
+            return
+        handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        told.add(handled)
+
+        async def handle(*given: object) -> None:
+            try:
+                await fn(*given)
+            finally:
+                told.discard(handled)
+                handled.set_result(None)
+
+        super()._spawn(handle, *args, sender_ctx=sender_ctx)
 
 
 def _readable(entry: Any, shape: type[BaseModel]) -> bool:
