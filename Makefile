@@ -17,7 +17,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 # tests/conftest.py puts the longest files first.
 PARALLEL := --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients bench coverage package lock clean
+.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients docs bench coverage package lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -63,6 +63,11 @@ clients: $(STAMP) ## Install the programs that `test-clients` runs, in places of
 
 test-clients: $(STAMP) ## Run the tests with other people's clients and orchestrators, as far as they are installed.
 	$(BIN)/python -m pytest -m clients --hypothesis-profile=ci -n $(WORKERS) tests/clients
+
+docs: $(STAMP) ## Build the documentation's site into build/site (network, once).
+	@test -x build/docs-venv/bin/mkdocs || { $(PYTHON) -m venv build/docs-venv && build/docs-venv/bin/pip --quiet --disable-pip-version-check install -r requirements/docs.txt; }
+	$(BIN)/python release/site/cli_reference.py build/cli.md
+	NO_MKDOCS_2_WARNING=1 build/docs-venv/bin/mkdocs build --quiet --strict -f release/site/mkdocs.yml
 
 conformance: $(STAMP) ## Run the official MCP suite against Comptroller before the SDK's everything-server (network, once).
 	@$(BIN)/python -m tests.conformance
