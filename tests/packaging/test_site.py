@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from release.site.architecture import PICTURE, drawn, imports
+
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "release" / "site"
 
@@ -47,6 +49,15 @@ def test_links_lead_where_they_led_in_the_repository(
 ) -> None:
     module = pages()
     assert module.led(text, source, page) == expected.replace("REPO/", module.REPOSITORY)
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_code() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == drawn(), "run `python -m release.site.architecture`"
+    used = imports()
+    assert "server/call" in used["server"]
+    assert not any(
+        one.startswith(("server", "tools")) for one in used["policy"] | used["budgets"] | used["audit"]
+    )
 
 
 def test_the_page_of_commands_has_every_command() -> None:
