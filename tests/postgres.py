@@ -227,8 +227,8 @@ def _initialise(programs: Path, directory: Path, account: pwd.struct_passwd | No
             process.kill()
             raise PostgresUnavailableError(f"initdb took more than {INITDB_S_MAX:.0f} s") from error
     if process.returncode != 0:
-        last = said.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
-        raise PostgresUnavailableError(f"initdb ended with {process.returncode}: {last[0]}")
+        last = said.decode(errors="replace").strip().splitlines()[-6:] or ["it said nothing"]
+        raise PostgresUnavailableError(f"initdb ended with {process.returncode}: {' / '.join(last)}")
 
 
 @contextmanager

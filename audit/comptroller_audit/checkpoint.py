@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import fcntl
 import os
 import re
@@ -31,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from comptroller_audit.errors import CheckpointError
 from comptroller_audit.log import HASH_BYTES
-from comptroller_audit.sealing import Signer
+from comptroller_audit.sealing import KeyRing, Signer, signer_name
 
 __all__ = [
     "NOTE_BYTES_MAX",
@@ -40,6 +41,8 @@ __all__ = [
     "CheckpointHistory",
     "log_origin",
     "open_checkpoint",
+    "open_known",
+    "retired_vkeys",
     "sign_checkpoint",
     "vkey_of",
 ]
@@ -70,8 +73,36 @@ def log_origin(log: str, tenant: str) -> str:
 
 def vkey_of(signer: Signer) -> str:
     """The verifier key, to be published: `<name>+<key id, 8 hex digits>+<base64 of type and public key>`."""
-    public = signer.public
-    return f"{signer.name}+{_key_id(signer.name, public).hex()}+{_b64(_ED25519 + public)}"
+    return _vkey(signer.name, signer.public)
+
+
+def _vkey(name: str, public: bytes) -> str:
+    return f"{name}+{_key_id(name, public).hex()}+{_b64(_ED25519 + public)}"
+
+
+def retired_vkeys(ring: KeyRing) -> list[tuple[str, int]]:
+    """The verifier keys of checkpoint keys that sign no more, each with the largest log it vouches for."""
+    return [(_vkey(signer_name(old.id), old.public), old.entries) for old in ring.retired]
+
+
+def open_known(text: str, ring: KeyRing) -> Checkpoint:
+    """`open_checkpoint` by the key that signs now, or by a retired one that may vouch for a log of that size.
+
+    Raises CheckpointError: no key of the ring signed it, or a retired one signed more than it may.
+    """
+    try:
+        return open_checkpoint(text, vkey_of(ring.signer))
+    except CheckpointError as error:
+        refused = error
+    for vkey, entries in retired_vkeys(ring):
+        with contextlib.suppress(CheckpointError):
+            found = open_checkpoint(text, vkey)
+            if found.size <= entries:
+                return found
+            refused = CheckpointError(
+                f"a key that was retired at {entries} entries signed a checkpoint of {found.size}: somebody else has it"
+            )
+    raise refused
 
 
 def sign_checkpoint(origin: str, size: int, root: bytes, signer: Signer, ext: Sequence[str] = ()) -> str:

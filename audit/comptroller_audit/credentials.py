@@ -49,18 +49,18 @@ _CURSOR: Final = re.compile(
 )
 
 
-def credentials(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    """Where credentials stand in an ASCII text; `data` is the same text in bytes."""
-    if _ANY.is_missing(data):
+def credentials(text: str) -> Iterator[tuple[int, int]]:
+    """Where credentials stand in an ASCII text."""
+    if _ANY.is_missing(text):
         return
-    yield from (match.span() for match in _KEY.finditer(data))
+    yield from (match.span() for match in _KEY.finditer(text))
     if "://" in text:
-        yield from (match.span(1) for match in _URL_PASSWORD.finditer(data))
-    for match in _AUTHORIZATION.finditer(data):
+        yield from (match.span(1) for match in _URL_PASSWORD.finditer(text))
+    for match in _AUTHORIZATION.finditer(text):
         start, end = match.span(1)
         if _is_mixed(text[start:end]):
             yield start, end
-    for match in _ASSIGNED.finditer(data):
+    for match in _ASSIGNED.finditer(text):
         start, end = match.span(5)
         end = start + len(text[start:end].rstrip(".)!?" if match.span(4)[0] < 0 else ""))
         if _is_credential(text, text[start:end], match):

@@ -27,6 +27,7 @@ from sqlalchemy.sql import ClauseElement
 from sqlalchemy.sql.schema import Table
 from sqlmodel import SQLModel
 
+from comptroller_audit.ailments import advice_on
 from comptroller_audit.errors import StoreUnavailable, StoreUnsuitable
 
 __all__ = [
@@ -145,9 +146,9 @@ class Database:
                 driver.prepare_threshold = 2
                 driver.execute(_SESSION)
         except Exception as error:
-            raise StoreUnavailable(
-                f"The store cannot be opened ({type(error).__name__}: {str(error)[:120]}). Check store.url."
-            ) from error
+            what = f"{type(error).__name__}: {str(error)[:120]}"
+            do = advice_on(error) or "Check store.url."
+            raise StoreUnavailable(f"The store cannot be opened ({what}). {do}") from error
         return driver
 
     def file_id(self) -> tuple[int, int] | None:

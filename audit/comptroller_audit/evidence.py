@@ -49,9 +49,13 @@ def tenant_of(log: str) -> str:
     return unquote(log.rpartition("/")[2])
 
 
-def read_checkpoints(path: Path, keys: Sequence[str]) -> Checkpoints:
-    """Every note in the file that one of the verifier keys signed. Raises EvidenceError: no file, malformed key."""
-    trusted = [_verifier_key(key) for key in keys]
+def read_checkpoints(path: Path, keys: Sequence[str], retired: Sequence[tuple[str, int]] = ()) -> Checkpoints:
+    """Every note in the file that one of the verifier keys signed. Raises EvidenceError: no file, malformed key.
+
+    A retired key comes with the largest log it vouches for.
+    """
+    trusted: list[tuple[str, bytes, bytes, int | None]] = [(*_verifier_key(key), None) for key in keys]
+    trusted += [(*_verifier_key(key), entries) for key, entries in retired]
     found = Checkpoints()
     for offset, text in _notes(path):
         if text is None:
@@ -104,24 +108,24 @@ def _verifier_key(text: str) -> tuple[str, bytes, bytes]:
     return name, key_id, raw[1:]
 
 
-def _open_note(text: str, trusted: Sequence[tuple[str, bytes, bytes]]) -> tuple[str, int, bytes]:
+def _open_note(text: str, trusted: Sequence[tuple[str, bytes, bytes, int | None]]) -> tuple[str, int, bytes]:
     """(origin, size, root). Raises ValueError saying why the note proves nothing."""
     cut = text.rfind("\n\n")
     if cut < 0:
         raise ValueError("it is not a signed note")
-    body, signed = text[: cut + 1], False
+    body, signed = text[: cut + 1], list[int | None]()
     for line in text[cut + 2 :].splitlines():
         words = line.split(" ")
         if len(words) != 3 or words[0] != "\N{EM DASH}":
             raise ValueError("it has a malformed signature line")
         raw = base64.b64decode(words[2], validate=True)
-        for name, key_id, public in trusted:
+        for name, key_id, public, entries in trusted:
             if words[1] == name and raw[:4] == key_id:
                 try:
                     Ed25519PublicKey.from_public_bytes(public).verify(raw[4:], body.encode())
                 except InvalidSignature:
                     raise ValueError("its signature does not fit its text") from None
-                signed = True
+                signed.append(entries)
     if not signed:
         raise ValueError("it is not signed by the verifier key that was given")
     lines = body.split("\n")
@@ -130,6 +134,8 @@ def _open_note(text: str, trusted: Sequence[tuple[str, bytes, bytes]]) -> tuple[
     root = base64.b64decode(lines[2], validate=True)
     if len(root) != 32 or lines[1] != str(int(lines[1])):
         raise ValueError("it is signed but is no checkpoint")
+    if not any(entries is None or int(lines[1]) <= entries for entries in signed):
+        raise ValueError(f"a key that was retired at {signed[0]} entries signed it for {lines[1]}")
     return lines[0], int(lines[1]), root
 
 
@@ -168,8 +174,14 @@ def _receipt(line: bytes) -> tuple[str, int, bytes] | None:
     return (tenant_of(log), index, raw) if len(raw) == 32 else None
 
 
+def _vkey(key: str, public: bytes) -> str:
+    name, raw = f"comptroller/{key}", b"\x01" + public
+    key_id = hashlib.sha256(name.encode() + b"\n" + raw).hexdigest()[:8]
+    return f"{name}+{key_id}+{base64.b64encode(raw).decode()}"
+
+
 class OpeningKeys:
-    """The seal keys of a key file, to check that payloads open; and the verifier key of its signing key.
+    """The seal keys of a key file, to check that payloads open; and the verifier keys of its signing keys.
 
     Raises EvidenceError when the file cannot be used.
     """
@@ -179,14 +191,16 @@ class OpeningKeys:
             content = json.loads(path.read_bytes())
             self._keys = {item["id"]: AESGCM(base64.b64decode(item["key"])) for item in content["seal"]}
             seed = base64.b64decode(content["checkpoint"]["key"])
-            name = f"comptroller/{content['checkpoint']['id']}"
-            public = b"\x01" + Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+            public = Ed25519PrivateKey.from_private_bytes(seed).public_key().public_bytes_raw()
+            self.vkey = _vkey(content["checkpoint"]["id"], public)
+            self.retired = [
+                (_vkey(old["id"], base64.b64decode(old["public"])), int(old["entries"]))
+                for old in content.get("retired", [])
+            ]
         except OSError as error:
             raise EvidenceError(f"the key file {path} cannot be read: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             raise EvidenceError(f"the key file {path} is malformed") from None
-        key_id = hashlib.sha256(name.encode() + b"\n" + public).hexdigest()[:8]
-        self.vkey = f"{name}+{key_id}+{base64.b64encode(public).decode()}"
 
     def complaint(self, tenant: str, index: int, key_id: str, wrapped: bytes, sealed: bytes) -> str | None:
         """Why this payload does not open, or None when it does."""

@@ -6,7 +6,7 @@ import os
 import tempfile
 from pathlib import Path
 
-__all__ = ["make_private", "replace_file", "write_private"]
+__all__ = ["is_special", "make_private", "replace_file", "write_private"]
 
 
 def make_private(folder: Path) -> Path:
@@ -25,8 +25,19 @@ def write_private(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def is_special(path: Path) -> bool:
+    """Whether a device or a pipe stands there: one that is renamed over, as /dev/null is by root, is gone for everybody."""
+    return path.exists() and not path.is_file()
+
+
 def replace_file(path: Path, content: bytes, mode: int) -> None:
-    """Replace what stands at `path`, durably and at once: a reader sees the old file or the new one. Raises `OSError`."""
+    """Replace what stands at `path`, durably and at once: a reader sees the old file or the new one. Raises `OSError`.
+
+    A device or a pipe is written to and never replaced.
+    """
+    if is_special(path):
+        path.write_bytes(content)
+        return
     handle, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

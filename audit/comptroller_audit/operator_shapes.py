@@ -16,6 +16,9 @@ __all__ = [
     "ApprovalDecided",
     "ApproverAdded",
     "BundleActivated",
+    "HoldLifted",
+    "HoldPlaced",
+    "KeysChanged",
     "RolloutChanged",
     "StoreAdopted",
     "StreamReset",
@@ -108,7 +111,10 @@ class StoreAdopted(OpenShape):
     by: str
     reason: str
     entries: Annotated[int, Field(ge=0, description="entries of the log before this record")]
-    signed_entries: Annotated[int, Field(ge=0, description="what the newest checkpoint had signed")]
+    signed_entries: Annotated[
+        int,
+        Field(ge=0, description="what the newest checkpoint had signed; 0 where no key can tell any more"),
+    ]
     signed_root: Annotated[str, Field(description="its root, as hex")]
     switch_seq: int
 
@@ -123,6 +129,42 @@ class StreamReset(OpenShape):
     by: str
 
 
+class KeysChanged(OpenShape):
+    """A key of the key file came or went; the file is changed after this record. Ids only, never a key."""
+
+    v: Version
+    what: Literal["rotated", "dropped"]
+    kind: Literal["seal", "checkpoint"]
+    key: Annotated[str, Field(description="the new key, or the one that was dropped")]
+    before: Annotated[str, Field(description="the key that sealed or signed until then")]
+    by: str
+    reason: str
+
+
+class HoldPlaced(OpenShape):
+    """A legal hold: what it names is erased by nobody until it is lifted."""
+
+    v: Version
+    hold: str
+    kind: Literal["call", "task", "principal", "time"]
+    value: Annotated[
+        str, Field(description="the id of the call or task, or the principal; empty for a span of time")
+    ]
+    first_ms: Annotated[int | None, Field(description="entries recorded from this moment on")] = None
+    end_ms: Annotated[int | None, Field(description="and before this one")] = None
+    by: str
+    reason: str
+
+
+class HoldLifted(OpenShape):
+    """A legal hold is over; retention goes on where it had stopped for it."""
+
+    v: Version
+    hold: str
+    by: str
+    reason: str
+
+
 OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
     {
         RecordType.APPROVAL_DECIDED: ApprovalDecided,
@@ -133,5 +175,8 @@ OPERATOR_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.BUNDLE_ACTIVATED: BundleActivated,
         RecordType.STORE_ADOPTED: StoreAdopted,
         RecordType.STREAM_RESET: StreamReset,
+        RecordType.KEYS_CHANGED: KeysChanged,
+        RecordType.HOLD_PLACED: HoldPlaced,
+        RecordType.HOLD_LIFTED: HoldLifted,
     }
 )

@@ -67,14 +67,14 @@ _NO_ADDRESS: Final = re.compile(
 )
 
 
-def _emails(text: str, data: bytes) -> Iterator[tuple[int, int]]:
+def _emails(text: str) -> Iterator[tuple[int, int]]:
     if "@" in text:
-        for match in _EMAIL.finditer(data):
+        for match in _EMAIL.finditer(text):
             start, end = match.span()
             if not _NO_ADDRESS.search(text[start:end]) and not text.startswith("git@", start):
                 yield start, end
     if "at]" in text or "at)" in text or "at}" in text:
-        yield from (match.span() for match in _EMAIL_SPELLED.finditer(data))
+        yield from (match.span() for match in _EMAIL_SPELLED.finditer(text))
 
 
 # -- phone --------------------------------------------------------------------------------------------------------
@@ -112,27 +112,27 @@ _DATE_LIKE: Final = re.compile(
 )
 
 
-def _phones(text: str, data: bytes) -> Iterator[tuple[int, int]]:
+def _phones(text: str) -> Iterator[tuple[int, int]]:
     if "+" in text or "00" in text:
-        for match in _PHONE_INTERNATIONAL.finditer(data):
+        for match in _PHONE_INTERNATIONAL.finditer(text):
             start, end = match.span()
             if _is_international(_digits(text[start:end])) and not text[start - 1 : start].isalnum():
                 yield start, end
-    if _PHONE_UNSIGNED.is_missing(data):
+    if _PHONE_UNSIGNED.is_missing(text):
         return
-    for match in _PHONE_AFTER_CUE.finditer(data):
+    for match in _PHONE_AFTER_CUE.finditer(text):
         start, end = match.span(1)
         end = start + len(_first_number(text[start:end]))
         number = _digits(text[start:end])
         if 7 <= len(number) <= 15 and not _DATE_LIKE.match(text[start:end]) and _ends(text, end):
             yield start, end
-    for match in _PHONE_DIALLED.finditer(data):
+    for match in _PHONE_DIALLED.finditer(text):
         start, end = match.span()
         if 8 <= len(_digits(text[start:end])) <= 12 and _is_alone(text, start, end):
             before = text[max(0, start - _PHONE_CUE_CHARS) : start]
             if _PHONE_CUE.search(before[before.rfind(END) + 1 :]) and not _DATE_LIKE.match(text[start:end]):
                 yield start, end
-    for match in _PHONE_AMERICAN.finditer(data):
+    for match in _PHONE_AMERICAN.finditer(text):
         start, end = match.span()
         if _is_alone(text, start, end):
             yield start, end
@@ -176,8 +176,8 @@ _CARD_CUE: Final = re.compile(
 _NEXT_FOUR: Final = re.compile(r"(?:,|,? (?:and|or|und|et|y)|/|&) ?([0-9]{4})\b(?![ \-.]?[0-9])")
 
 
-def _cards(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    for match in _DIGIT_RUN.finditer(data):
+def _cards(text: str) -> Iterator[tuple[int, int]]:
+    for match in _DIGIT_RUN.finditer(text):
         start, end = match.span()
         groups = [group.span() for group in _GROUP.finditer(text, start, end)]
         taken = 0
@@ -210,11 +210,11 @@ def _are_card_groups(sizes: list[int]) -> bool:
     return len(sizes) == 1 or sizes in ([4, 6, 5], [4, 6, 4]) or all(size == 4 for size in sizes[:-1])
 
 
-def _last_fours(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    if _ANY_LAST_FOUR.is_missing(data):
+def _last_fours(text: str) -> Iterator[tuple[int, int]]:
+    if _ANY_LAST_FOUR.is_missing(text):
         return
     for searched, is_certain in ((_MASKED, True), (_LAST_FOUR, True), (_ENDING, False), (_BRANDED, False)):
-        for match in searched.finditer(data):
+        for match in searched.finditer(text):
             start, end = match.span(1)
             if text[end : end + 1] in ("*", ".", ",", ":", "-", "/", " ") and (
                 text[end] == "*" or text[end + 1 : end + 2].isdigit()
@@ -257,8 +257,8 @@ _ANY_ID: Final = any_of(_ID_SHAPED, _ID_AFTER_CUE)
 _ID_SEPARATORS: Final = str.maketrans("", "", " .-/+")
 
 
-def _ibans(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    for match in _IBAN_START.finditer(data):
+def _ibans(text: str) -> Iterator[tuple[int, int]]:
+    for match in _IBAN_START.finditer(text):
         start, _ = match.span()
         wanted = IBAN_LENGTHS.get(text[start : start + 2].upper())
         if wanted is None:
@@ -274,14 +274,14 @@ def _ibans(text: str, data: bytes) -> Iterator[tuple[int, int]]:
             yield start, at
 
 
-def _national_ids(text: str, data: bytes) -> Iterator[tuple[int, int]]:
-    if _ANY_ID.is_missing(data):
+def _national_ids(text: str) -> Iterator[tuple[int, int]]:
+    if _ANY_ID.is_missing(text):
         return
-    for match in _ID_SHAPED.finditer(data):
+    for match in _ID_SHAPED.finditer(text):
         start, end = match.span()
         if _is_alone(text, start, end) and _is_issued(text[start:end], _SHAPED_COUNTRIES):
             yield start, end
-    for match in _ID_AFTER_CUE.finditer(data):
+    for match in _ID_AFTER_CUE.finditer(text):
         start, end = match.span(1)
         found = _first_id(text, start, end)
         if found is not None:
@@ -329,7 +329,7 @@ def _ends(text: str, at: int) -> bool:
     return not text[at : at + 1].isalnum()
 
 
-_Search = Callable[[str, bytes], Iterator[tuple[int, int]]]
+_Search = Callable[[str], Iterator[tuple[int, int]]]
 _SEARCHES: Final[dict[Pattern, _Search]] = {
     Pattern.API_KEY: credentials,
     Pattern.IBAN: _ibans,
@@ -359,7 +359,4 @@ class Finder:
 
     def find(self, text: str) -> list[Found]:
         """What stands in an ASCII text. Stretches of different kinds may overlap; the more telling kind comes first."""
-        data = text.encode("ascii")
-        return [
-            Found(start, end, kind) for kind, search in self._searches for start, end in search(text, data)
-        ]
+        return [Found(start, end, kind) for kind, search in self._searches for start, end in search(text)]

@@ -17,6 +17,7 @@ from sqlmodel import Field, SQLModel
 
 from comptroller_audit.calls import log_indexes
 from comptroller_audit.database import Relation, table_of
+from comptroller_audit.legal_holds import Holds, HoldsUnmoved
 from comptroller_audit.log import LogEntry, LogPayload
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.query import calls_in_state
@@ -25,6 +26,9 @@ from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import CallState, RecordType
 
 __all__ = [
+    "CLOCK",
+    "KEPT",
+    "OVERDUE_MAX",
     "RETENTION",
     "AcceptClock",
     "Erase",
@@ -38,7 +42,7 @@ __all__ = [
 OVERDUE_MAX: Final = 500
 """Payloads erased in one commit: a few milliseconds of the writer's time."""
 CLOCK: Final = "clock"
-_KEPT: Final = frozenset(
+KEPT: Final = frozenset(
     {
         RecordType.APPROVER_ADDED,
         RecordType.SWITCH_SET,
@@ -47,6 +51,9 @@ _KEPT: Final = frozenset(
         RecordType.CLOCK_ACCEPTED,
         RecordType.STORE_ADOPTED,
         RecordType.STREAM_RESET,
+        RecordType.KEYS_CHANGED,
+        RecordType.HOLD_PLACED,
+        RecordType.HOLD_LIFTED,
         RecordType.ERASED,
     }
 )
@@ -66,9 +73,15 @@ class RetentionRow(SQLModel, table=True):
 RETENTION = Relation(RetentionRow)
 _E, _P = table_of(LogEntry), table_of(LogPayload)
 _ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
+_ITS_ENVELOPE = (
+    select(_E.c.envelope)
+    .where(_E.c.tenant == _P.c.tenant, _E.c.idx == _P.c.idx)
+    .correlate(_P)
+    .scalar_subquery()
+)
+"""No join: SQLite would walk all envelopes, which are there for ever, to find the payloads that still are."""
 _THERE = (
-    select(_P.c.idx, _E.c.envelope)
-    .join(_E, (_E.c.tenant == _P.c.tenant) & (_E.c.idx == _P.c.idx))
+    select(_P.c.idx, _ITS_ENVELOPE)
     .where(_P.c.tenant == bindparam("tenant"), _P.c.idx >= bindparam("first"), _P.c.idx < bindparam("end"))
     .order_by(_P.c.idx)
     .limit(OVERDUE_MAX)
@@ -98,14 +111,16 @@ def still_needed(reader: Reader, tenant: str) -> frozenset[int]:
 
 
 def overdue(
-    reader: Reader, tenant: str, first: int, end: int, kept: Collection[int]
+    reader: Reader, tenant: str, first: int, end: int, kept: Collection[int], holds: Holds
 ) -> tuple[list[int], int | None]:
     """Payloads from `first` on and before `end` that are to be erased, and where to go on; None at the end."""
     rows = reader.query(_THERE, tenant=tenant, first=first, end=end)
     found = [
         int(index)
         for index, envelope in rows
-        if int(index) not in kept and RecordType(json.loads(envelope)["type"]) not in _KEPT
+        if int(index) not in kept
+        and RecordType(json.loads(envelope)["type"]) not in KEPT
+        and not holds.keep(reader, tenant, envelope)
     ]
     return found, int(rows[-1][0]) + 1 if len(rows) == OVERDUE_MAX else None
 
@@ -125,30 +140,40 @@ def spans_of(indexes: Iterable[int]) -> tuple[tuple[int, int], ...]:
 class Erase:
     """Part: erase the payloads at `indexes` and say so in the log; without any, only keep `now_ms` as trusted time.
 
-    `seen_erased` is how many were erased when these were chosen: if another process has erased since, look again.
+    `seen_erased` and `seen_holds` say when these were chosen: if another process has erased since, or a hold was placed,
+    look again. `subject` is the keyed digest of whom the payloads were about, when a person asked for that.
     """
 
     indexes: Sequence[int]
     before_ms: int
     now_ms: int
     seen_erased: int
+    seen_holds: int = 0
+    subject: str = ""
+    by: str = ""
+    reason: str = ""
 
     def keys(self) -> Iterable[Key]:
-        return [(RETENTION, CLOCK)]
+        return [(RETENTION, CLOCK), *HoldsUnmoved(self.seen_holds).keys()]
 
     def apply(self, state: State) -> Stop | None:
+        if self.indexes and (moved := HoldsUnmoved(self.seen_holds).apply(state)) is not None:
+            return moved
         row = state.get(RETENTION, CLOCK)
         if (row["erased"] if row else 0) != self.seen_erased:
             return Moved("retention")
         if self.indexes:
             packet: dict[str, Any] = {
                 "v": 1,
-                "why": "retention_days is over",
+                "why": "a subject is erased" if self.subject else "retention_days is over",
                 "payloads": len(self.indexes),
                 "before_ms": self.before_ms,
             }
+            if self.subject:
+                packet |= {"subject": self.subject, "by": self.by, "reason": self.reason}
             state.append(LogRecord(RecordType.ERASED, packet, erases=spans_of(self.indexes)))
-        trusted = max(self.now_ms, row["trusted_ms"] if row else 0)
+        trusted = row["trusted_ms"] if row else 0
+        trusted = trusted if self.subject and row else max(self.now_ms, trusted)
         state.put(RETENTION, CLOCK, {"trusted_ms": trusted, "erased": self.seen_erased + len(self.indexes)})
         return None
 

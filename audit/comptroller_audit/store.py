@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from comptroller_audit.ailments import Health, advice_on
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.database import Database, Relation, Row, is_driver_error
 from comptroller_audit.errors import StoreClosed, StoreUnavailable
@@ -122,6 +123,11 @@ class Store:
         """How many batches this process has run, and the units in them."""
         return self._runner.batches, self._runner.units
 
+    @property
+    def health(self) -> Health:
+        """What this process has learned of its database."""
+        return self._runner.health
+
     async def commit(self, tenant: str, unit: Unit) -> Committed | Stopped:
         """Make `unit` durable, or say what stopped it.
 
@@ -165,9 +171,9 @@ class Store:
             except Exception as error:
                 if not is_driver_error(error):
                     raise
-                raise StoreUnavailable(
-                    f"The store cannot be read ({type(error).__name__}: {str(error)[:120]})."
-                ) from error
+                self._runner.health.met(error)
+                told = f"The store cannot be read ({type(error).__name__}: {str(error)[:120]}). {advice_on(error)}"
+                raise StoreUnavailable(told.rstrip()) from error
 
     def _read_anew(self) -> None:
         fresh = Reader(self.database)

@@ -68,12 +68,17 @@ class TraceDecisions(_TracePacket):
 
 
 class Erased(OpenShape):
-    """Payloads whose time is over were erased; the spans stand in the envelope, where anyone may read them."""
+    """Payloads whose time is over, or that were about somebody, were erased; the spans stand in the envelope, where anyone may read them."""
 
     v: Version
     why: str
     payloads: int
     before_ms: Annotated[int, Field(description="entries recorded before this moment")]
+    subject: Annotated[
+        str | None, Field(description="keyed digest of whom they were about, where a person asked for it")
+    ] = None
+    by: str | None = None
+    reason: str | None = None
 
 
 class ClockAccepted(OpenShape):

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, delete, select, update
 
+from comptroller_audit.ailments import Health, advice_on
 from comptroller_audit.ambient import Clock, Ids
 from comptroller_audit.database import Database, Relation, Row, is_driver_error, table_of
 from comptroller_audit.errors import CommitUnknown, StoreError, StoreUnavailable
@@ -87,6 +88,7 @@ class BatchRunner:
         self._sql = _LogStatements(database)
         self.batches = self.units = 0
         """How many batches were run, and the units in them."""
+        self.health = Health(database.file_id)
 
     def run(self, batch: Sequence[Waiting]) -> None:
         """Give every waiting unit its outcome."""
@@ -112,11 +114,16 @@ class BatchRunner:
             self._transact(batch, progress)
         except Exception as error:  # noqa: BLE001 - becomes the units' outcome
             if not progress.durable:
+                self.health.fails = True
+                self.health.met(error)
                 return _Failure(error, not progress.loaded or isinstance(error, CommitUnknown))
+        if progress.leaf is not None:
+            self.health.fails = False
         return None
 
     def _transact(self, batch: Sequence[Waiting], progress: _Progress) -> None:
         tenant = batch[0].tenant
+        self.health.demand_whole()
         with self._database.write_lock():
             try:
                 self._attempt(tenant, batch, progress)
@@ -360,7 +367,8 @@ def _fail(batch: Sequence[Waiting], failure: _Failure) -> None:
             waiting.outcome = type(error)(*error.args)
         else:
             what = f"{type(error).__name__}: {str(error)[:120]}"
-            waiting.outcome = StoreUnavailable(f"The store could not write ({what}). Nothing was done.")
+            told = f"The store could not write ({what}). Nothing was done. {advice_on(error)}"
+            waiting.outcome = StoreUnavailable(told.rstrip())
         waiting.outcome.__cause__ = error
 
 

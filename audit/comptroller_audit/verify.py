@@ -46,7 +46,8 @@ def verify(
         raise EvidenceError(
             "checkpoints prove nothing without the verifier key they were signed for; give it too"
         )
-    signed = read_checkpoints(Path(checkpoints), vkeys) if checkpoints is not None else Checkpoints()
+    retired = keys.retired if keys is not None else []
+    signed = read_checkpoints(Path(checkpoints), vkeys, retired) if checkpoints is not None else Checkpoints()
     given = read_receipts(Path(receipts)) if receipts is not None else Receipts()
     report = Report(torn=len(signed.torn))
     report.findings += [Finding(FindingKind.CHECKPOINT, what) for what in signed.bad]

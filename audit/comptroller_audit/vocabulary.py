@@ -146,6 +146,9 @@ class RecordType(StrEnum):
     CLOCK_ACCEPTED = "clock_accepted"
     STORE_ADOPTED = "store_adopted"
     STREAM_RESET = "stream_reset"
+    KEYS_CHANGED = "keys_changed"
+    HOLD_PLACED = "hold_placed"
+    HOLD_LIFTED = "hold_lifted"
 
 
 class RefusalClass(StrEnum):

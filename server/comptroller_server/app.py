@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 
 from comptroller_audit.errors import StoreError
+from comptroller_audit.own_keys import remember_claim_key
 from comptroller_audit.owners import Owner, owner_locks
 from comptroller_audit.packets import LogRecord
 from comptroller_audit.unit import Unit, WriteRecord
@@ -68,7 +69,7 @@ from comptroller_server.upkeep.following import Following
 from comptroller_server.upkeep.lasting import Lasting
 from comptroller_server.upkeep.readiness import Readiness
 from comptroller_server.upkeep.recovery import Recovered, Recovery
-from comptroller_server.upkeep.retention import Retention
+from comptroller_server.upkeep.retention import Retention, keep_time
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.source import UpstreamSource
@@ -146,7 +147,8 @@ class Service:
         sources = self.installation.sources.values()
         upstreams = [source for source in sources if isinstance(source, UpstreamSource)]
         i = self.installation
-        return Readiness(self.owner, self.watch, TENANT, upstreams, self.pipeline, i.store, i.config.streams)
+        streams, clock = i.config.streams, i.ambient.clock
+        return Readiness(self.owner, self.watch, TENANT, upstreams, self.pipeline, i.store, streams, clock)
 
 
 def _offers(i: Installation, look_ups: LookUps, watch: Watch, before: Service | None) -> tuple[Offers, News]:
@@ -306,15 +308,19 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     locks = owner_locks(store.database, ambient.clock)
     service = build(installation, await asyncio.to_thread(Owner, locks, ambient.ids))
     background: list[asyncio.Task[None]] = []
+    config = installation.config
     try:
+        await service.checkpointer.demand_keys(TENANT, config.store.keys_file)
         await service.checkpointer.refuse_older(TENANT)
+        await remember_claim_key(store, TENANT)
+        await keep_time(store, ambient.clock, TENANT, begins=True)
         await put_in_force(installation, service.watch, service.pipeline)
         service.activation = await newest_activation(service.installation, TENANT)
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
+        await service.checkpointer.demand_keys(TENANT, config.store.keys_file)
         service.recovered.extend(await service.recovery.round(TENANT))
         await service.task_rounds.round(TENANT)
-        config = installation.config
         for source in installation.sources.values():
             if isinstance(source, UpstreamSource):
                 source.start()
@@ -358,6 +364,7 @@ async def attached(installation: Installation) -> AsyncGenerator[Service]:
         await service.checkpointer.refuse_older(TENANT)
         await service.watch.look(TENANT)
         await service.watch.acknowledge(TENANT)
+        await service.checkpointer.demand_keys(TENANT, installation.config.store.keys_file)
         watching = _for_ever("watch", service.watch.run([TENANT]))
         yield service
     finally:
@@ -402,6 +409,7 @@ async def _recover(service: Service, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         try:
+            await keep_time(service.installation.store, service.installation.ambient.clock, TENANT)
             await service.recovery.round(TENANT)
             await service.task_rounds.round(TENANT)
         except StoreError as error:

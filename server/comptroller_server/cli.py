@@ -55,6 +55,9 @@ _COMMANDS = {
     "audit": ("audit:audit", "Verify the log, and follow it."),
     "evidence": ("evidence:evidence", "What an auditor asks for about a period, a file a topic."),
     "db": ("db:db", "Back the store up, bring it back, and go on with an old copy."),
+    "keys": ("keys:keys", "The keys that seal and sign: which there are, and new ones."),
+    "hold": ("hold:hold", "Legal holds: what neither retention nor anybody erases."),
+    "erase": ("erase:erase", "Erase what the record holds about one person."),
     "retention": ("retention:retention", "Erase payloads whose time is over."),
     "streams": (
         "streams:streams",

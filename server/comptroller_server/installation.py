@@ -6,13 +6,14 @@ Every command of the CLI opens one; `app.py` makes it serve.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from comptroller_audit.ambient import Clock, Ids, RandomIds, SystemClock
 from comptroller_audit.canonical import canonical_bytes, digest, keyed_digest
 from comptroller_audit.errors import KeyRingError
+from comptroller_audit.own_keys import demand_own_keys
 from comptroller_audit.redaction import Release
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, InlineLane, Store, ThreadLane, no_fault
@@ -29,6 +30,7 @@ from comptroller_server.config.trust import trust_findings
 from comptroller_server.errors import ConfigInvalid
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.tasks.success import Condition, compile_success
+from comptroller_server.upkeep.steady_clock import SteadyClock
 from comptroller_tools.catalogue import Catalogue, CatalogueInvalid
 from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
@@ -60,15 +62,36 @@ class Installation:
     ambient: Ambient = field(default_factory=Ambient)
     given_sources: Mapping[str, Source] | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.ambient.clock, SteadyClock):
+            steady = SteadyClock(self.ambient.clock, self.config.limits.clock_jump_s_max)
+            object.__setattr__(self, "ambient", replace(self.ambient, clock=steady))
+
     @cached_property
     def ring(self) -> KeyRing:
-        return open_ring(self.config.store.keys_file, self.ambient.ids)
+        """The store's keys; new ones only for a store that holds nothing yet. Raises `KeyRingError`."""
+        path = self.config.store.keys_file
+        if not path.exists() and self._is_begun:
+            demand_own_keys(self.config.store.url.get_secret_value(), TENANT, path, None)
+        return open_ring(path, self.ambient.ids)
+
+    @property
+    def _is_begun(self) -> bool:
+        """Whether there may be a store already; looking into one that is not there would make it."""
+        database = self.config.store.database
+        return database is None or database.exists()
 
     @cached_property
     def store(self) -> Store:
         a = self.ambient
-        lane = ThreadLane if a.threaded else InlineLane
-        return Store.open(self.config.store.url.get_secret_value(), self.ring, a.clock, a.ids, a.fault, lane)
+        lane, url, ring = (
+            ThreadLane if a.threaded else InlineLane,
+            self.config.store.url.get_secret_value(),
+            self.ring,
+        )
+        if self._is_begun:
+            demand_own_keys(url, TENANT, self.config.store.keys_file, ring)
+        return Store.open(url, ring, a.clock, a.ids, a.fault, lane)
 
     @cached_property
     def store_id(self) -> str:

@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 import comptroller_audit.calls
 import comptroller_audit.compensations
 import comptroller_audit.log
+import comptroller_audit.own_keys  # pyright: ignore[reportUnusedImport] -- its table
 import comptroller_audit.owners
 import comptroller_budgets.handoffs
 import comptroller_budgets.history

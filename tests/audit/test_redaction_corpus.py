@@ -71,7 +71,7 @@ def test_a_first_look_over_a_short_text_misses_nothing_that_the_search_finds(
         return [RELEASE.release(v, who).value for v in values for who in (Audience.MODEL, Audience.RECORD)]
 
     looked_over = released()
-    monkeypatch.setattr(linear, "SHORT_BYTES_MAX", -1)
+    monkeypatch.setattr(linear, "SHORT_CHARS_MAX", -1)
     assert looked_over == released()
     assert not {str(value) for value in looked_over[-len(alone) * 2 :]} & {*alone}
 

@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from comptroller_server.app import running
 from comptroller_server.cli import cli
 from comptroller_server.config.loading import load_config
-from comptroller_server.doctor import clients, disk, machine, record
+from comptroller_server.doctor import clients, database, disk, machine, record
 from comptroller_server.doctor.lines import Level, Line, Patient
 from comptroller_server.installation import Installation
 from comptroller_server.setting_up.clients import CLIENTS, ClientKind
@@ -109,6 +109,8 @@ def test_it_looks_at_everything_and_changes_nothing(place: Place) -> None:
         "disk",
         "file system",
         "fsync",
+        "database",
+        "keys",
         "files",
         "clock",
         "checkpoints",
@@ -176,13 +178,20 @@ def test_the_disk_is_judged_by_room_kind_and_what_becomes_durable(place: Place) 
     assert kinds == {"nfs4": [Level.PROBLEM], "tmpfs": [Level.WARNING], "ext4": [Level.OK]}
 
 
+def test_the_log_of_a_very_large_store_is_left_to_the_verifier(place: Place) -> None:
+    (line,) = database.whole(place.patient(), whole_bytes=0)
+    assert line.level is Level.OK
+    assert "audit verify" in line.found
+
+
 def told(answer: T, _folder: Path) -> T:
     return answer
 
 
 def test_what_cannot_be_looked_at_does_not_hide_the_rest(place: Place) -> None:
     place.store.write_bytes(b"no database" * 1000)
-    lines = place.doctor()
+    lines = place.doctor(code=1)
+    assert "is damaged" in found(lines, "database", Level.PROBLEM)[0]
     assert "could not be looked at" in found(lines, "clock", Level.WARNING)[0]
     assert found(lines, "clients", Level.OK)
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from comptroller_audit.canonical import canonical_bytes
 from comptroller_audit.errors import EvidenceError
 from comptroller_audit.exported import check_export
+from comptroller_audit.files import replace_file
 from comptroller_audit.log import leaf_hash
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.exporting.rows import COLUMNS, written
@@ -55,6 +56,20 @@ async def lines(desk: Desk) -> list[str]:
 @pytest.fixture(scope="module")
 async def vkey(desk: Desk) -> str:
     return (await desk.run("audit", "vkey")).strip()
+
+
+async def test_a_pipe_or_a_device_is_written_to_and_never_replaced(desk: Desk, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # for writing too, so that nobody waits for the other
+    try:
+        await desk.run("audit", "export", "--format", "csv", "--out", str(pipe))
+        assert os.read(reading, 5) == b"index"
+        replace_file(pipe, b"a page", 0o644)
+        assert os.read(reading, 1 << 20).endswith(b"a page")
+    finally:
+        os.close(reading)
+    assert pipe.is_fifo()
 
 
 async def test_every_entry_is_exported_and_proved_without_the_store(

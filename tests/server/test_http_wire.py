@@ -121,3 +121,40 @@ async def test_more_connections_than_there_may_be_are_closed(
             assert b" 200 " in await first.readline()
         writer.close()
         other.close()
+
+
+class Written(asyncio.Transport):
+    """Keeps what is written, a list entry for each write, and `closed` where it was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self.sent.append(b"closed")
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ((b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"), [b"HTTP/1.1 200 OK\r\n\r\nbody", b"more"]),
+        ((b"HTTP/1.1 200 OK\r\n\r\n", None), [b"HTTP/1.1 200 OK\r\n\r\n", b"closed"]),
+        ((b"HTTP/1.1 100 Continue\r\n\r\n", b"body"), [b"HTTP/1.1 100 Continue\r\n\r\n", b"body"]),
+        (
+            (b"HTTP/1.1 200 OK\r\n\r\n", b"a", b"HTTP/1.1 204 No Content\r\n\r\n"),
+            [b"HTTP/1.1 200 OK\r\n\r\na", b"HTTP/1.1 204 No Content\r\n\r\n"],
+        ),
+    ],
+)
+async def test_a_head_is_sent_with_its_body_and_never_held_longer_than_a_turn(
+    said: tuple[bytes | None, ...], sent: list[bytes]
+) -> None:
+    beneath = Written()
+    transport = wire.JoinedWrites(beneath, asyncio.get_running_loop())
+    for data in said:
+        transport.close() if data is None else transport.write(data)
+    await asyncio.sleep(0)
+    assert beneath.sent == sent

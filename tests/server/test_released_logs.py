@@ -10,7 +10,12 @@ import pytest
 import structlog
 
 from comptroller_audit.redaction import Pattern, Release
-from comptroller_server.commands.logs import log_to_stderr, release_logs
+from comptroller_server.commands.logs import (
+    LIBRARY_CHARS_MAX,
+    LIBRARY_LINES_PER_S_MAX,
+    log_to_stderr,
+    release_logs,
+)
 
 SECRET = "hunter2-swordfish"
 ADDRESS = "mira.holt@example.org"
@@ -71,3 +76,48 @@ def test_ids_of_ours_are_in_the_log_whatever_their_digits_look_like(
     for call in (like_an_iban, str(uuid.UUID(int=uuid.UUID(like_an_iban).int ^ 5))):
         structlog.stdlib.get_logger("comptroller.test").warning("done", call=call)
         assert call in capsys.readouterr().err
+
+
+def test_libraries_fill_no_log_with_what_others_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    log_to_stderr()
+    theirs, ours = logging.getLogger("mcp.client.session"), logging.getLogger("comptroller_server.test")
+    try:
+        int("9x" * 50_000)
+    except ValueError:
+        theirs.warning("Failed to read: %s", "z" * 50_000, exc_info=True)
+    for at in range(500):
+        theirs.error("flood %s", at)
+        ours.error("own %s", at)
+    err = capsys.readouterr().err
+    assert "ValueError at " in err
+    assert "Traceback" not in err
+    assert err.count("own ") == 500
+    assert err.count("flood ") <= 2 * LIBRARY_LINES_PER_S_MAX  # a second may begin in between
+    assert len([line for line in err.splitlines() if len(line) > LIBRARY_CHARS_MAX + 400]) == 0
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_library_that_logs_with_structlog_is_heard_and_breaks_nothing(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    log_to_stderr(as_json)
+    structlog.get_logger("some.library").warning(
+        "tried again", what="x" * 10_000, exc_info=ValueError(SECRET)
+    )
+    said = capsys.readouterr().err
+    assert "tried again" in said
+    assert len(said) < 3_000
+    assert SECRET not in said
+
+
+def test_a_record_that_cannot_be_written_breaks_nothing_it_tells_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    log_to_stderr()
+
+    class Unwritable:
+        def __str__(self) -> str:
+            raise RuntimeError(SECRET)
+
+    logging.getLogger("comptroller.x").warning(Unwritable())
+    assert SECRET not in capsys.readouterr().err

@@ -15,6 +15,9 @@ __all__ = ["QuestionsBack", "asker_for"]
 
 NOTES_MAX = 32
 """Notes of one call that the record holds."""
+WITHHELD_REPLY = (
+    "the answer holds a secret, or what looks like a key, a token or a password, so it is sent nowhere"
+)
 
 
 def asker_for(case: Case, release: Release, clock: Clock) -> Asker:
@@ -39,15 +42,22 @@ class QuestionsBack:
         return self._case.proposal.asker.kinds
 
     async def __call__(self, questions: Sequence[Question]) -> Mapping[str, Reply]:
-        """What the person reads holds nothing that they may not see; the record holds that they were asked, and answered."""
+        """What the person reads holds nothing that they may not see, and no secret goes back; the record holds both."""
         shown = [self._shown(one) for one in questions]
         began = self._clock.monotonic()
         with self.patience.asking():
             replies = await self._case.proposal.asker(shown)
         waited_ms = round((self._clock.monotonic() - began) * 1000)
+        sent: dict[str, Reply] = {}
         for one in shown:
-            self._note(one.kind, _told(one), _answer(replies.get(one.key)), waited_ms)
-        return replies
+            reply = replies.get(one.key)
+            if reply is not None and self._release.secrets_in(cast("Json", dict(reply))):
+                self._note(one.kind, {**_told(one), "why": WITHHELD_REPLY}, "refused", waited_ms)
+                continue
+            self._note(one.kind, _told(one), _answer(reply), waited_ms)
+            if reply is not None:
+                sent[one.key] = reply
+        return sent
 
     def refused(self, kind: str, why: str) -> None:
         self._note(kind, {"why": why}, "refused", 0)

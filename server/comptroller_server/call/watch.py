@@ -85,9 +85,12 @@ class Watch:
 
     async def acknowledge(self, tenant: str) -> None:
         """Tell the store which switch sequence this process obeys, when that has changed."""
+        if self._acknowledged.get(tenant) != (self._owner.id, self.switches(tenant).seq):
+            await self.write(tenant)
+
+    async def write(self, tenant: str) -> None:
+        """The same in any case: a write that changes nothing else. Raises `StoreError` where none can be made."""
         seq = self.switches(tenant).seq
-        if self._acknowledged.get(tenant) == (self._owner.id, seq):
-            return
         counts = self._counts
         part = Acknowledge(self._owner.id, seq, counts.waiting, counts.dispatched, counts.done)
         await self._store.commit(tenant, Unit([part]))

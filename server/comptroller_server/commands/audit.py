@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from comptroller_audit.checkpoint import vkey_of
+from comptroller_audit.findings import Finding, FindingKind
 from comptroller_audit.query import Logged, entries
 from comptroller_audit.store import Reader
 from comptroller_audit.verify import Progress, Report, verify
@@ -26,6 +27,7 @@ from comptroller_server.installation import TENANT, Installation
 __all__ = ["audit"]
 
 FOLLOW_S = 0.25
+_PROVES_NOTHING = "the file that was named holds none of this log, so it proves nothing; name the right one"
 PAGE_ENTRIES = 100
 
 
@@ -70,6 +72,7 @@ def verify_(ctx: click.Context, checkpoint: Path | None, receipts: Path | None, 
                 ring=ring,
                 progress=progress,
             )
+            _demand(found, checkpoints=checkpoint is not None, receipts=receipts is not None)
             reports.append((file, found))
     ok = all(report.ok for _, report in reports)
     if invocation.as_json:
@@ -84,6 +87,14 @@ def verify_(ctx: click.Context, checkpoint: Path | None, receipts: Path | None, 
                 say(line)
     if not ok:
         findings()
+
+
+def _demand(report: Report, *, checkpoints: bool, receipts: bool) -> None:
+    """Who names a file wants to be told what it proves: an empty one, or another log's, is no proof that all is well."""
+    if checkpoints and not any(one.checkpoints for one in report.tenants):
+        report.findings.append(Finding(FindingKind.CHECKPOINT, _PROVES_NOTHING))
+    if receipts and not any(one.receipts for one in report.tenants):
+        report.findings.append(Finding(FindingKind.RECEIPT, _PROVES_NOTHING))
 
 
 @contextlib.contextmanager

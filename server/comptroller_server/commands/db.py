@@ -14,9 +14,11 @@ from pathlib import Path
 import click
 from sqlalchemy import bindparam, select
 
+from comptroller_audit.checkpoint import Checkpoint
 from comptroller_audit.database import table_of
 from comptroller_audit.errors import StoreError, StoreUnsuitable
 from comptroller_audit.files import make_private
+from comptroller_audit.own_keys import demand_own_claims
 from comptroller_audit.owners import OwnerRow, owner_locks
 from comptroller_audit.redaction import Audience
 from comptroller_audit.unit import Committed, Unit
@@ -33,7 +35,7 @@ from comptroller_server.reporting.span import Progress
 from comptroller_server.upkeep.adoption import Adopt, free_name, set_aside, void_approvals
 from comptroller_server.upkeep.checkpoints import checkpointer_of
 
-__all__ = ["db"]
+__all__ = ["db", "nobody_serves"]
 
 PAGES_AT_ONCE = 1_000
 """Database pages in one step of a backup: a writer waits no longer than that takes."""
@@ -136,7 +138,8 @@ def adopt(ctx: click.Context, reason: str, credential_file: Path | None) -> None
     invocation = invocation_of(ctx)
 
     async def work(installation: Installation) -> tuple[int, list[Path]] | None:
-        await _nobody_serves(installation)
+        await nobody_serves(installation)
+        await demand_own_claims(installation.store, TENANT, installation.config.store.keys_file)
         if not await _is_older(installation):
             raise CommandError("the store is not older than its newest checkpoint, so nothing was changed")
         by = await entitled(installation, credential_file)
@@ -160,11 +163,11 @@ def adopt(ctx: click.Context, reason: str, credential_file: Path | None) -> None
 
 async def _adopted(installation: Installation, by: str, reason: str) -> tuple[int, list[Path]]:
     """The halt first: whatever fails after it, nothing runs."""
-    found, problem = newest_checkpoint(installation)
-    if found is None:
-        raise CommandError(f"no checkpoint can be read, so nothing was changed: {problem or 'there is none'}")
+    found, _ = newest_checkpoint(installation)
+    # Signed with a key that nobody has any more: how much that was, nobody can say.
+    signed = found[1] if found is not None else Checkpoint(installation.log_name, 0, b"")
     told = installation.release.text(reason, Audience.RECORD)
-    outcome = await installation.store.commit(TENANT, Unit([Adopt(by, told, found[1])]))
+    outcome = await installation.store.commit(TENANT, Unit([Adopt(by, told, signed)]))
     if not isinstance(outcome, Committed):
         raise CommandError("the store did not take the record of it, so nothing was changed; try again")
     voided = await void_approvals(installation.store, TENANT, installation.config.budgets)
@@ -190,7 +193,7 @@ async def _is_older(installation: Installation) -> bool:
 
 def _demand_no_server(invocation: Invocation, database: Path) -> None:
     try:
-        on_store(invocation, _nobody_serves)
+        on_store(invocation, nobody_serves)
     except StoreError as error:
         raise CommandError(
             f"{database} cannot be read ({error}), so it cannot tell whether a server runs on it; stop it, and say so "
@@ -198,7 +201,7 @@ def _demand_no_server(invocation: Invocation, database: Path) -> None:
         ) from error
 
 
-async def _nobody_serves(installation: Installation) -> None:
+async def nobody_serves(installation: Installation) -> None:
     """Raises `CommandError` while a server runs on this store."""
     store = installation.store
     locks = owner_locks(store.database, installation.ambient.clock)

@@ -16,7 +16,7 @@ from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.config.loading import data_directory
 from comptroller_server.config.model import Config
-from comptroller_server.doctor import clients, disk, machine, places, record, streams, upstreams
+from comptroller_server.doctor import clients, database, disk, machine, places, record, streams, upstreams
 from comptroller_server.doctor.lines import Level, Line, Patient, ok, problem, warning
 from comptroller_server.errors import CommandError, ConfigInvalid
 
@@ -29,7 +29,9 @@ _EXAMINATIONS: Sequence[tuple[str, Callable[[Patient], Iterable[Line]]]] = (
     ("disk", disk.room),
     ("file system", disk.kind),
     ("fsync", disk.synced),
+    ("database", database.whole),
     ("files", places.permissions),
+    ("keys", record.keys),
     ("clock", record.clock),
     ("checkpoints", record.checkpoints),
     ("mode", record.mode),

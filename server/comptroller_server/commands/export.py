@@ -16,6 +16,7 @@ import click
 
 from comptroller_audit.checkpoint import log_origin
 from comptroller_audit.exported import LINE_CHARS_MAX, check_export
+from comptroller_audit.files import is_special
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import newest_checkpoint
@@ -107,6 +108,10 @@ def _writing(out: Path | None) -> Generator[TextIO]:
     """Standard output, or a file for this user alone that takes its name once it is whole. Raises `CommandError`."""
     if out is None:
         yield sys.stdout
+        return
+    if is_special(out):
+        with out.open("w", encoding="utf-8", newline="") as through:
+            yield through
         return
     try:
         handle, made = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")

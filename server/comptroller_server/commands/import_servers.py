@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import functools
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from comptroller_server.commands.classify import show_answers, show_left, show_w
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
 from comptroller_server.commands.showing import emit, plain, say
-from comptroller_server.config.loading import FRAGMENTS, data_directory, load_config
+from comptroller_server.config.loading import data_directory, load_config
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.setting_up.clients import CLIENTS, Machine, serve_words
@@ -27,8 +27,9 @@ from comptroller_server.upstreams.accepting import accept
 from comptroller_server.upstreams.asking import ask
 from comptroller_server.upstreams.client_files import ClientFile, Found
 from comptroller_server.upstreams.importing import Reading, read_client_file
+from comptroller_server.upstreams.source_files import begun, write_sources
 from comptroller_server.upstreams.source_names import SourceNames
-from comptroller_server.upstreams.switching import switch, switched_files, undo
+from comptroller_server.upstreams.switching import file_mark, switch, switched_files, undo
 
 __all__ = ["import_servers"]
 
@@ -189,19 +190,20 @@ def _asks(found: ClientFile) -> list[Found]:
     return [one for one in found.servers if one.asks is not None]
 
 
-def _answer_file(name: str) -> str:
-    return f"input.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
+def _answer_file(path: Path, name: str) -> str:
+    return f"input.{file_mark(path)}.{re.sub(r'[^A-Za-z0-9_-]', '_', name)}"
 
 
 class _Given(Mapping[str, str]):
-    """Answers to what files ask for, each in a private file below the data directory."""
+    """Answers to what one file asks for, each in a private file below the data directory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, path: Path) -> None:
         self._folder = folder
+        self._path = path
 
     def __getitem__(self, name: str) -> str:
         try:
-            return (self._folder / _answer_file(name)).read_text().rstrip("\n")
+            return (self._folder / _answer_file(self._path, name)).read_text().rstrip("\n")
         except OSError:
             raise KeyError(name) from None
 
@@ -212,17 +214,17 @@ class _Given(Mapping[str, str]):
         return 0
 
 
-def _given(invocation: Invocation) -> Mapping[str, str]:
-    return _Given(data_directory(invocation.data_dir) / "secrets")
+def _given(invocation: Invocation) -> Callable[[Path], Mapping[str, str]]:
+    return functools.partial(_Given, data_directory(invocation.data_dir) / "secrets")
 
 
 def _fill_in(invocation: Invocation, found: Sequence[ClientFile]) -> bool:
     """Ask for what the files ask for, unseen; whether anything was given. Only at a terminal."""
-    asked = {one.asks: one for each in found for one in _asks(each)}
+    asked = {(each.path, str(one.asks)): one for each in found for one in _asks(each)}
     if not asked or invocation.as_json or not at_a_terminal():
         return False
     folder, given = make_private(data_directory(invocation.data_dir) / "secrets"), False
-    for name, one in asked.items():
+    for (path, name), one in asked.items():
         value = click.prompt(
             f"{plain(one.name)}: {plain(str(one.why_not))} (Enter: leave it)",
             hide_input=True,
@@ -230,7 +232,7 @@ def _fill_in(invocation: Invocation, found: Sequence[ClientFile]) -> bool:
             show_default=False,
         )
         if value:
-            write_private(folder / _answer_file(str(name)), value.encode())
+            write_private(folder / _answer_file(path, name), value.encode())
             given = True
     return given
 
@@ -322,45 +324,15 @@ def _sources_of(found: Sequence[ClientFile]) -> dict[str, Found]:
 
 
 def _write(config: Config | Path, invocation: Invocation, found: Sequence[ClientFile]) -> None:
-    """Secrets first: a source that refers to nothing does not load."""
     path = config.path if isinstance(config, Config) else config
     there = _imported(config)
     new = [one for source, one in _sources_of(found).items() if source not in there]
     if not new:
         return
-    secrets = data_directory(invocation.data_dir) / "secrets"
-    for one in new:
-        for name, value in one.secrets.items():
-            target = make_private(secrets) / name
-            if target.exists() and target.read_text() != value:
-                raise CommandError(f"{target} is there already with another value; move it away")
-            if not target.exists():
-                write_private(target, value.encode())
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(_begun(found))
-    folder = path.parent / FRAGMENTS
-    folder.mkdir(exist_ok=True)
-    at = 1
-    while (target := folder / ("imported.yaml" if at == 1 else f"imported-{at}.yaml")).exists():
-        at += 1
-    lines = ["# Servers of a client, as `comptroller import` wrote them. Yours to edit.", "sources:"]
-    lines += [
-        f"  {json.dumps(one.source)}: {{mcp: {json.dumps(one.mcp, ensure_ascii=False)}}}" for one in new
-    ]
-    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    clients = [one.client.kind.value for one in found if one.client is not None]
+    target = write_sources(path, invocation.data_dir, new, begun([ANYBODY, *clients]))
     if not invocation.as_json:
         say(f"Wrote {target}.")
-
-
-def _begun(found: Sequence[ClientFile]) -> str:
-    """A configuration to begin with. Each client is an actor of its own."""
-    clients = {ANYBODY: None} | {one.client.kind.value: None for one in found if one.client is not None}
-    listed = ", ".join(f"{name}: {{}}" for name in clients)
-    return (
-        "# Made by `comptroller import`. Every key: docs/config.md\n"
-        f"agent: {{name: agent}}\nidentity: {{local: {{clients: {{{listed}}}}}}}\n"
-    )
 
 
 def _take_over(

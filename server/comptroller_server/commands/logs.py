@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, cast
 
@@ -24,6 +25,8 @@ _SHARED: list[Any] = [
 ]
 
 
+LIBRARY_LINES_PER_S_MAX = 20
+LIBRARY_CHARS_MAX = 2_000
 _STAMPED = ("timestamp", "level")
 
 
@@ -60,6 +63,64 @@ def _plain(value: Any) -> Json:
         return str(value)
 
 
+class _Libraries(logging.Filter):
+    """What libraries log, bounded: others than us decide how often that is and what stands in it.
+
+    A traceback shrinks to the kind of the exception and its place, for its text may be all that was sent to us.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._second = 0.0
+        self._lines = self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("comptroller"):
+            return True
+        now = time.monotonic()
+        if now - self._second >= 1:
+            self._second, self._lines = now, 0
+        self._lines += 1
+        if self._lines > LIBRARY_LINES_PER_S_MAX:
+            self._left_out += 1
+            return False
+        message = cast("object", record.msg)
+        if isinstance(message, dict):  # the library logs with structlog too; the formatter reads its fields
+            record.msg = _shortened(cast("dict[str, Any]", message), self._left_out)
+            self._left_out = 0
+            return True
+        text = record.getMessage()
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            text = f"{text[:LIBRARY_CHARS_MAX]} ({_named(record.exc_info[1])})"
+        elif len(text) > LIBRARY_CHARS_MAX:
+            text = f"{text[:LIBRARY_CHARS_MAX]}…"
+        if self._left_out:
+            text, self._left_out = f"{text} [{self._left_out} more lines of libraries are left out]", 0
+        record.msg, record.args, record.exc_info, record.exc_text = text, (), None, None
+        return True
+
+
+def _shortened(fields: dict[str, Any], left_out: int) -> dict[str, Any]:
+    """The fields without a traceback, the longer ones cut."""
+    kept: dict[str, Any] = {}
+    for name, value in fields.items():
+        text = value if isinstance(value, str) else str(value)
+        if name in ("exc_info", "exception", "stack_info"):
+            continue
+        kept[name] = f"{text[:LIBRARY_CHARS_MAX]}…" if len(text) > LIBRARY_CHARS_MAX else value
+    if left_out:
+        kept["left_out"] = f"{left_out} more lines of libraries"
+    return kept
+
+
+def _named(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" at {trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+    return f"{type(error).__qualname__}{place}"
+
+
 class _Stderr(logging.Handler):
     """Writes to whatever standard error is at that moment."""
 
@@ -67,7 +128,7 @@ class _Stderr(logging.Handler):
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except (OSError, ValueError):  # standard error is closed: a log must not break what it tells of
+        except Exception:  # noqa: BLE001 -- standard error is closed, or whatever it is: a log breaks nothing it tells of
             return
 
 
@@ -85,6 +146,7 @@ def log_to_stderr(as_json: bool = False) -> None:
         cache_logger_on_first_use=False,
     )
     handler = _Stderr()
+    handler.addFilter(_Libraries())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, select
 
-from comptroller_audit.checkpoint import Checkpoint, CheckpointFile, log_origin, open_checkpoint, vkey_of
+from comptroller_audit.checkpoint import Checkpoint, CheckpointFile, log_origin, open_known
 from comptroller_audit.database import table_of
 from comptroller_audit.errors import CheckpointError
 from comptroller_audit.log import LogEntry, LogNode, inclusion_proof, verify_inclusion
@@ -86,13 +86,12 @@ async def prove(installation: Installation, logged: Sequence[Logged]) -> Proof:
 def newest_checkpoint(installation: Installation) -> tuple[tuple[str, Checkpoint] | None, str]:
     """The newest signed note of the configured files and what it says, and what was wrong with a file, if anything."""
     origin = log_origin(installation.log_name, TENANT)
-    vkey = vkey_of(installation.ring.signer)
     best: tuple[str, Checkpoint] | None = None
     problem = ""
     for path in installation.config.store.checkpoint_files:
         try:
             note = CheckpointFile(path).newest(origin)
-            found = (note, open_checkpoint(note, vkey)) if note is not None else None
+            found = (note, open_known(note, installation.ring)) if note is not None else None
         except CheckpointError as error:
             problem = str(error)
             continue

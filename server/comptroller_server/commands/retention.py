@@ -48,6 +48,7 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
                 "before_ms": done.before_ms,
                 "stopped": done.stopped,
                 "undelivered": done.undelivered,
+                "held": dict(done.held),
             }
         )
     elif days is None:
@@ -60,6 +61,9 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
         say(f"{done.erased} payloads from before {at(done.before_ms)} were erased.")
     if done.undelivered and not invocation.as_json:
         say(f"{done.undelivered} of them no stream has delivered everywhere; see `comptroller streams list`.")
+    for hold, count in done.held.items():
+        if not invocation.as_json:
+            say(f"{count} more are kept by the legal hold {hold}; see `comptroller hold list`.")
     if done.stopped:
         findings()
 

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
 import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from comptroller_audit.checkpoint import CheckpointFile, log_origin, open_checkpoint, vkey_of
-from comptroller_audit.errors import AuditError
+from comptroller_audit.checkpoint import CheckpointFile, log_origin
+from comptroller_audit.errors import CheckpointError, KeyRingError
+from comptroller_audit.own_keys import demand_claim_key, demand_opens
 from comptroller_audit.sealing import KeyRing
 from comptroller_policy.observing import Mode, Span
 from comptroller_server.config.model import Config
+from comptroller_server.doctor.database import opened_to_read
 from comptroller_server.doctor.disk import existing
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
 from comptroller_server.doctor.session import reading_session
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.observed import observing_text
+from comptroller_server.upkeep.checkpoints import newest_signed
 
-__all__ = ["checkpoints", "clock", "mode"]
+__all__ = ["checkpoints", "clock", "keys", "mode"]
 
 CLOCK_S_BEHIND = 5.0
 """Two machines may differ by so much."""
 _OBSERVING = "SELECT started_ms, ended_ms FROM observing WHERE tenant = "
+_PAYLOAD = "SELECT idx, key_id, wrapped, sealed FROM log_payload WHERE tenant = "
+_NEWEST = " ORDER BY idx DESC LIMIT 1"
+_CLAIM = "SELECT claim FROM own_keys WHERE tenant = "
 _HEAD = "SELECT size, record_ms FROM log_head WHERE tenant = "
 
 
@@ -52,6 +57,25 @@ def clock(patient: Patient, now_ms: int | None = None) -> Iterator[Line]:
         )
     else:
         yield ok("clock", found)
+
+
+def keys(patient: Patient) -> Iterator[Line]:
+    """Whether the key file is the one that the record was written with."""
+    config = patient.config
+    newest = _asked(patient, _PAYLOAD, _NEWEST) if config is not None else None
+    if config is None or newest is None:
+        return
+    path = config.store.keys_file
+    claim = _asked(patient, _CLAIM)
+    try:
+        ring = KeyRing.load(path) if path.exists() else None
+        demand_opens(newest, TENANT, path, ring)
+        if claim is not None and ring is not None:
+            demand_claim_key(str(claim[0]), TENANT, path, ring)
+    except KeyRingError as error:
+        yield problem("keys", str(error), "the server does not start", "bring the right key file back")
+    else:
+        yield ok("keys", f"{path} is the one that the store was written with")
 
 
 def mode(patient: Patient, now_ms: int | None = None) -> Iterator[Line]:
@@ -97,21 +121,29 @@ def checkpoints(patient: Patient) -> Iterator[Line]:
 
 
 def _reached(patient: Patient, config: Config) -> Iterator[Line]:
-    head = _head(patient)
-    if head is None or not config.store.keys_file.exists():
+    if not config.store.keys_file.exists():
         return
+    entries, _ = _head(patient) or (0, 0)  # an emptied file has none, whatever was signed
     ring = KeyRing.load(config.store.keys_file)
     origin = log_origin(Installation(config).log_name, TENANT)
     for file in config.store.checkpoint_files:
-        with contextlib.suppress(AuditError):  # another key's, or torn: `audit verify` tells
-            note = CheckpointFile(file).newest(origin)
-            if note is not None and (signed := open_checkpoint(note, vkey_of(ring.signer)).size) > head[0]:
-                yield problem(
-                    "checkpoints",
-                    f"the store has {head[0]} entries, and {file} holds a signed checkpoint of {signed}",
-                    "the store is an old copy, or was cut; the server does not start on it",
-                    "bring the newer store back, or move that file away to go on with this one all the same",
-                )
+        try:
+            newest = newest_signed(CheckpointFile(file), origin, ring, entries)
+        except CheckpointError as error:
+            yield problem(
+                "checkpoints",
+                f"{file} does not say how far the log was signed: {error}",
+                "the store may be an old copy; the server does not start on it",
+                "bring back the key file, or the checkpoint file, that belongs to it; else `comptroller db adopt`",
+            )
+            continue
+        if newest is not None and newest.size > entries:
+            yield problem(
+                "checkpoints",
+                f"the store has {entries} entries, and {file} holds a signed checkpoint of {newest.size}",
+                "the store is an old copy, or was cut; the server does not start on it",
+                "bring the newer store back; else `comptroller db adopt`",
+            )
 
 
 def _head(patient: Patient) -> tuple[int, int] | None:
@@ -122,31 +154,28 @@ def _head(patient: Patient) -> tuple[int, int] | None:
     return (int(row[0]), int(row[1])) if row else None
 
 
-def _asked(patient: Patient, query: str) -> Any:
-    """The first row of `query`, which ends where the tenant is named; None without one, and without such a table."""
+def _asked(patient: Patient, query: str, then: str = "") -> Any:
+    """The first row of `query`, which ends where the tenant is named, and what comes `then`; None without one, and without such a table."""
     database = patient.database
     if database is None:
-        return _asked_of_postgres(patient.config, query) if patient.config is not None else None
+        return _asked_of_postgres(patient.config, query, then) if patient.config is not None else None
     if not database.is_file():
         return None
-    # Without a log beside it nobody is writing, and opened in any other way SQLite would make one.
-    written = database.with_name(f"{database.name}-wal").exists()
-    uri = f"{database.absolute().as_uri()}?mode=ro{'' if written else '&immutable=1'}"
-    with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=2)) as connection:
+    with opened_to_read(database) as connection:
         try:
-            return connection.execute(f"{query}?", (TENANT,)).fetchone()
+            return connection.execute(f"{query}?{then}", (TENANT,)).fetchone()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 return None
             raise
 
 
-def _asked_of_postgres(config: Config, query: str) -> Any:
+def _asked_of_postgres(config: Config, query: str, then: str) -> Any:
     import psycopg
 
     try:
         with reading_session(config) as connection:
-            return connection.execute(f"{query}%s".encode(), (TENANT,)).fetchone()
+            return connection.execute(f"{query}%s{then}".encode(), (TENANT,)).fetchone()
     except psycopg.Error:  # told where the server is asked for its version; or there is no table yet
         return None
 

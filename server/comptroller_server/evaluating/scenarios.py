@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from comptroller_audit.vocabulary import Code, Json, JsonObject
 from comptroller_policy.errors import Finding
@@ -28,6 +28,11 @@ _NAME = r"^[a-z][a-z0-9_]{0,31}$"
 _REFERENCE = re.compile(r"\{([a-z][a-z0-9_]{0,31})((?:\.[A-Za-z0-9_]+)*)\}")
 _WITHHELD = re.compile(r"\[withheld|⟦")
 """What a record shows in the place of what people are not shown: no scenario can be played with it."""
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_DECIDES_WHAT_RUNS = re.compile(
+    r"PATH|HOME|SHELL|BASH_ENV|ENV|IFS|TMPDIR|(LD|DYLD|PYTHON|NODE|GIT)_?[A-Z0-9_]*"
+)
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Expected = Annotated[str, Field(pattern=r"^[a-z_]{1,40}$")]
@@ -88,6 +93,18 @@ class ScenarioFile(_Section):
         description="environment variables for the sources; `{data_dir}` is the sandbox",
     )
     scenarios: Annotated[tuple[ScenarioText, ...], Field(max_length=SCENARIOS_MAX)]
+
+    @field_validator("env")
+    @classmethod
+    def _runs_nothing(cls, env: dict[str, str]) -> dict[str, str]:
+        for name, text in env.items():
+            if _ENV_NAME.fullmatch(name) is None or "\0" in text:
+                raise ValueError(f"{name[:40]!r} is no name of a variable, or has a value that none can have")
+            if _DECIDES_WHAT_RUNS.fullmatch(name):
+                raise ValueError(
+                    f"`{name}` decides which programs run, which is not for scenarios; remove it"
+                )
+        return env
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,8 @@ _BY_TYPE = {
     RecordType.REFUSED: Topic.DENIED,
     RecordType.REFUSALS_COUNTED: Topic.DENIED,
     RecordType.ERASED: Topic.ERASURES,
+    RecordType.HOLD_PLACED: Topic.ERASURES,
+    RecordType.HOLD_LIFTED: Topic.ERASURES,
     RecordType.RECOVERED: Topic.INCIDENTS,
     RecordType.RESOLVED: Topic.INCIDENTS,
     RecordType.LATE_OUTCOME: Topic.INCIDENTS,
@@ -84,6 +86,7 @@ _BY_TYPE = {
     RecordType.STORE_ADOPTED: Topic.INCIDENTS,
     RecordType.BUNDLE_ACTIVATED: Topic.POLICY_CHANGES,
     RecordType.ROLLOUT_CHANGED: Topic.POLICY_CHANGES,
+    RecordType.KEYS_CHANGED: Topic.CREDENTIALS,
     RecordType.SWITCH_SET: Topic.STOPS,
     RecordType.SWITCH_CLEARED: Topic.STOPS,
 }

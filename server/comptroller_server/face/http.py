@@ -19,10 +19,12 @@ from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from comptroller_audit.vocabulary import Subject
+from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
 from comptroller_server.face.decide_page import HEADERS, page_of
+from comptroller_server.face.exchange import answered, exchange_in
 from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
+from comptroller_server.face.headers import TASK_HEADER, RequestHeaders
 from comptroller_server.face.http_sessions import SESSION_HEADER, ClientSessions, opens_one, wants_stream
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import (
@@ -62,7 +64,6 @@ SESSIONS_MAX = 1_000
 SESSION_IDLE_S = 1_800.0
 
 _SUBJECT = "comptroller.subject"
-_TASK_HEADER = b"comptroller-task"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 
 
@@ -149,7 +150,7 @@ class _App:
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _Headers(scope["headers"])
+        headers = RequestHeaders(scope["headers"])
         refusal = _wrong_place(scope, headers)
         if refusal is not None:
             await refusal(send)
@@ -166,7 +167,7 @@ class _App:
         else:
             await self._mcp(scope, headers, receive, send)
 
-    async def _mcp(self, scope: Scope, headers: _Headers, receive: Receive, send: Send) -> None:
+    async def _mcp(self, scope: Scope, headers: RequestHeaders, receive: Receive, send: Send) -> None:
         subject = self._who(headers)
         if subject is None:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
@@ -177,6 +178,7 @@ class _App:
             text = "Of Comptroller-* headers this server understands Comptroller-Task, given once."
             await _plain(400, text)(send)
             return
+        message: JsonObject | None = None
         if scope["method"] == "POST":
             framed = await self._framed(receive)
             if framed is None:
@@ -184,6 +186,7 @@ class _App:
             if isinstance(framed, _Answer):
                 await framed(send)
                 return
+            message = framed.message
             receive = _replay(framed.data, receive)
             if wants_stream(headers.only(b"mcp-protocol-version"), headers.only(b"accept"), framed.message):
                 sdk = sessions.streaming
@@ -193,9 +196,16 @@ class _App:
             await _plain(405, "Use POST.", (b"allow", b"POST, GET, DELETE"))(send)
             return
         asking_subject.set(subject)
-        await sdk.handle_request(_for_sdk(scope, subject, headers.only(_TASK_HEADER)), receive, send)
+        ours = _for_sdk(scope, subject, headers.only(TASK_HEADER))
+        if sdk is sessions.plain and message is not None:
+            exchange = exchange_in(self._server, message, ours)
+            if exchange is not None:
+                status, body = await answered(self._server, exchange)
+                await _Answer(status, body, b"application/json")(send)
+                return
+        await sdk.handle_request(ours, receive, send)
 
-    def _who(self, headers: _Headers) -> Subject | None:
+    def _who(self, headers: RequestHeaders) -> Subject | None:
         value = headers.only(b"authorization")
         if value is None:
             return None
@@ -223,7 +233,7 @@ def _for_sdk(scope: Scope, subject: Subject, task: str | None) -> Scope:
     `user` makes the SDK bind each session of the 2025 era to the subject that opened it; for another one the
     session does not exist (404).
     """
-    ours = (b"authorization", _TASK_HEADER)
+    ours = (b"authorization", TASK_HEADER)
     headers = [(name, value) for name, value in scope["headers"] if name.lower() not in ours]
     return {**scope, "headers": headers, "user": _user(subject), _SUBJECT: subject, TASK_IN_SCOPE: task}
 
@@ -249,26 +259,7 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-class _Headers:
-    """Raw headers. Asked for one value, it knows none when the header came twice: readers would disagree."""
-
-    def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
-
-    def count(self, name: bytes) -> int:
-        return sum(1 for key, _ in self._raw if key == name)
-
-    def has_strange(self) -> bool:
-        """Whether a header of ours is there that nothing would read, or one that readers would disagree about."""
-        ours = [key for key, _ in self._raw if key.lower().startswith(b"comptroller-")]
-        return ours not in ([], [_TASK_HEADER])
-
-    def only(self, name: bytes) -> str | None:
-        values = [value for key, value in self._raw if key == name]
-        return values[0].decode("latin-1") if len(values) == 1 else None
-
-
-def _wrong_place(scope: Scope, headers: _Headers) -> _Answer | None:
+def _wrong_place(scope: Scope, headers: RequestHeaders) -> _Answer | None:
     """A page in a browser reaches loopback by a name of its own (DNS rebinding); Host and Origin give it away."""
     hosts = _own_names(*cast("tuple[str, int]", scope["server"]))
     if headers.only(b"host") not in hosts:

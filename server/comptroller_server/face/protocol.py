@@ -92,7 +92,7 @@ _INSTRUCTIONS = (
     "call resume_call with the id it gives."
 )
 asking_subject: ContextVar[Subject | None] = ContextVar("asking_subject", default=None)
-"""Set by the HTTP transport for the one check the SDK makes before it dispatches (see `_header_schema`)."""
+"""Set by the HTTP transport for the one check the SDK makes before it dispatches (see `header_schema`)."""
 
 _response: TypeAdapter[JSONRPCResponse | JSONRPCError] = TypeAdapter(JSONRPCResponse | JSONRPCError)
 _log = structlog.get_logger("comptroller.protocol")
@@ -127,7 +127,7 @@ class GovernedServer(Server[Any]):
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
             # Without this the SDK runs the whole `tools/list` before every modern HTTP call.
-            get_tool_input_schema=self._header_schema,
+            get_tool_input_schema=self.header_schema,
             **relay.handlers(),
         )
         if self._notices is not None:
@@ -231,7 +231,7 @@ class GovernedServer(Server[Any]):
     def _log_level(self, ctx: RequestContext) -> str | None:
         return None if self._notices is None else self._notices.level_of(ctx)
 
-    def _header_schema(self, name: str) -> Mapping[str, Any] | None:
+    def header_schema(self, name: str) -> Mapping[str, Any] | None:
         """The schema for the SDK's `Mcp-Param-*` check, or None where there is nothing to check.
 
         The SDK asks by name alone. A hidden tool whose schema declares headers would answer with a header

@@ -6,6 +6,7 @@ not followed, and the environment's proxies are not used.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -57,13 +58,9 @@ class _HttpSink:
     async def _post(self, content: bytes, headers: dict[str, str]) -> bytes:
         """The answer's body. Raises `NotDelivered` for anything but a 2xx that came whole and in time."""
         try:
-            client = self._client = self._client or self._opened()
-            request = client.build_request("POST", self._url, content=content, headers=headers)
-            response = await client.send(request, stream=True)
-            try:
-                answer = await _bounded(response)
-            finally:
-                await response.aclose()
+            # The whole of it: a receiver that answers a byte now and then would hold the stream for ever.
+            async with asyncio.timeout(self._stream.config.timeout_s):
+                response, answer = await self._answered(content, headers)
         except (httpx2.HTTPError, OSError) as error:
             raise NotDelivered(f"{self._stream.place} was not reached: {_why(error)}") from error
         if not 200 <= response.status_code < 300:
@@ -73,6 +70,15 @@ class _HttpSink:
                 too_much=response.status_code == 413,
             )
         return answer
+
+    async def _answered(self, content: bytes, headers: dict[str, str]) -> tuple[httpx2.Response, bytes]:
+        client = self._client = self._client or self._opened()
+        request = client.build_request("POST", self._url, content=content, headers=headers)
+        response = await client.send(request, stream=True)
+        try:
+            return response, await _bounded(response)
+        finally:
+            await response.aclose()
 
     def _opened(self) -> httpx2.AsyncClient:
         config = self._stream.config
@@ -159,4 +165,6 @@ def _retry_after(value: str | None, now_s: float) -> float:
 
 
 def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
     return str(error) or type(error).__name__

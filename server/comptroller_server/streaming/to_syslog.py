@@ -13,6 +13,7 @@ import ipaddress
 import os
 import socket
 import ssl
+import time
 from datetime import UTC, datetime
 
 from comptroller_audit.vocabulary import RecordType
@@ -48,6 +49,7 @@ class SyslogSink:
     def __init__(self, stream: StreamSettings) -> None:
         self._stream = stream
         self._timeout_s = stream.config.timeout_s
+        self._until = 0.0
         self._host = _ascii_name(socket.gethostname())
         self._process = str(os.getpid())
 
@@ -64,6 +66,7 @@ class SyslogSink:
         """Nothing stays open between two batches."""
 
     def _send(self, batch: Batch) -> None:
+        self._until = time.monotonic() + self._timeout_s
         if self._stream.scheme == "unix":
             self._send_local(batch)
             return
@@ -87,7 +90,7 @@ class SyslogSink:
                 continue
             connection = socket.socket(family, kind, protocol)
             try:
-                connection.settimeout(self._timeout_s)
+                connection.settimeout(self._left_s())
                 connection.connect(address)
             except OSError as error:
                 connection.close()
@@ -132,7 +135,20 @@ class SyslogSink:
             return
         connection.sendall(framed)
         connection.shutdown(socket.SHUT_WR)
-        _read_to_end(connection)
+        self._read_to_end(connection)
+
+    def _read_to_end(self, connection: socket.socket) -> None:
+        """Raises OSError when the connection breaks, TimeoutError when the receiver does not end it, whatever it says."""
+        connection.settimeout(self._left_s())
+        while connection.recv(4096):
+            connection.settimeout(self._left_s())
+
+    def _left_s(self) -> float:
+        """Of the time for one batch. Raises TimeoutError."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("it took too long")
+        return left
 
     def _message(self, message: Message, *, short: bool = False) -> bytes:
         facility = self._stream.config.facility
@@ -143,12 +159,6 @@ def _ended_by_peer(connection: ssl.SSLSocket) -> None:
     """Say over TLS that no more comes, and wait until the receiver ends it too. Raises OSError when it breaks off."""
     with contextlib.suppress(ssl.SSLEOFError):  # many end the connection without the goodbye of TLS
         connection.unwrap()
-
-
-def _read_to_end(connection: socket.socket) -> None:
-    """Raises OSError when the connection breaks, TimeoutError when the receiver does not end it."""
-    while connection.recv(4096):
-        pass
 
 
 def _may(stream: StreamSettings, text: str) -> bool:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 import structlog
 
 from comptroller_audit.checkpoint import (
+    Checkpoint,
     CheckpointFile,
     log_origin,
-    open_checkpoint,
+    open_known,
     sign_checkpoint,
-    vkey_of,
 )
-from comptroller_audit.errors import CheckpointError, StoreError, StoreUnsuitable
+from comptroller_audit.errors import CheckpointError, KeyRingError, StoreError, StoreUnsuitable
+from comptroller_audit.keyfile import read_steady_key_file
+from comptroller_audit.own_keys import demand_own_claims
 from comptroller_audit.sealing import KeyRing
 from comptroller_audit.store import FaultPoint, Store
 from comptroller_server.installation import Installation
 
-__all__ = ["Checkpointer", "checkpointer_of"]
+__all__ = ["Checkpointer", "checkpointer_of", "newest_signed"]
 
 _log = structlog.stdlib.get_logger()
 
@@ -38,24 +41,40 @@ class Checkpointer:
         self._written: dict[tuple[str, int], int] = {}
         self._refused = False
 
+    async def demand_keys(self, tenant: str, key_file: Path) -> None:
+        """Raises `KeyRingError` when this process holds other keys than the store was begun with, or the file holds by now.
+
+        Asked again once this process can be seen: a command that changes keys looks for servers first, and is seen by
+        this. What a process signs with keys that were changed counts for nothing, so then it signs nothing.
+        """
+        refused, self._refused = self._refused, True
+        await demand_own_claims(self._store, tenant, key_file)
+        now = await asyncio.to_thread(read_steady_key_file, key_file)
+        if now.ids != self._ring.ids:
+            raise KeyRingError(f"{key_file} was changed while this process started; start it again")
+        self._refused = refused
+
     async def refuse_older(self, tenant: str) -> None:
-        """Raises `StoreUnsuitable` when a sink holds a checkpoint of ours that the log does not reach.
+        """Raises `StoreUnsuitable` when a sink holds a checkpoint of ours that the log does not reach, or one nobody can read.
 
         Then the database is an old copy or was cut: claims, used approvals and spent budgets would be open again.
         """
         head, frontier = await self._store.read(lambda reader: reader.tree(tenant))
         size, root = (head.size, frontier.root()) if head is not None else (0, None)
-        key, origin = vkey_of(self._ring.signer), log_origin(self._log_name, tenant)
+        origin = log_origin(self._log_name, tenant)
         for sink in self._sinks:
             try:
-                note = await asyncio.to_thread(sink.newest, origin)
-                signed = open_checkpoint(note, key) if note is not None else None
-            except CheckpointError:  # unreadable, or another key's: for `audit verify` to tell
-                continue
+                signed = await asyncio.to_thread(newest_signed, sink, origin, self._ring, size)
+            except CheckpointError as error:
+                self._refused = True
+                raise StoreUnsuitable(
+                    f"{sink.path} does not say how far this log was signed ({error}). The store may be an old copy. "
+                    "Bring back the key file, or the checkpoint file, that belongs to it; a key that was replaced by "
+                    "hand is missing from `retired` in the key file. Or go on all the same: comptroller db adopt --reason …"
+                ) from None
             if signed is not None and (signed.size > size or (signed.size == size and signed.root != root)):
-                self._refused = (
-                    True  # nothing of this store is signed: the end of the start that failed would
-                )
+                # Nothing of this store is signed: the end of the start that failed would.
+                self._refused = True
                 raise StoreUnsuitable(
                     f"the store has {size} entries, and {sink.path} holds a signed checkpoint of {signed.size} that it "
                     "does not reach or fit: it is an old copy, or was cut. What was done since could be done again. "
@@ -96,6 +115,16 @@ class Checkpointer:
                     await self.write(tenant)
                 except StoreError as error:
                     _log.error("checkpoint not written", tenant=tenant, error=str(error))
+
+
+def newest_signed(sink: CheckpointFile, origin: str, ring: KeyRing, size: int) -> Checkpoint | None:
+    """The newest checkpoint of a log with `size` entries. Raises CheckpointError, also where all are of other logs."""
+    note = sink.newest(origin)
+    if note is not None:
+        return open_known(note, ring)
+    if size and sink.newest() is not None:
+        raise CheckpointError("it holds checkpoints of another log only")
+    return None
 
 
 def checkpointer_of(i: Installation) -> Checkpointer:

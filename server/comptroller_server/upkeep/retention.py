@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 
 import structlog
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.errors import StoreError
+from comptroller_audit.legal_holds import Holds
 from comptroller_audit.retention import RETENTION, AcceptClock, Erase, first_at, overdue, still_needed
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
 from comptroller_server.streaming.cursors import delivered_to
+from comptroller_server.upkeep.steady_clock import SteadyClock
 
-__all__ = ["Progress", "Retention", "RetentionRound"]
+__all__ = ["Progress", "Retention", "RetentionRound", "keep_time"]
 
 DAY_MS = 86_400_000
 MARK_EVERY_MS = 3_600_000
@@ -32,13 +34,29 @@ _log = structlog.stdlib.get_logger()
 class RetentionRound:
     """What a round did. `overdue` were to be erased, `erased` were; `stopped` says why nothing was.
 
-    `undelivered` of them some stream has not delivered: a duty to erase does not wait for a sink."""
+    `held` says how many payloads each legal hold kept. `undelivered` of them some stream has not delivered: a duty to erase does not wait for a sink."""
 
     overdue: int
     erased: int
     before_ms: int
     stopped: str | None = None
     undelivered: int = 0
+    held: Mapping[str, int] = field(default_factory=dict[str, int])
+
+
+async def keep_time(store: Store, clock: Clock, tenant: str, *, begins: bool = False) -> None:
+    """Let a clock that is not followed reach what a person accepted; at the start also what is on record.
+
+    Raises `StoreError`.
+    """
+    if not isinstance(clock, SteadyClock):
+        return
+
+    def read(reader: Reader) -> int:
+        head, row = reader.head(tenant) if begins else None, reader.row(tenant, RETENTION, "clock")
+        return max(head.record_ms if head is not None else 0, row["trusted_ms"] if row is not None else 0)
+
+    clock.reach(await store.read(read))
 
 
 class Retention:
@@ -91,15 +109,19 @@ class Retention:
         found, erased, first, undelivered = 0, 0, 0, 0
         delivered = await self._store.read(lambda reader: delivered_to(reader, tenant, self._streams))
 
+        holds = await self._store.read(lambda reader: Holds.read(reader, tenant))
+
         def look(reader: Reader) -> tuple[list[int], int | None]:
-            return overdue(reader, tenant, first, end, still_needed(reader, tenant))
+            return overdue(reader, tenant, first, end, still_needed(reader, tenant), holds)
 
         while True:
             indexes, following = await self._store.read(look)
             found += len(indexes)
             undelivered += sum(index >= delivered for index in indexes) if self._streams else 0
             if indexes and not dry:
-                if not await self._erase(tenant, indexes, before_ms, now, erased_before + erased):
+                if not await self._erase(
+                    tenant, indexes, before_ms, now, erased_before + erased, holds.moves
+                ):
                     break
                 erased += len(indexes)
             if progress is not None:
@@ -109,16 +131,18 @@ class Retention:
             first = following
             await asyncio.sleep(PAUSE_S)
         if not (dry or erased) and (row is None or now - row["trusted_ms"] >= MARK_EVERY_MS):
-            await self._erase(tenant, [], before_ms, now, erased_before)
+            await self._erase(tenant, [], before_ms, now, erased_before, holds.moves)
         if erased:
             await self._store.scrub()
-        return RetentionRound(found, erased, before_ms, undelivered=undelivered)
+        return RetentionRound(found, erased, before_ms, undelivered=undelivered, held=dict(holds.held))
 
     async def accept_clock(self, tenant: str, by: str) -> None:
         """The clock is right: go on from now. Raises `StoreError`."""
         await self._store.commit(tenant, Unit([AcceptClock(self._clock.now_ms(), by)]))
 
-    async def _erase(self, tenant: str, indexes: list[int], before_ms: int, now: int, seen: int) -> bool:
-        """False when another process is at it."""
-        outcome = await self._store.commit(tenant, Unit([Erase(indexes, before_ms, now, seen)]))
+    async def _erase(
+        self, tenant: str, indexes: list[int], before_ms: int, now: int, seen: int, holds: int
+    ) -> bool:
+        """False when another process is at it, or a hold came in between."""
+        outcome = await self._store.commit(tenant, Unit([Erase(indexes, before_ms, now, seen, holds)]))
         return isinstance(outcome, Committed)

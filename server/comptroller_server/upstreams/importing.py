@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +33,15 @@ _IGNORED = frozenset(
 )
 _NARROWING = frozenset({"disabledTools", "enabledTools", "tools"})
 """Which tools a client lets its model see of a server; here a person says that of each tool."""
+_THEIRS = frozenset({"command", "args", "env", "cwd", "url", "headers"})
+"""What a client's entry may say of a source. The rest of our own words are for the operator to write."""
+_UNWRITABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+"""Characters that no configuration can hold."""
 SECRETS = "secret://file/{data_dir}/secrets"
+
+
+def _none_given(_: Path) -> Mapping[str, str]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class Reading:
 
     machine: Machine
     names: SourceNames
-    given: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    given: Callable[[Path], Mapping[str, str]] = field(default=_none_given, repr=False)
+    """The answers that were given for one file: another file that asks for the same name gets none of them."""
 
 
 def read_client_file(path: Path, reading: Reading, client: Client | None = None) -> ClientFile:
@@ -97,7 +106,7 @@ def _around(path: Path, client: Client | None, whole: Mapping[str, Any], reading
             question = cast("dict[str, Any]", one)
             asked[str(question.get("id"))] = question
     expands = client is None or client.kind is not ClientKind.CLAUDE_DESKTOP
-    return Around(machine.home, machine.environ, folder, asked, reading.given, expands)
+    return Around(machine.home, machine.environ, folder, asked, reading.given(path), expands)
 
 
 def _servers(entries: Mapping[str, Any], around: Around, names: SourceNames) -> Iterator[Found]:
@@ -117,14 +126,16 @@ def _read(name: str, entry: Any, around: Around, names: SourceNames) -> Found:
     written = {key: value for key, value in whole.items() if key not in _IGNORED | _NARROWING}
     if "serverUrl" in written:
         written["url"] = written.pop("serverUrl")
+    if (problem := _not_theirs(name, written)) is not None:
+        return Found(name, why_not=problem)
     filled = {key: Filled() for key in written}
     try:
         given = {key: _fill(value, around, filled[key]) for key, value in written.items()}
     except Unfilled as missing:
         return Found(name, why_not=str(missing), asks=missing.asks)
-    if any(filled[key].has_password for key in given if key not in ("env", "headers")):
+    if any(_has_secret(filled[key]) for key in given if key not in ("env", "headers")):
         return Found(
-            name, why_not="its password would stand where anybody on this machine can read it; use `env`"
+            name, why_not="its secret would stand where anybody on this machine can read it; use `env`"
         )
     command = given.get("command")
     if isinstance(command, str) and os.sep in command and not Path(command).is_absolute():
@@ -134,6 +145,35 @@ def _read(name: str, entry: Any, around: Around, names: SourceNames) -> Found:
     source = names.of(name, given, lambda source: _moved(source, given, written)[0])
     mcp, secrets = _moved(source, given, written)
     return Found(name, source, mcp, secrets, notes=tuple(_notes(whole, mcp, filled)))
+
+
+def _not_theirs(name: str, written: Mapping[str, Any]) -> str | None:
+    """What a file that anybody may have written must not bring into a configuration."""
+    ours = sorted((McpConfig.model_fields.keys() - _THEIRS) & written.keys())
+    if ours:
+        return f"`{ours[0]}` is for the configuration here; no client knows it"
+    texts = [name, *_texts(written)]
+    if any("secret://" in text for text in texts):
+        return "it holds a `secret://` reference, which would hand one of your secrets to a server"
+    if any(_UNWRITABLE.search(text) for text in texts):
+        return "it holds characters that no configuration can hold"
+    return None
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in cast("list[object]", value):
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        for key, one in cast("dict[str, Any]", value).items():
+            yield key
+            yield from _texts(one)
+
+
+def _has_secret(filled: Filled) -> bool:
+    return filled.has_password or any(_SECRET_NAME.search(name) for name in filled.names)
 
 
 def _fill(value: Any, around: Around, filled: Filled) -> Any:
@@ -186,8 +226,11 @@ def _without_secrets(prefix: str, values: Any, written: Any, secrets: dict[str, 
     looks = Release((), (CREDENTIALS,))
     moved: dict[str, Any] = {}
     for name, value in cast("dict[str, Any]", values).items():
-        plain = isinstance(value, str) and value and not value.startswith("secret://")
-        if plain and (_SECRET_NAME.search(name) or looks.secrets_in(value) or before.get(name) != value):
+        if (
+            value
+            and isinstance(value, str)
+            and (_SECRET_NAME.search(name) or looks.secrets_in(value) or before.get(name) != value)
+        ):
             file = prefix + re.sub(r"[^A-Za-z0-9_-]", "_", name)
             secrets[file] = value
             moved[name] = f"{SECRETS}/{file}"

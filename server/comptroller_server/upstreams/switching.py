@@ -13,7 +13,7 @@ from comptroller_audit.files import make_private, replace_file, write_private
 from comptroller_server.errors import CommandError
 from comptroller_server.setting_up.jsonc import plain_json, span_of
 
-__all__ = ["switch", "switched_files", "undo"]
+__all__ = ["file_mark", "switch", "switched_files", "undo"]
 
 FOLDER = "imports"
 _BOM = "\ufeff"
@@ -28,7 +28,7 @@ def switch(data_dir: Path, path: Path, before: bytes, after: bytes, lists: Seque
         raise CommandError(f"{path} changed in the meantime; nothing was done to it, run this again")
     folder = make_private(data_dir / FOLDER)
     at = 1
-    while (kept := folder / f"{_mark(path)}-{at:04d}").with_suffix(".before").exists():
+    while (kept := folder / f"{file_mark(path)}-{at:04d}").with_suffix(".before").exists():
         at += 1
     write_private(kept.with_suffix(".before"), before)
     told = {
@@ -48,7 +48,7 @@ def undo(data_dir: Path, path: Path, *, only_servers: bool = False) -> Path:
     """
     path = path.expanduser().resolve()
     folder = data_dir / FOLDER
-    kept = sorted(folder.glob(f"{_mark(path)}-*.before")) if folder.is_dir() else []
+    kept = sorted(folder.glob(f"{file_mark(path)}-*.before")) if folder.is_dir() else []
     if not kept:
         raise CommandError(f"nothing was ever switched in {path}")
     before, note = kept[-1], kept[-1].with_suffix(".json")
@@ -110,7 +110,8 @@ def switched_files(data_dir: Path) -> list[Path]:
     return sorted({Path(json.loads(note.read_text())["path"]) for note in notes})
 
 
-def _mark(path: Path) -> str:
+def file_mark(path: Path) -> str:
+    """Tells the kept things of one file from those of others."""
     return hashlib.sha256(str(path).encode()).hexdigest()[:16]
 
 

@@ -61,9 +61,12 @@ _Choice = _OfValues | _OfTitled
 
 _SECRET = re.compile(
     r"passw|passphrase|passcode|secret|credential|token|api.?key|private.?key|one.?time|\botp\b|\bpin\b|\bcvv\b|\bcvc\b|"
+    r"kennwort|passwd|mot de passe|contrase|\bsenha\b|parola|пароль|密码|密碼|パスワード|비밀번호|"
     r"card.?number|security.?code|seed.?phrase|recovery.?code|verification.?code|\b2fa\b|\bmfa\b|social.?security|\bssn\b",
     re.IGNORECASE,
 )
+_MIXED = re.compile(r"[a-z][\u0370-\u052f\u1f00-\u1fff]|[\u0370-\u052f\u1f00-\u1fff][a-z]", re.IGNORECASE)
+"""A Latin letter beside one of Greek or Cyrillic: nobody writes so who does not want to be misread."""
 _TEXT = TypeAdapter(str)
 _COUNT = TypeAdapter(Annotated[int, Field(ge=0, strict=True)])
 _AMOUNT = TypeAdapter(Annotated[float, Field(allow_inf_nan=False, strict=True)])
@@ -289,7 +292,7 @@ def form_schema(schema: Mapping[str, Any], message: str) -> dict[str, Any]:
 def _asks_for_secret(text: str) -> bool:
     """By its words, as they are seen; letters that only look like others are read as those where Unicode says so."""
     seen_as = unicodedata.normalize("NFKC", clean(text)).replace("_", " ").replace("-", " ")
-    return _SECRET.search(seen_as) is not None
+    return _SECRET.search(seen_as) is not None or _MIXED.search(seen_as) is not None
 
 
 def _is_free(field: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ CONNECT_S = 10.0
 END_S = 1.0
 """For the end of a stream of events after the answer."""
 HEAD_BYTES_MAX = 65_536
+"""Of headers, and of whatever else is no part of a body: sizes and extensions of chunks, trailers."""
 AHEAD_BYTES_MAX = 262_144
 """What is read of an answer before somebody takes it; then the other side has to wait."""
 
@@ -48,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._waiter: asyncio.Future[None] | None = None
         self._parts: list[bytes] = []
         self._ahead = 0
-        self._head_bytes = 0
+        self._dry_bytes = 0
         self._head_done = self._complete = self._interim = self._paused = self._stays = False
         self._lost: str | None = None
 
@@ -80,7 +81,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None
         self._parser = httptools.HttpResponseParser(self)
         self.status, self.headers, self._parts = 0, {}, []
-        self._ahead = self._head_bytes = 0
+        self._ahead = self._dry_bytes = 0
         self._head_done = self._complete = self._interim = self._stays = self.answered = False
         self._transport.write(request)
 
@@ -118,14 +119,13 @@ class Connection(asyncio.Protocol):
         if self._parser is None or self._complete:  # nobody asked
             self.abort()
             return
+        self._dry_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._lost = self._lost or "it spoke no HTTP"
-        if not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self._lost = self._lost or "its headers have no end"
+        if self._dry_bytes > HEAD_BYTES_MAX:
+            self._lost = self._lost or "its headers have no end"
         if self._lost is not None:
             self.abort()
             return
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
     # -- the parser's side ----------------------------------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._complete:
+        if self._head_done:  # a trailer: nothing of ours reads one
             return
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
@@ -162,6 +162,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         if self._complete:  # of a second answer, which is nobody's
             return
+        self._dry_bytes = 0
         self._parts.append(body)
         self._ahead += len(body)
 

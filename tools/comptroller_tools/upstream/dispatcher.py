@@ -11,6 +11,7 @@ from typing import Any, cast
 import anyio
 import mcp_types as types
 from mcp.shared._otel import inject_trace_context, otel_span
+from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import (
     JSONRPCDispatcher,
     _Pending,  # pyright: ignore[reportPrivateUsage] -- the only way to be told of progress
@@ -19,6 +20,7 @@ from mcp.shared.message import SessionMessage
 from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, ValidationError
 
+from comptroller_tools.upstream.bounds import TooManyParts, check_parts
 from comptroller_tools.upstream.posting import BrokenOff, Posts
 from comptroller_tools.upstream.speaking import Speaking
 
@@ -68,8 +70,10 @@ class Dispatcher(JSONRPCDispatcher):
             else:
                 result = await super().send_raw_request(method, params, opts, **more)
             result.pop("_meta", None)
+            _check(result, "structuredContent" if method == "tools/call" else None)
             return result
         result = await super().send_raw_request(method, params, opts, **more)
+        _check(result)
         if method in _LISTS:
             key, shape = _LISTS[method]
             listed, cursor = result.get(key), result.get("nextCursor")
@@ -80,6 +84,7 @@ class Dispatcher(JSONRPCDispatcher):
         return result
 
     async def run(self, on_request: Any, on_notify: Any, *arguments: Any, **named: Any) -> None:
+        on_request, on_notify = _bounded(on_request, told=False), _bounded(on_notify, told=True)
         self._handlers = (on_request, on_notify)
         try:
             await super().run(on_request, on_notify, *arguments, **named)
@@ -171,6 +176,29 @@ class Dispatcher(JSONRPCDispatcher):
                 handled.set_result(None)
 
         super()._spawn(handle, *args, sender_ctx=sender_ctx)
+
+
+def _check(message: Any, beside: str | None = None) -> None:
+    """Raises `MCPError` for what has too many parts to be read."""
+    try:
+        check_parts(message, beside)
+    except TooManyParts as error:
+        raise MCPError(types.INTERNAL_ERROR, str(error)) from None
+
+
+def _bounded(handle: Any, *, told: bool) -> Any:
+    """What the upstream asks or tells unasked; what has too many parts to be read is refused, or dropped when `told`."""
+
+    async def bounded(context: Any, method: str, params: Any) -> Any:
+        try:
+            _check(params)
+        except MCPError:
+            if told:
+                return None
+            raise
+        return await handle(context, method, params)
+
+    return bounded
 
 
 def _readable(entry: Any, shape: type[BaseModel]) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 __all__ = ["Event", "Events", "TooLong"]
 
-_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
+_BREAK = re.compile(rb"[\r\n]")
+LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")
 """Of a line. A carriage return that came last may be half of one."""
 
 
@@ -30,8 +31,10 @@ class Events:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._rest = b""
+        self._rest = bytearray()
         self._size = 0
+        self.idle = 0
+        """Lines so far that told nothing: blank ones, comments, unknown fields."""
         self._id = ""
         self._retry: int | None = None
         self._first = True
@@ -39,8 +42,13 @@ class Events:
 
     def feed(self, data: bytes) -> list[Event]:
         """The events that are complete with `data`. Raises `TooLong`."""
-        *lines, self._rest = _END.split(self._rest + data)
-        found = [event for line in lines if (event := self._line(line)) is not None]
+        found: list[Event] = []
+        ended = _BREAK.search(data) or self._rest.endswith(b"\r")
+        self._rest += data
+        if ended:  # else nothing is looked at twice: a line may come byte by byte
+            *lines, rest = LINE_END.split(bytes(self._rest))
+            found = [event for line in lines if (event := self._line(line)) is not None]
+            self._rest = bytearray(rest)
         if self._size + len(self._rest) > self._most:
             raise TooLong(f"an event is longer than {self._most} bytes")
         return found
@@ -56,7 +64,10 @@ class Events:
             event = Event(self._kind or "message", "\n".join(self._data), self._id, self._retry)
             told = self._any
             self._begin()
-            return event if told else None
+            if told:
+                return event
+            self.idle += 1
+            return None
         self._size += len(line)
         if self._size > self._most:
             raise TooLong(f"an event is longer than {self._most} bytes")
@@ -71,6 +82,7 @@ class Events:
         elif name == "retry" and value.isascii() and value.isdigit() and len(value) < 10:
             self._retry = int(value)
         else:
+            self.idle += 1
             return None
         self._any = True
         return None

@@ -25,6 +25,8 @@ __all__ = ["Paced", "http_streams"]
 CONNECT_S = 10.0
 READ_S = 660.0
 """Longer than any call may take: its own deadline ends it."""
+ENDS_PER_MESSAGE = 8
+"""So many line ends count as a message: comments and blank lines are work too, and a message has six at most."""
 
 
 @contextlib.asynccontextmanager
@@ -128,7 +130,8 @@ class Paced(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         async for chunk in self._inner:
             yield chunk
-            await self._pace.keep(chunk.count(b"data:"))
+            ends = chunk.count(b"\n") + chunk.count(b"\r")
+            await self._pace.keep(max(chunk.count(b"data:"), ends // ENDS_PER_MESSAGE))
 
     async def aclose(self) -> None:
         await self._inner.aclose()

@@ -42,6 +42,8 @@ _SAID = {"jsonrpc", "id", "result"}
 RETRY_MS = 1_000
 """Before the rest of an answer is asked for, where the upstream does not say."""
 RETRY_MS_MAX = 30_000
+SLICE_BYTES = 16_384
+"""Of events are read at a time: many short lines must not hold up others."""
 
 Heard = Callable[[JSONRPCMessage], Awaitable[None]]
 
@@ -193,15 +195,18 @@ class Posts:
         last: Event | None = None
         try:
             while (part := await connection.more()) is not None:
-                for last in events.feed(part):
-                    await pace.keep()
-                    if last.kind != "message" or not last.data:
-                        continue
-                    told = _read_text(last.data)
-                    if isinstance(told, JSONRPCResponse | JSONRPCError):
-                        connection.answered = True
-                        return _result(told, call)
-                    await heard(told)
+                for at in range(0, len(part), SLICE_BYTES):
+                    idle = events.idle
+                    for last in events.feed(part[at : at + SLICE_BYTES]):
+                        await pace.keep()
+                        if last.kind != "message" or not last.data:
+                            continue
+                        told = _read_text(last.data)
+                        if isinstance(told, JSONRPCResponse | JSONRPCError):
+                            connection.answered = True
+                            return _result(told, call)
+                        await heard(told)
+                    await pace.keep(events.idle - idle)
         except TooLong as error:
             raise _error(CONNECTION_CLOSED, str(error)) from None
         except Lost:

@@ -31,6 +31,8 @@ MARGIN_S = 30.0
 """Before it ends a token is replaced; at most a fifth of its life."""
 FAILED_S = 2.0
 """For so long a failure is the answer, without asking again."""
+LIFE_S_MAX = 30 * 86_400
+"""A longer life than that is not believed: no number from outside may be too large to reckon with."""
 KEPT = 4
 """So many of the last tokens are looked for in answers."""
 WITHHELD = "(withheld)"
@@ -114,7 +116,9 @@ class Tokens:
         token, kind, life = answer.get("access_token"), answer.get("token_type"), answer.get("expires_in")
         if not isinstance(token, str) or _TOKEN.fullmatch(token) is None or str(kind).lower() != "bearer":
             raise NoToken("its token endpoint answered without a bearer token")
-        life_s = float(life) if isinstance(life, int) and not isinstance(life, bool) else LIFE_S
+        life_s = (
+            min(max(0, life), LIFE_S_MAX) if isinstance(life, int) and not isinstance(life, bool) else LIFE_S
+        )
         self._until = monotonic() + life_s - min(MARGIN_S, life_s / 5)
         self._token, self._failed = token, None
         self._seen = [token, *self._seen][:KEPT]

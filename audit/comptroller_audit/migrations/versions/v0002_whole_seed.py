@@ -39,7 +39,10 @@ def upgrade() -> None:
     _edits()
     _provenance()
     _activations()
+    _own_keys()
     _streams()
+    _legal_holds()
+    _sizes()
 
 
 def _tasks() -> None:
@@ -129,6 +132,10 @@ def _activations() -> None:
     _keyed("activations", bundle=_TEXT, back=_TEXT, how=_TEXT, by=_TEXT, at_ms=_BIG, kept=_BOOL)
 
 
+def _legal_holds() -> None:
+    _keyed("legal_holds", kind=_TEXT, value=_TEXT, first_ms=_BIG, end_ms=_BIG, placed_ms=_BIG, lifted_ms=_BIG)
+
+
 def _streams() -> None:
     _keyed(
         "streams",
@@ -140,3 +147,41 @@ def _streams() -> None:
         refused=_BIG,
         error=sa.Text(),
     )
+
+
+def _own_keys() -> None:
+    _keyed("own_keys", claim=_TEXT)
+
+
+_ROWS, _SOME, _FEW = 1_000_000, 1_000, 20
+"""Rows of a large store; and with one value, and with two, of an index beyond the tenant."""
+
+
+def _sizes() -> None:
+    """What SQLite's planner is to expect (sqlite.org/fileformat2.html#stat1tab): one tenant, and very many rows.
+
+    Knowing nothing it takes a tenant for selective, and walks all of its calls for the few that wait.
+    """
+    bind = op.get_bind()
+    if bind.dialect.name != "sqlite":
+        return
+    bind.exec_driver_sql("ANALYZE")  # makes the table; there are no rows yet to be counted
+    bind.exec_driver_sql("DELETE FROM sqlite_stat1")
+    tables = bind.exec_driver_sql(
+        "SELECT name, sql LIKE '%WITHOUT ROWID%' FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+    ).all()
+    for table, is_keyed in tables:
+        indexes = bind.exec_driver_sql(
+            'SELECT name, "unique", origin FROM pragma_index_list(?)', (table,)
+        ).all()
+        for index, unique, origin in indexes:
+            columns = bind.exec_driver_sql("SELECT name FROM pragma_index_info(?)", (index,)).scalars().all()
+            rows = [
+                _ROWS if name == "tenant" else (_SOME, _FEW)[min(at - 1, 1)]
+                for at, name in enumerate(columns)
+            ]
+            if unique:
+                rows[-1] = 1
+            named = table if is_keyed and origin == "pk" else index
+            counts = " ".join(map(str, (_ROWS, *rows)))
+            bind.exec_driver_sql("INSERT INTO sqlite_stat1 VALUES (?, ?, ?)", (table, named, counts))

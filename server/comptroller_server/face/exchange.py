@@ -1,0 +1,135 @@
+"""One `tools/call` of the 2026 era, handed to the SDK's kernel without the SDK's own HTTP layers.
+
+`handle_modern_request` of the SDK reads and parses the body, which `framing` did already, then builds and takes apart
+several models around the one answer: a third of what a governed read costs. A call with which nothing is wrong and whose
+answer is plain JSON needs none of it. Its envelope is checked by the SDK's functions (`classify_inbound_request`), and
+`serve_one` validates, dispatches and shapes the result as ever. Whatever else arrives goes the SDK's own way, which
+words every rejection; so this module refuses nothing. (MCP 2026-07-28, "Streamable HTTP".)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, cast
+
+import anyio
+from mcp.server.connection import Connection
+from mcp.server.runner import modern_error_data, serve_one
+from mcp.server.streamable_http import check_accept_headers
+from mcp.shared.dispatcher import CallOptions
+from mcp.shared.exceptions import NoBackChannelError
+from mcp.shared.inbound import (
+    ERROR_CODE_HTTP_STATUS,
+    MCP_PARAM_HEADER_PREFIX,
+    InboundModernRoute,
+    classify_inbound_request,
+    find_duplicated_routing_header,
+)
+from mcp.shared.message import ServerMessageMetadata
+from mcp.shared.transport_context import TransportContext
+from mcp_types import ProgressToken, RequestId
+from mcp_types.version import LATEST_MODERN_VERSION
+from starlette.requests import Request
+from starlette.types import Scope
+
+from comptroller_audit.vocabulary import JsonObject
+from comptroller_server.face.protocol import GovernedServer
+
+__all__ = ["Exchange", "answered", "exchange_in"]
+
+_METHOD: Final = "tools/call"
+_JSON: Final = "application/json"
+_PARAM_HEADERS: Final = MCP_PARAM_HEADER_PREFIX.lower()
+_Route: TypeAlias = InboundModernRoute
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What the SDK's kernel asks of the request it serves (`mcp.shared.dispatcher.DispatchContext`).
+
+    Nothing can be sent on the way of a plain answer: `wants_stream` took those who want to be told something.
+    """
+
+    request_id: RequestId
+    params: JsonObject
+    route: _Route
+    transport: TransportContext
+    message_metadata: ServerMessageMetadata
+    progress_token: ProgressToken | None = None
+    can_send_request: bool = False
+    cancel_requested: anyio.Event = field(default_factory=anyio.Event)
+
+    async def send_raw_request(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> dict[str, Any]:
+        raise NoBackChannelError(method)
+
+    async def notify(
+        self, method: str, params: Mapping[str, Any] | None, opts: CallOptions | None = None
+    ) -> None:
+        """There is no stream to tell it on."""
+
+    async def progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """There is no stream to tell it on."""
+
+
+def exchange_in(server: GovernedServer, message: JsonObject, scope: Scope) -> Exchange | None:
+    """The call that `message` is, or None when the SDK has to look at it itself.
+
+    `message` is a valid JSON-RPC message. `scope` is what the SDK would get, with the proved subject in it.
+    """
+    if message.get("method") != _METHOD or "id" not in message:
+        return None
+    raw = cast("Sequence[tuple[bytes, bytes]]", scope["headers"])
+    lines = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
+    headers = dict(lines)
+    if headers.get("mcp-protocol-version") != LATEST_MODERN_VERSION or "mcp-session-id" in headers:
+        return None
+    if find_duplicated_routing_header(lines) is not None or any(
+        name.startswith(_PARAM_HEADERS) for name in headers
+    ):
+        return None
+    types = [value for name, value in lines if name == "content-type"]
+    if len(types) != 1 or not types[0].lower().startswith(_JSON):
+        return None
+    params = message.get("params")
+    if not isinstance(params, dict) or not isinstance(name := params.get("name"), str):
+        return None
+    route = classify_inbound_request(message, headers=headers)
+    if not isinstance(route, InboundModernRoute) or server.header_schema(name) is not None:
+        return None
+    request = Request(scope)
+    if not check_accept_headers(request)[0]:
+        return None
+    return Exchange(
+        request_id=cast("RequestId", message["id"]),
+        params=params,
+        route=route,
+        transport=TransportContext(kind="streamable-http", can_send_request=False, headers=request.headers),
+        message_metadata=ServerMessageMetadata(request_context=request),
+    )
+
+
+async def answered(server: GovernedServer, exchange: Exchange) -> tuple[int, bytes]:
+    """The HTTP status and the JSON-RPC answer. Raises nothing but cancellation: an error is an answer."""
+    route = exchange.route
+    body: dict[str, Any] = {"jsonrpc": "2.0", "id": exchange.request_id}
+    status = 200
+    try:
+        body["result"] = await serve_one(
+            server,
+            exchange,
+            _METHOD,
+            exchange.params,
+            connection=Connection.from_envelope(
+                route.protocol_version, route.client_info, route.client_capabilities
+            ),
+            lifespan_state={},
+        )
+    except Exception as error:  # noqa: BLE001 -- the SDK's own table says what the client sees of it
+        data = modern_error_data(error)
+        status = ERROR_CODE_HTTP_STATUS.get(data.code, 200)
+        body["error"] = data.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return status, json.dumps(body, separators=(",", ":")).encode()

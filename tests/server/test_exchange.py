@@ -1,0 +1,120 @@
+"""A plain call of the 2026 era takes a shorter road than the SDK's own; nobody outside can tell which one it took."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Scope
+
+from comptroller_audit.vocabulary import JsonObject
+from comptroller_server.face import http as http_module
+from comptroller_server.face.exchange import Exchange, exchange_in
+from comptroller_server.face.protocol import GovernedServer
+from tests.server.test_http import modern, running, send, with_headers
+from tests.server.test_http_wire import connected
+
+pytestmark = pytest.mark.anyio
+
+WHOAMI: dict[str, Any] = {"name": "whoami", "arguments": {"q": "\ud83d\ude00 é \u2028"}}
+CALL = modern("tools/call", WHOAMI, "whoami")
+
+
+def body(**changes: Any) -> dict[str, Any]:
+    """The plain call with its JSON-RPC members changed; None leaves one out."""
+    message = {**json.loads(CALL["content"]), **changes}
+    return {
+        **CALL,
+        "content": json.dumps({key: value for key, value in message.items() if value is not None}).encode(),
+    }
+
+
+def params(**changes: Any) -> dict[str, Any]:
+    kept = {**json.loads(CALL["content"])["params"], **changes}
+    return body(params={key: value for key, value in kept.items() if value is not None})
+
+
+SHORT: dict[str, dict[str, Any]] = {
+    "a good call": CALL,
+    "a text as id": body(id="a-1"),
+    "no arguments": params(arguments=None),
+    "an unknown tool": modern("tools/call", {"name": "no-such"}, "no-such"),
+    "a hidden tool": modern("tools/call", {"name": "for-admins"}, "for-admins"),
+    "a refusal": modern("tools/call", {"name": "refused", "arguments": {}}, "refused"),
+    "a broken tool": modern("tools/call", {"name": "broken", "arguments": {}}, "broken"),
+    "arguments that are no object": params(arguments=[1]),
+    "capabilities that are none": params(
+        _meta={
+            "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+            "io.modelcontextprotocol/clientCapabilities": 7,
+        }
+    ),
+    "JSON alone": with_headers(CALL, Accept="application/json"),
+    "anything": with_headers(CALL, Accept="*/*"),
+}
+LONG: dict[str, dict[str, Any]] = {
+    "another method": modern("tools/list"),
+    "no method header": with_headers(CALL, **{"Mcp-Method": None}),
+    "another method header": with_headers(CALL, **{"Mcp-Method": "tools/list"}),
+    "another name": with_headers(CALL, **{"Mcp-Name": "refund"}),
+    "no name": with_headers(CALL, **{"Mcp-Name": None}),
+    "a version nobody speaks": with_headers(CALL, **{"MCP-Protocol-Version": "2099-01-01"}),
+    "an envelope without a version": params(_meta={}),
+    "a parameter header": with_headers(CALL, **{"Mcp-Param-Region": "eu"}),
+    "a stream alone": with_headers(CALL, Accept="text/event-stream"),
+    "nothing acceptable": with_headers(CALL, Accept="text/plain"),
+    "a notification": body(id=None),
+    "a name that is no text": params(name=7),
+    "parameters that are none": body(params=None),
+}
+
+
+async def test_both_roads_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bool] = []
+
+    def noting(server: GovernedServer, message: JsonObject, scope: Scope) -> Exchange | None:
+        exchange = exchange_in(server, message, scope)
+        taken.append(exchange is not None)
+        return exchange
+
+    def never(server: GovernedServer, message: JsonObject, scope: Scope) -> None:
+        return None
+
+    async with running(tmp_path) as on:
+        for name, request in (SHORT | LONG).items():
+            answers: list[tuple[int, str | None, bytes]] = []
+            asked: list[list[tuple[str, JsonObject]]] = []
+            taken.clear()
+            for road in (noting, never):
+                monkeypatch.setattr(http_module, "exchange_in", road)
+                got = await send(on, **request)
+                answers.append((got.status_code, got.headers.get("content-type"), got.content))
+                asked.append([(seen.tool, seen.arguments) for seen in on.governor.seen])
+                on.governor.seen.clear()
+            assert answers[0] == answers[1], name
+            assert asked[0] == asked[1], name
+            assert taken == [name in SHORT], name
+
+
+async def test_a_tool_that_declares_headers_is_left_to_the_sdk(tmp_path: Path) -> None:
+    request = modern("tools/call", {"name": "for-admins", "arguments": {"region": "eu"}}, "for-admins")
+    async with running(tmp_path, ("admin",)) as on:
+        missing = await send(on, **request)
+    assert (missing.status_code, missing.json()["error"]["code"]) == (400, -32020)
+
+
+async def test_a_routing_header_given_twice_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as on:
+        lines = [*CALL["headers"].items(), ("mcp-name", "whoami"), *on.bearer().items()]
+        reader, writer = await connected(on)
+        content: bytes = CALL["content"]
+        head = [f"POST /mcp HTTP/1.1\r\nHost: {on.authority}", *(f"{key}: {value}" for key, value in lines)]
+        head += [f"Content-Length: {len(content)}", "Connection: close", "", ""]
+        writer.write("\r\n".join(head).encode() + content)
+        said = await reader.read()
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert b"appears more than once" in said
+    assert on.governor.seen == []
