@@ -2474,7 +2474,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/tools/test_upstream_source.py::test_a_message_that_is_too_long_ends_the_connection_before_it_is_in_memory",
     ),
     Mutation(
-        f"{_UPSTREAM}/over_stdio.py",
+        f"{_UPSTREAM}/children.py",
         "{name: os.environ[name] for name in BASICS if name in os.environ}",
         "dict(os.environ)",
         "tests/tools/test_upstream_source.py::test_the_process_gets_only_the_basics_and_what_is_named",

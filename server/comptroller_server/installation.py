@@ -36,6 +36,7 @@ from comptroller_tools.check_loading import LoadedChecks, load_checks
 from comptroller_tools.errors import SourceInvalid
 from comptroller_tools.functions import FunctionSource
 from comptroller_tools.source import Source
+from comptroller_tools.upstream.children import HeadStarts
 from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["TENANT", "Ambient", "Installation", "open_ring", "open_sources"]
@@ -61,6 +62,8 @@ class Installation:
     config: Config
     ambient: Ambient = field(default_factory=Ambient)
     given_sources: Mapping[str, Source] | None = None
+    head_starts: HeadStarts | None = None
+    """Upstreams whose processes were begun before this was put together."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.ambient.clock, SteadyClock):
@@ -103,7 +106,7 @@ class Installation:
         return (
             self.given_sources
             if self.given_sources is not None
-            else open_sources(self.config, self.ambient.clock)
+            else open_sources(self.config, self.ambient.clock, self.head_starts)
         )
 
     @cached_property
@@ -228,7 +231,7 @@ def open_ring(path: Path, ids: Ids) -> KeyRing:
         raise
 
 
-def open_sources(config: Config, clock: Clock) -> dict[str, Source]:
+def open_sources(config: Config, clock: Clock, head_starts: HeadStarts | None = None) -> dict[str, Source]:
     """Every configured source. Raises `ConfigInvalid` with what does not load."""
     sources: dict[str, Source] = {}
     findings: list[Finding] = []
@@ -237,7 +240,8 @@ def open_sources(config: Config, clock: Clock) -> dict[str, Source]:
         try:
             if source.python is None:
                 pins = config.pins.get(name, {})
-                sources[name] = UpstreamSource(name, config.upstreams[name], pins, clock=clock)
+                settings = config.upstreams[name]
+                sources[name] = UpstreamSource(name, settings, pins, clock=clock, head_starts=head_starts)
             else:
                 sources[name] = FunctionSource(name, source.python, base_dir=config.base_dir, clock=clock)
         except SourceInvalid as error:

@@ -9,13 +9,6 @@ import asyncio
 import sys
 from pathlib import Path
 
-from comptroller_server.app import running
-from comptroller_server.config.loading import load_config
-from comptroller_server.face.http import build_app, serve_http, subject_of
-from comptroller_server.face.protocol import build_server
-from comptroller_server.face.stdio import claim_stdio, serve_stdio
-from comptroller_server.installation import Ambient, Installation
-from comptroller_server.memory import settle_memory
 from tests.benchmarks.wire import Counts, answer_counts
 
 __all__ = ["CONFIG"]
@@ -34,6 +27,13 @@ class _Durable:
 
 
 async def _http(folder: Path, config: Path) -> None:
+    from comptroller_server.app import running
+    from comptroller_server.config.loading import load_config
+    from comptroller_server.face.http import build_app, serve_http, subject_of
+    from comptroller_server.face.protocol import build_server
+    from comptroller_server.installation import Ambient, Installation
+    from comptroller_server.memory import settle_memory
+
     durable = _Durable()
     installation = Installation(load_config(config, data_dir=folder), Ambient(fault=durable))
     async with running(installation) as service:
@@ -49,16 +49,26 @@ async def _http(folder: Path, config: Path) -> None:
         await serve_http(build_app(server, installation.identity), "127.0.0.1", 0, ready=ready)
 
 
-async def _stdio(folder: Path, config: Path) -> None:
-    wire = claim_stdio()
-    installation = Installation(load_config(config, data_dir=folder))
-    async with running(installation) as service:
-        settle_memory()
-        subject = installation.identity.stdio_subject("bench")
-        server = build_server(service.pipeline, subject_of=lambda _: subject, version="1")
-        await serve_stdio(server, wire=wire)
+def _stdio(folder: Path, config: Path) -> None:
+    """The command itself: what it loads first is part of what is measured."""
+    from comptroller_server.cli import main
+
+    sys.argv = [
+        "comptroller",
+        "--config",
+        str(config),
+        "--data-dir",
+        str(folder),
+        "serve",
+        "--client",
+        "bench",
+    ]
+    main()
 
 
 if __name__ == "__main__":
     written = Path(sys.argv[3]) if len(sys.argv) > 3 else CONFIG
-    asyncio.run((_stdio if sys.argv[1] == "stdio" else _http)(Path(sys.argv[2]), written))
+    if sys.argv[1] == "stdio":
+        _stdio(Path(sys.argv[2]), written)
+    else:
+        asyncio.run(_http(Path(sys.argv[2]), written))

@@ -9,9 +9,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from comptroller_server.face.claiming import claim_stdio
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import build_server
-from comptroller_server.face.stdio import claim_stdio, serve_stdio
+from comptroller_server.face.stdio import serve_stdio
 from tests.server.small_governor import SmallGovernor
 
 

@@ -17,9 +17,10 @@ from mcp import Client, MCPError, StdioServerParameters
 from mcp_types import TextContent
 
 from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.face.claiming import Wire
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import build_server
-from comptroller_server.face.stdio import UNANSWERED_MAX, Wire, serve_stdio
+from comptroller_server.face.stdio import UNANSWERED_MAX, serve_stdio
 from tests.server.small_governor import SECRET, SmallGovernor
 
 pytestmark = pytest.mark.anyio

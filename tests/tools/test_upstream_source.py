@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from comptroller_tools.source import Action, EffectHappened, Outcome
+from comptroller_tools.upstream.children import BASICS
 from comptroller_tools.upstream.link import Unreachable
-from comptroller_tools.upstream.over_stdio import BASICS
 from comptroller_tools.upstream.settings import ErrorsMean, StdioCommand, UpstreamSettings
 from comptroller_tools.upstream.source import UpstreamSource
 from tests.scenarios.kit import until

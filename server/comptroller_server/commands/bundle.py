@@ -19,9 +19,10 @@ from comptroller_audit.store import Reader
 from comptroller_audit.unit import Stopped, Unit
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.activations import Activation, How, activations
+from comptroller_server.commands.config_files import CONFIG_NAME
 from comptroller_server.commands.credentials import by_credential, entitled
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import CONFIG_NAME, on_store, quiet_stdout
+from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.policy_diff import active_bundle, changes_told, show_lines
 from comptroller_server.commands.showing import at, emit, say, table
 from comptroller_server.config.loading import load_config

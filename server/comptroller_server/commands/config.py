@@ -6,8 +6,8 @@ import re
 
 import click
 
+from comptroller_server.commands.config_files import config_file
 from comptroller_server.commands.invocation import invocation_of, options
-from comptroller_server.commands.opening import config_file
 from comptroller_server.commands.showing import emit
 from comptroller_server.config.editor_schema import published_schema
 from comptroller_server.config.loading import data_directory

@@ -15,8 +15,9 @@ from comptroller_audit.report import Report
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.errors import Finding
+from comptroller_server.commands.config_files import config_file
 from comptroller_server.commands.invocation import EXIT_FAILED, Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import call_named, config_file, installation_of, on_store
+from comptroller_server.commands.opening import call_named, installation_of, on_store
 from comptroller_server.commands.results import Told, write_results
 from comptroller_server.commands.showing import emit, say, table
 from comptroller_server.errors import CommandError

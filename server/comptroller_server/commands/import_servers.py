@@ -16,8 +16,9 @@ import click
 from comptroller_audit.files import make_private, write_private
 from comptroller_server.commands.choosing import Choice, at_a_terminal, choose
 from comptroller_server.commands.classify import show_answers, show_left, show_written, written_problems
+from comptroller_server.commands.config_files import CONFIG_NAME, CONFIG_VARIABLE
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import CONFIG_NAME, CONFIG_VARIABLE, installation_of
+from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import emit, plain, say
 from comptroller_server.config.loading import data_directory, load_config
 from comptroller_server.config.model import Config

@@ -10,29 +10,26 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Generator
-from pathlib import Path
 from typing import Any, TypeVar
-
-from platformdirs import user_config_path
 
 from comptroller_audit.calls import CALLS
 from comptroller_audit.database import Row
 from comptroller_audit.query import calls_matching
 from comptroller_audit.store import Reader
+from comptroller_server.commands.config_files import config_file
 from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.logs import log_to_stderr, release_logs
 from comptroller_server.config.loading import load_config
+from comptroller_server.config.model import Config
 from comptroller_server.config.telemetry import LogFormat
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_tools.upstream.children import HeadStarts
 
 __all__ = [
-    "CONFIG_NAME",
-    "CONFIG_VARIABLE",
     "ID_CHARS_MIN",
     "account",
     "call_named",
-    "config_file",
     "installation_of",
     "on_store",
     "quiet_stdout",
@@ -40,28 +37,18 @@ __all__ = [
 
 T = TypeVar("T")
 ID_CHARS_MIN = 6
-CONFIG_NAME = "comptroller.yaml"
-CONFIG_VARIABLE = "COMPTROLLER_CONFIG"
 
 
-def config_file(given: Path | None) -> Path:
-    """The configuration that is meant. Raises `CommandError` naming every place that was looked at."""
-    named = given or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
-    if named is not None:
-        if not named.is_file():
-            raise CommandError(f"there is no configuration at {named}; name another with --config")
-        return named
-    places = [Path(CONFIG_NAME), user_config_path("comptroller", appauthor=False) / CONFIG_NAME]
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " and ".join(str(place.absolute()) for place in places)
-    raise CommandError(f"no configuration was found (looked at {looked}); name one with --config")
+def installation_of(
+    invocation: Invocation, config: Config | None = None, head_starts: HeadStarts | None = None
+) -> Installation:
+    """The installation the command works on; only its configuration is read yet, unless it is given.
 
-
-def installation_of(invocation: Invocation) -> Installation:
-    """The installation the command works on; only its configuration is read yet. Raises `ConfigInvalid`."""
-    installation = Installation(load_config(config_file(invocation.config), data_dir=invocation.data_dir))
+    Raises `ConfigInvalid`.
+    """
+    if config is None:
+        config = load_config(config_file(invocation.config), data_dir=invocation.data_dir)
+    installation = Installation(config, head_starts=head_starts)
     if installation.config.telemetry.logs is LogFormat.JSON and not invocation.log_json:
         log_to_stderr(as_json=True)
     release_logs(installation.release)

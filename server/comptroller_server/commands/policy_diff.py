@@ -10,8 +10,9 @@ import click
 
 from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Json, JsonObject
+from comptroller_server.commands.config_files import CONFIG_NAME, config_file
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
-from comptroller_server.commands.opening import CONFIG_NAME, config_file, on_store, quiet_stdout
+from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.config.loading import load_config
 from comptroller_server.errors import CommandError, ConfigInvalid

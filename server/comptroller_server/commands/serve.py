@@ -1,31 +1,23 @@
-"""`comptroller serve`: the governed tools for one MCP client on stdio, or for many on loopback HTTP."""
+"""`comptroller serve`: the governed tools for one MCP client on stdio, or for many on loopback HTTP.
+
+Here is what comes first: the wire is claimed, the configuration read, the processes of upstreams begun. The server
+itself takes longer to load, and is loaded while those start.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import click
 
-from comptroller_audit.addresses import shown_address
-from comptroller_audit.vocabulary import ComptrollerError, Subject
-from comptroller_server import __version__
-from comptroller_server.app import Service, running
-from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, options
-from comptroller_server.commands.logs import released_line
-from comptroller_server.commands.opening import installation_of
-from comptroller_server.commands.showing import plain
-from comptroller_server.config.model import Config
-from comptroller_server.errors import CommandError
-from comptroller_server.face.http import PATH, build_app, loopback, serve_http, subject_of
-from comptroller_server.face.protocol import GovernedServer, SubjectOf, build_server
-from comptroller_server.face.status import serve_status
-from comptroller_server.face.stdio import Wire, claim_stdio, serve_stdio
-from comptroller_server.installation import Installation
-from comptroller_server.memory import settle_memory
+from comptroller_audit.vocabulary import ComptrollerError
+from comptroller_server.commands.invocation import EXIT_FAILED, Invocation, invocation_of, options
+from comptroller_server.face.claiming import Wire, claim_stdio, loopback
 from comptroller_server.signals import stop_on_signals
+from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
 
 __all__ = ["serve"]
 
@@ -53,22 +45,17 @@ def serve(ctx: click.Context, client: str | None, address: str | None) -> None:
     # Before the configuration, and so before any of a user's code, is loaded.
     talks_to_a_client = where is None and not sys.stdin.isatty()
     wire = claim_stdio() if where is None else None
-    serving = Serving()
+    begun = asyncio.Event()
     try:
-        asyncio.run(_serve(installation_of(invocation), wire, client, where, serving))
+        asyncio.run(_serve(invocation, wire, client, where, begun))
     except ComptrollerError as error:
-        if wire is not None and talks_to_a_client and not serving.begun:
+        if wire is not None and talks_to_a_client and not begun.is_set():
+            from comptroller_server.commands.serving import tell_why_not
+
             invocation.failed(error)
-            asyncio.run(serve_status(released_line(str(error)), wire, __version__))
+            asyncio.run(tell_why_not(error, wire))
             ctx.exit(EXIT_FAILED)
         raise
-
-
-@dataclass(slots=True)
-class Serving:
-    """Whether the server has come up. Before that its client is told why not, by `comptroller_status`."""
-
-    begun: bool = False
 
 
 def _address(text: str) -> tuple[str, int]:
@@ -79,76 +66,28 @@ def _address(text: str) -> tuple[str, int]:
 
 
 async def _serve(
-    installation: Installation,
+    invocation: Invocation,
     wire: Wire | None,
     client: str | None,
     where: tuple[str, int] | None,
-    serving: Serving,
+    begun: asyncio.Event,
 ) -> None:
-    subject = installation.identity.stdio_subject(_client(installation.config, client)) if wire else None
+    from comptroller_server.commands.config_files import config_file
+    from comptroller_server.config.loading import load_config
+    from comptroller_tools.upstream.children import HeadStarts
+
     # Signals are watched from before the start to after the last checkpoint: neither is ever cut short.
     with stop_on_signals(None) as stop:
-        async with running(installation) as service:
-            serving.begun = True
-            _tell(f"store {shown_address(installation.store.database.url)}")
-            _tell_recovered(service)
-            settle_memory()
-            if subject is not None:
-                await _over_stdio(service, wire, subject, stop)
-            elif where is not None:
-                await _over_http(service, where, stop)
-        _tell("stopped; outcomes and a last checkpoint are written")
+        config = load_config(config_file(invocation.config), data_dir=invocation.data_dir)
+        async with HeadStarts() as head_starts:
+            await head_starts.begin(_commands(config.upstreams))
+            from comptroller_server.commands.opening import installation_of
+            from comptroller_server.commands.serving import serve_installation
+
+            installation = installation_of(invocation, config, head_starts)
+            await serve_installation(installation, wire, client, where, stop, begun)
 
 
-async def _over_stdio(service: Service, wire: Wire | None, subject: Subject, stop: asyncio.Event) -> None:
-    server = _server(service, lambda _: subject)
-    _tell(f"serving {subject.actor.id} over stdio")
-    await serve_stdio(server, wire=wire, stop=stop)
-
-
-async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Event) -> None:
-    identity = service.installation.identity
-    server = _server(service, subject_of)
-    metrics = service.metrics
-    served = metrics.answer if metrics is not None else None
-    app = build_app(server, identity, readiness=service.readiness.look, metrics=served)
-    for name, file in identity.load_tokens().items():
-        _tell(f"token of {name}: {file}")
-
-    def ready(url: str) -> None:
-        service.pages.served_at(url.removesuffix(PATH))
-        _tell(f"serving at {url}")
-
-    await serve_http(app, *where, ready=ready, stop=stop)
-
-
-def _server(service: Service, of: SubjectOf) -> GovernedServer:
-    wait_s = service.installation.config.limits.elicitation_wait_s
-    return build_server(
-        service.pipeline,
-        subject_of=of,
-        version=__version__,
-        elicitation_wait_s=wait_s,
-        offers=service.offers,
-        news=service.news,
-        may_ask=any(one.may_ask.kinds for one in service.installation.config.upstreams.values()),
-    )
-
-
-def _client(config: Config, named: str | None) -> str:
-    """The client that acts: the one that was named, or the only one there is. Raises `CommandError`."""
-    clients = list(config.identity.local.clients)
-    if named is not None:
-        return named
-    if len(clients) == 1:
-        return clients[0]
-    raise CommandError(f"several clients are configured; say which with --client ({', '.join(clients)})")
-
-
-def _tell_recovered(service: Service) -> None:
-    for one in service.recovered:
-        _tell(f"recovered call {one.call} ({one.tool}): {one.state.value}, {one.why}")
-
-
-def _tell(text: str) -> None:
-    click.echo(f"comptroller: {plain(released_line(text))}", err=True)
+def _commands(upstreams: Mapping[str, UpstreamSettings]) -> dict[str, StdioCommand]:
+    reached = {name: settings.transport for name, settings in upstreams.items()}
+    return {name: how for name, how in reached.items() if isinstance(how, StdioCommand)}

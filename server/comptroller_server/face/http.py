@@ -7,7 +7,6 @@ is served. (MCP 2026-07-28 "Streamable HTTP" and its security warning; RFC 6750 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
@@ -21,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comptroller_audit.vocabulary import JsonObject, Subject
 from comptroller_server.errors import IdentityError, TransportError
+from comptroller_server.face.claiming import loopback
 from comptroller_server.face.decide_page import HEADERS, page_of
 from comptroller_server.face.exchange import answered, exchange_in
 from comptroller_server.face.framing import Framed, FrameLimits, FrameRefusal, read_framed_body
@@ -45,7 +45,6 @@ __all__ = [
     "PATH",
     "SESSIONS_MAX",
     "build_app",
-    "loopback",
     "serve_http",
     "subject_of",
 ]
@@ -405,20 +404,6 @@ async def _serve_until(
         await server.serve(sockets=[bound])
     finally:
         watcher.cancel()
-
-
-def loopback(host: str) -> str:
-    """The address to bind. `localhost` is 127.0.0.1: what a resolver says does not decide who can connect."""
-    name = "127.0.0.1" if host == "localhost" else host.removeprefix("[").removesuffix("]")
-    try:
-        if ipaddress.ip_address(name).is_loopback:
-            return name
-    except ValueError:
-        pass
-    raise TransportError(
-        f"--http {host}: only loopback addresses (127.0.0.1, ::1, localhost) are served until an identity "
-        "provider is configured; use one of these"
-    )
 
 
 def _bind(address: str, port: int) -> socket.socket:

@@ -11,9 +11,10 @@ from typing import Any
 
 from comptroller_audit.vocabulary import Code, Effect, JsonObject, Subject
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
+from comptroller_server.face.claiming import Wire
 from comptroller_server.face.identity import LocalIdentity
 from comptroller_server.face.protocol import RequestContext, build_server
-from comptroller_server.face.stdio import Wire, serve_stdio
+from comptroller_server.face.stdio import serve_stdio
 
 __all__ = ["STATUS", "StatusOnly", "serve_status"]
 

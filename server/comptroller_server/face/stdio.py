@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import io
 import os
 import select
-import sys
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TextIO, cast
 
 import anyio
 import structlog
@@ -34,13 +29,13 @@ from mcp_types import (
     RequestId,
 )
 
-from comptroller_server.errors import TransportError
+from comptroller_server.face.claiming import Wire, claim_stdio
 from comptroller_server.face.framing import FrameLimits
 from comptroller_server.face.lines import LineReader
 from comptroller_server.face.protocol import GovernedServer, not_a_message, parse_message
 from comptroller_server.signals import stop_on_signals
 
-__all__ = ["DRAIN_S", "FLUSH_S", "UNANSWERED_MAX", "Wire", "claim_stdio", "serve_stdio"]
+__all__ = ["DRAIN_S", "FLUSH_S", "UNANSWERED_MAX", "serve_stdio"]
 
 DRAIN_S = 10.0
 """How long the end waits for calls in flight, seconds. What remains is in doubt, and recovery finds it."""
@@ -55,46 +50,6 @@ _log = structlog.get_logger("comptroller.stdio")
 
 _Inbound = MemoryObjectSendStream[SessionMessage | Exception]
 _Outbound = MemoryObjectReceiveStream[SessionMessage]
-
-
-@dataclass(frozen=True, slots=True)
-class Wire:
-    """The protocol's own descriptors: an unbuffered stdin and the number of stdout. Never closed here."""
-
-    stdin: io.FileIO
-    stdout: int
-
-
-def claim_stdio() -> Wire:
-    """Take stdin and stdout for the protocol, for the life of the process. Call it before any code of a user runs.
-
-    From here on fd 0 is empty and fd 1 is stderr, also for child processes. Call it once.
-    Raises `TransportError` when stdin or stdout is closed.
-    """
-    try:
-        _flush_what_was_printed()
-        stdin = fcntl.fcntl(0, fcntl.F_DUPFD_CLOEXEC, 3)
-        stdout = fcntl.fcntl(1, fcntl.F_DUPFD_CLOEXEC, 3)
-    except (OSError, ValueError) as error:
-        raise TransportError(
-            f"stdin or stdout is closed ({error}); start `comptroller serve` from an MCP client, or use --http"
-        ) from error
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    try:
-        os.dup2(2, 1)
-    except OSError:  # stderr is closed: what is printed goes nowhere
-        os.dup2(nothing, 1)
-    os.close(nothing)
-    return Wire(io.FileIO(stdin, "rb", closefd=False), stdout)
-
-
-def _flush_what_was_printed() -> None:
-    """Python sets both to None when the descriptor was closed at the start; another file may have its number."""
-    printed = cast("TextIO | None", sys.stdout)
-    if printed is None or cast("TextIO | None", sys.stdin) is None:
-        raise ValueError("it was closed before this process began")
-    printed.flush()
 
 
 async def serve_stdio(

@@ -23,11 +23,12 @@ from pydantic import TypeAdapter, ValidationError
 from comptroller_tools.source import Action
 from comptroller_tools.upstream.asked import asked_by_server
 from comptroller_tools.upstream.asking import Asking
+from comptroller_tools.upstream.children import CannotStart, HeadStarts
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
 from comptroller_tools.upstream.dispatcher import Dispatcher
 from comptroller_tools.upstream.over_http import http_streams
-from comptroller_tools.upstream.over_stdio import CannotStart, Ended, stdio_streams
+from comptroller_tools.upstream.over_stdio import Ended, stdio_streams
 from comptroller_tools.upstream.refusals import Refusals
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
 from comptroller_tools.upstream.speaking import Speaking
@@ -108,8 +109,10 @@ class Link:
         watching: Watching,
         idle: Callable[[str, str, Any], None],
         tokens: Tokens | None = None,
+        head_starts: HeadStarts | None = None,
     ) -> None:
         self._name = name
+        self._head_starts = head_starts
         self._tokens = tokens
         self._kinds = kinds
         self._settings = settings
@@ -268,7 +271,7 @@ class Link:
         settings = self._settings
         most = settings.message_bytes_max
         streams = (
-            stdio_streams(settings.transport, most, self._ended)
+            stdio_streams(self._name, settings.transport, most, self._ended, self._head_starts)
             if isinstance(settings.transport, StdioCommand)
             else http_streams(settings.transport, most, self._refusals, self._tokens)
         )

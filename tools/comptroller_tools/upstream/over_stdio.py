@@ -8,39 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import sys
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 
 import anyio
 import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from mcp.shared.message import SessionMessage
 
-from comptroller_audit.files import make_private
-from comptroller_tools.upstream import guard
+from comptroller_tools.upstream.children import HeadStarts, start_child
 from comptroller_tools.upstream.settings import StdioCommand
 
-__all__ = ["BASICS", "CannotStart", "Ended", "Pace", "child_environment", "stdio_streams"]
+__all__ = ["Ended", "Pace", "stdio_streams"]
 
-BASICS = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR")
-"""The variables a child gets of ours; everything else is named in the config."""
 CHUNK_BYTES = 65_536
 MESSAGES_PER_S_MAX = 2_000
 """Beyond it the child is read more slowly, until it blocks on its own pipe."""
-STOP_GRACE_S = 2.0
-"""After its input is closed a child may end by itself for so long."""
-KILL_GRACE_S = 3.0
 ERR_LINES_MAX = 20
 ERR_LINE_BYTES_MAX = 300
 
 Incoming = SessionMessage | Exception
-
-
-class CannotStart(Exception):
-    """The child could not be started; nothing was sent to anybody. The text names the command."""
 
 
 class Ended:
@@ -54,17 +41,18 @@ class Ended:
         self.why = self.why or why
 
 
-def child_environment(own: Mapping[str, str]) -> dict[str, str]:
-    """The whole environment of a child: `BASICS` as they are here, and what the config names."""
-    return {name: os.environ[name] for name in BASICS if name in os.environ} | dict(own)
-
-
 @contextlib.asynccontextmanager
 async def stdio_streams(
-    command: StdioCommand, message_bytes_max: int, ended: Ended
+    name: str,
+    command: StdioCommand,
+    message_bytes_max: int,
+    ended: Ended,
+    head_starts: HeadStarts | None = None,
 ) -> AsyncGenerator[tuple[MemoryObjectReceiveStream[Incoming], MemoryObjectSendStream[SessionMessage]]]:
     """The streams of a started child. It is ended on leaving, whatever it does. Raises `CannotStart`."""
-    process, lifeline = await _started(command)
+    begun = head_starts.take(name, command) if head_starts is not None else None
+    child = begun or await start_child(command)
+    process = child.process
     to_session, from_child = anyio.create_memory_object_stream[Incoming](0)
     to_child, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     tasks = [
@@ -76,45 +64,13 @@ async def stdio_streams(
         yield from_child, to_child
     finally:
         try:
-            await _stop(process, lifeline)
+            await child.end()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             for stream in (to_session, from_child, to_child, from_session):
                 stream.close()
-
-
-async def _started(command: StdioCommand) -> tuple[asyncio.subprocess.Process, int]:
-    environment = child_environment(command.env)
-    program = shutil.which(command.command, path=environment.get("PATH"))
-    if program is None:
-        raise CannotStart(f"the command `{command.command}` is not there or cannot be executed")
-    theirs, ours = os.pipe()
-    try:
-        if command.cwd is not None:
-            make_private(command.cwd)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", guard.__file__, str(theirs), program, *command.args,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=environment,
-            cwd=command.cwd,
-            pass_fds=(theirs,),
-            start_new_session=True,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        os.close(ours)
-        raise CannotStart(
-            f"`{command.command}` could not be started ({type(error).__name__}: {getattr(error, 'strerror', '')})"
-        ) from None
-    except BaseException:
-        os.close(ours)
-        raise
-    finally:
-        os.close(theirs)
-    return process, ours
 
 
 async def _read(
@@ -199,44 +155,3 @@ async def _listen_to_errors(process: asyncio.subprocess.Process, ended: Ended) -
         for line in lines[-ERR_LINES_MAX:]:
             if line.strip():
                 ended.said.append(line[:ERR_LINE_BYTES_MAX].decode("utf-8", "replace"))
-
-
-async def _stop(process: asyncio.subprocess.Process, lifeline: int) -> None:
-    """Close its input, wait a little, then let go of the lifeline, at which the guard ends it and all it started.
-
-    Shielded: a cancelled caller leaves no process behind.
-    """
-
-    async def stop() -> None:
-        try:
-            assert process.stdin is not None
-            process.stdin.close()
-            if await _gone(process, STOP_GRACE_S):
-                return
-        finally:
-            os.close(lifeline)
-        if not await _gone(process, KILL_GRACE_S):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()  # the guard itself hangs; the kernel ends the child with it
-            await _gone(process, KILL_GRACE_S)
-
-    stopping = asyncio.ensure_future(stop())
-    try:
-        await asyncio.shield(stopping)
-    except asyncio.CancelledError:
-        await asyncio.wait([stopping])
-        raise
-    finally:
-        # Closes the pipes; a descendant that left the group may still hold their other ends.
-        process._transport.close()  # type: ignore[attr-defined]
-        await asyncio.sleep(0)
-
-
-async def _gone(process: asyncio.subprocess.Process, within_s: float) -> bool:
-    """Whether the process ends in time. Not `wait()`: that waits for the pipes too, which others may hold."""
-    until = asyncio.get_running_loop().time() + within_s
-    while process.returncode is None:
-        if asyncio.get_running_loop().time() >= until:
-            return False
-        await asyncio.sleep(0.01)
-    return True

@@ -22,7 +22,7 @@ class ErrorsMean(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StdioCommand:
-    """A command that speaks MCP on its standard streams. `env` is all it gets beside `BASICS` of `over_stdio`."""
+    """A command that speaks MCP on its standard streams. `env` is all it gets beside `BASICS` of `children`."""
 
     command: str
     args: tuple[str, ...] = ()

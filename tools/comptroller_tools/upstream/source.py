@@ -35,6 +35,7 @@ from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
 
 if TYPE_CHECKING:
     from comptroller_tools.upstream.asking import Asking
+    from comptroller_tools.upstream.children import HeadStarts
     from comptroller_tools.upstream.link import Link, Listing
     from comptroller_tools.upstream.news import Hearer
     from comptroller_tools.upstream.tokens import Tokens
@@ -69,9 +70,11 @@ class UpstreamSource:
         pins: Mapping[str, Written],
         *,
         clock: Clock | None = None,
+        head_starts: HeadStarts | None = None,
     ) -> None:
         """Raises `SourceInvalid` for a pinned definition that cannot be offered. Starts nothing."""
         self._name = name
+        self._head_starts = head_starts
         self._settings = settings
         self._pins = dict(pins)
         self._clock: Clock = clock or SystemClock()
@@ -311,6 +314,7 @@ class UpstreamSource:
             self._watching,
             self._said,
             self._tokens,
+            self._head_starts,
         )
         return self._link
 
