@@ -127,6 +127,7 @@ class Story:
                     "retry": shown.retry,
                     "call": shown.call,
                     "chapter": shown.chapter,
+                    "text": shown.text,
                 }
                 for shown in self.refusals.values()
             },
