@@ -196,6 +196,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_UPSTREAM}/results.py",
+        "        check_parts(result.structured_content)",
+        "        check_parts(None)",
+        f"{_S}/test_parts.py::test_an_answer_of_very_many_parts_is_withheld_before_they_are_looked_over",
+    ),
+    Mutation(
+        f"{_SERVER}/call/parts.py",
+        "            self._drop(self._oldest_of_whom_has_most())\n",
+        "            self._drop(next(iter(self._entries)))\n",
+        f"{_S}/test_parts.py::test_who_keeps_most_pushes_out_their_own",
+    ),
+    Mutation(
+        f"{_UPSTREAM}/results.py",
         "    if item.mime_type in media:",
         "    if True:",
         f"{_S}/test_media.py::test_nothing_is_let_through_that_nobody_named",

@@ -18,6 +18,7 @@ from comptroller_server.errors import ConfigInvalid
 from comptroller_tools.declarations import ToolConfig
 from comptroller_tools.parts import CannotCut, Part, PartLimits, part_from
 from comptroller_tools.relaying import relaying_findings
+from comptroller_tools.upstream import bounds
 from comptroller_tools.upstream.relayed import RESOURCES
 from tests.scenarios.kit import Changes, Clock, call_of, code_of, opened, structured
 from tests.scenarios.upstream_kit import Upstream, definition
@@ -184,6 +185,33 @@ async def test_the_rest_is_decided_like_the_read_and_memory_is_bounded(
         assert code_of(await shop.call(MORE, more=more(answer))) == "result_gone"
         assert code_of(await shop.call(MORE, more=handles[-1])) is None
         assert code_of(await shop.call(MORE, more=handles[-1], verbose=True)) == "invalid_arguments"
+
+
+async def test_who_keeps_most_pushes_out_their_own(tmp_path: Path, upstream: Upstream) -> None:
+    async with opened(tmp_path, behind(upstream, more_mib_max=1)) as shop:
+        mine = more(await shop.call("look", path="a"))
+        upstream.does("look", text="z" * 200_000)
+        other = shop.other(subject="somebody")
+        handles = [more(await shop.call("look", path=f"b{at}", subject=other)) for at in range(8)]
+        assert code_of(await shop.call(MORE, more=mine)) is None
+        assert code_of(await shop.call(MORE, more=handles[0], subject=other)) == "result_gone"
+        assert code_of(await shop.call(MORE, more=handles[-1], subject=other)) is None
+
+
+async def test_an_answer_of_very_many_parts_is_withheld_before_they_are_looked_over(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "PARTS_MAX", 500)
+    async with opened(tmp_path, behind(upstream)) as shop:
+        fits = {"total": 2, "hits": [{"id": "h1", "at": "v1"}] * 2}
+        upstream.does("find", structuredContent=fits, content=[])
+        assert code_of(await shop.call("find", path="a")) is None
+        many: dict[str, Any] = {
+            "total": 2,
+            "hits": [{"id": "h1", "at": "v1", "deep": [[[{}] * 100] * 2] * 3}],
+        }
+        upstream.does("find", structuredContent=many, content=[])
+        assert code_of(await shop.call("find", path="b")) == "output_invalid"
 
 
 async def test_it_is_offered_only_where_something_comes_in_parts(tmp_path: Path, upstream: Upstream) -> None:

@@ -8,7 +8,7 @@ person's, at one client, in one task.
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -141,13 +141,21 @@ class Parts:
         self._entries[cut.handle] = entry
         self._bytes += entry.bytes
         while self._bytes > self._bytes_max:
-            self._drop(next(iter(self._entries)))
+            self._drop(self._oldest_of_whom_has_most())
 
     def _forget_old(self) -> None:
         now = self._clock.monotonic()
         for name, entry in list(self._entries.items()):
             if now - entry.at >= self._lives_s:
                 self._drop(name)
+
+    def _oldest_of_whom_has_most(self) -> str:
+        """So that whoever reads a lot pushes out their own."""
+        held = Counter[tuple[str, str]]()
+        for entry in self._entries.values():
+            held[entry.owner[:2]] += entry.bytes
+        whose = max(held, key=held.__getitem__)
+        return next(name for name, entry in self._entries.items() if entry.owner[:2] == whose)
 
     def _drop(self, name: str) -> None:
         self._bytes -= self._entries.pop(name).bytes

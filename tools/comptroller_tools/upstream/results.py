@@ -12,6 +12,7 @@ from typing import Any, cast
 import mcp_types as types
 
 from comptroller_tools.source import EffectHappened, Outcome
+from comptroller_tools.upstream.bounds import TooManyParts, check_parts
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.settings import ErrorsMean
 
@@ -34,6 +35,11 @@ def outcome_of(
     media: Collection[str] = (),
 ) -> Outcome:
     """The outcome of a tool that answered. `structured` says whether it declared an output schema; `media` is let through."""
+    try:
+        check_parts(result.structured_content)  # every part of it is looked over, one by one
+    except TooManyParts as many:
+        effect = EffectHappened.UNKNOWN if result.is_error else EffectHappened.DONE
+        return Outcome(effect, error=str(many), meta={"output_invalid": True, UNTRUSTED: upstream})
     if result.is_error:
         effect = EffectHappened.NONE if errors is ErrorsMean.NOT_DONE else EffectHappened.UNKNOWN
         return failed(upstream, effect, _text(result.content))
