@@ -295,6 +295,8 @@ def test_thresholds_gate_what_would_change(past: Past, tmp_path: Path) -> None:
     assert run(past.folder, *words).exit_code == 0
     assert run(past.folder, *words, "--max-allow-to-deny", "2", "--max-deny-to-allow", "0").exit_code == 0
     told = run(past.folder, *words, "--max-allow-to-deny", "1", "--json")
+    folder = ("replay", "--policy", str(Path(candidate).parent), *words[3:])
+    assert run(past.folder, *folder, "--max-allow-to-deny", "1", "--json").stdout == told.stdout
     document = json.loads(told.stdout)
     assert told.exit_code == 1 and document["breaches"] == ["2 allow to deny, 1 at most"]
     assert {flip["call"] for flip in document["flips"]} >= {past.calls["18"], past.calls["13"]}

@@ -209,6 +209,20 @@ def test_what_a_client_asks_its_person_is_asked_once_and_kept_private(
     assert (secret.read_text(), stat.S_IMODE(secret.stat().st_mode)) == (TOKEN, 0o600)
 
 
+def test_a_server_that_waits_for_a_persons_word_is_no_success_without_a_terminal(
+    tmp_path: Path, upstream: Upstream, comptroller: Run
+) -> None:
+    mcp = upstream.config()["mcp"] | {"env": {"NAME_OF_IT": "${input:word}"}}
+    asked = [{"id": "word", "type": "promptString", "description": "The word", "password": True}]
+    place = tmp_path / "home/project/.vscode/mcp.json"
+    put(place, json.dumps({"inputs": asked, "servers": {"files": mcp}}))
+    before = place.read_bytes()
+    result = comptroller("--yes")
+    assert result.exit_code == 1, result.output
+    assert "files must be told first what its client asks a person for" in result.output
+    assert place.read_bytes() == before
+
+
 # -- reading alone ----------------------------------------------------------------------------------------------------
 
 

@@ -97,11 +97,16 @@ def import_servers(
         return
     if _fill_in(invocation, found):
         found = _read(invocation, config, path)
+    waiting = [one for each in found for one in _asks(each)]
+    if waiting and not any(one.governable for one in found):
+        _tell(invocation, path, found, {}, f"Nothing was written. {_what_waits(waiting)}")
+        findings()
     _write(config, invocation, found)
     choice = _take_over(invocation, found, file, yes=yes)
     kept = {} if keep_client or choice.left else _switch(invocation, found, client)
-    _tell(invocation, path, found, kept, _outcome(found, kept), choice.left)
-    if len(kept) < sum(1 for one in found if one.governable):
+    told = [_outcome(found, kept), *([_what_waits(waiting)] if waiting else [])]
+    _tell(invocation, path, found, kept, " ".join(told), choice.left)
+    if waiting or len(kept) < sum(1 for one in found if one.governable):
         findings()
 
 
@@ -286,6 +291,11 @@ def _outcome(found: Sequence[ClientFile], kept: Mapping[Path, Path]) -> str:
         if one.governable and one.path not in kept
     ]
     return " ".join(told)
+
+
+def _what_waits(waiting: Sequence[Found]) -> str:
+    names = ", ".join(sorted({one.name for one in waiting}))
+    return f"{names} must be told first what its client asks a person for: run `comptroller import` again at a terminal."
 
 
 def _show_plan(found: Sequence[ClientFile], config: Config | Path) -> None:

@@ -10,6 +10,7 @@ import click
 from comptroller_audit.redaction import Audience
 from comptroller_audit.vocabulary import Json, JsonObject
 from comptroller_policy.model import Verdict
+from comptroller_server.commands.config_files import CONFIG_NAME
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store, quiet_stdout
 from comptroller_server.commands.showing import at, cut, emit, say, table
@@ -32,10 +33,10 @@ _COUNT = click.IntRange(min=0)
 @click.option(
     "--policy",
     "candidate",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     required=True,
     metavar="CANDIDATE",
-    help="The configuration to try, with its policies.",
+    help="The configuration to try, with its policies; or the folder it lies in.",
 )
 @since_option("30d")
 @click.option(
@@ -61,6 +62,8 @@ def replay(
     """
     invocation = invocation_of(ctx)
     since_from(since, 0)  # what is wrong with it is told before the store is opened
+    if candidate.is_dir():
+        candidate = candidate / CONFIG_NAME
     if not candidate.is_file():
         raise CommandError(f"there is no configuration at {candidate}; name another with --policy")
 
