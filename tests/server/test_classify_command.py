@@ -13,7 +13,7 @@ from comptroller_audit.vocabulary import Effect
 from comptroller_server.cli import cli
 from comptroller_server.config.loading import load_config
 from comptroller_server.installation import Installation
-from comptroller_server.upstreams.standing import exposed_name, proposed_effect
+from comptroller_server.upstreams.standing import exposed_name, look_over, proposed_effect
 from comptroller_tools.upstream.definitions import Written
 from comptroller_tools.upstream.pins import LOCK_NAME, read_pins
 from tests.scenarios.upstream_kit import LOOK, WRITE, Upstream, definition
@@ -158,6 +158,13 @@ def test_two_ways_to_say_yes_are_one_too_many(tmp_path: Path, upstream: Upstream
 )
 def test_a_hint_alone_proposes_nothing_lenient(name: str, hints: dict[str, bool], effect: Effect) -> None:
     assert proposed_effect(Written.of(definition(name, annotations=hints))) is effect
+
+
+def test_a_name_in_letters_of_another_script_is_marked() -> None:
+    listed = {name: Written.of(definition(name)) for name in ("read_file", "r\u0435ad_file")}
+    seen = {one.name: one.notes for one in look_over("files", listed, {}, [])}
+    assert seen["read_file"] == ()
+    assert "CYRILLIC SMALL LETTER IE" in seen["r\u0435ad_file"][0]
 
 
 def test_names_that_clients_refuse_or_that_are_taken_are_replaced() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -33,6 +34,7 @@ __all__ = [
     "words_of",
 ]
 
+ODD_LETTERS_MAX = 8
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _READING = frozenset(
     {"get", "list", "read", "search", "find", "show", "status", "log", "diff", "describe", "fetch", "query", "look",
@@ -119,8 +121,20 @@ def look_over(
             changes = tuple(differences(pinned.definition, now.definition))
             seen.append(Seen(name, Standing.CHANGED, now, effect, proposed, changes))
         else:
-            seen.append(Seen(name, Standing.NEW, now, effect, proposed))
+            seen.append(Seen(name, Standing.NEW, now, effect, proposed, _unlike_its_looks(now)))
     return seen
+
+
+def _unlike_its_looks(written: Written) -> tuple[str, ...]:
+    """A letter of another script can look like one of ours: `rеad_file` with a Cyrillic е is no `read_file`."""
+    odd = [
+        f"`{letter}` is {unicodedata.name(letter, 'a character without a name')}"
+        for letter in dict.fromkeys(written.name)
+        if not letter.isascii()
+    ]
+    if not odd or written.kind is not Kind.TOOL:
+        return ()
+    return (f"not the name it may look like: {', '.join(odd[:ODD_LETTERS_MAX])}",)
 
 
 def entry_of(source: str, name: str, tools: Sequence[ToolConfig]) -> ToolConfig | None:
