@@ -92,6 +92,23 @@ async def test_a_backup_never_replaces_a_file_and_is_for_its_owner_alone(tmp_pat
     assert [name for name in os.listdir(tmp_path) if "copy" in name] == ["copy.db"]
 
 
+async def test_a_store_that_was_cut_is_not_backed_up_as_whole(tmp_path: Path) -> None:
+    old, copy = tmp_path / "old.db", tmp_path / "copy.db"
+    async with at_work(tmp_path) as desk:
+        await desk.run("db", "backup", str(old))
+        assert code_of(await desk.shop.refund(desk.shop.paid()[0], 5)) is None
+        assert await desk.shop.service.checkpointer.write("local")
+        await desk.run("db", "backup", str(copy))
+    copy.unlink()
+    for tail in ("-wal", "-shm"):
+        (tmp_path / f"comptroller.db{tail}").unlink(missing_ok=True)
+    (tmp_path / "comptroller.db").write_bytes(old.read_bytes())  # as if somebody had put an old copy there
+    refused = await run_in_thread(tmp_path, "db", "backup", str(copy))
+    assert refused.exit_code == 2
+    assert "does not verify, and was not kept" in refused.output
+    assert not copy.exists()
+
+
 async def test_a_damaged_backup_replaces_nothing(tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     async with at_work(tmp_path) as desk:

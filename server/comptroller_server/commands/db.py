@@ -7,7 +7,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from comptroller_audit.checkpoint import Checkpoint
 from comptroller_audit.database import table_of
 from comptroller_audit.errors import StoreError, StoreUnsuitable
 from comptroller_audit.files import make_private
+from comptroller_audit.findings import Report
 from comptroller_audit.own_keys import demand_own_claims
 from comptroller_audit.owners import OwnerRow, owner_locks
 from comptroller_audit.redaction import Audience
@@ -54,7 +55,7 @@ def db() -> None:
 @options()
 @click.pass_context
 def backup(ctx: click.Context, file: Path) -> None:
-    """Copy the database to a new FILE, while a server goes on, and verify the copy.
+    """Copy the database to a new FILE, while a server goes on, and verify the copy, signed checkpoints included.
 
     The keys are not in it: without `keys.json` the contents of a backup cannot be read, so keep a copy of that file too,
     somewhere else.
@@ -67,15 +68,11 @@ def backup(ctx: click.Context, file: Path) -> None:
     if file.exists():
         raise CommandError(f"{file} is there already; name a new file")
     with _whole(file) as beside:
+        # As they are now: what is signed while pages are copied may lie beyond the copy.
+        signed = [sink.read_bytes() for sink in installation.config.store.checkpoint_files if sink.exists()]
         with progress_shown(quiet=invocation.as_json) as progress:
             _copy(database, beside, progress)
-        report = verify(f"sqlite:///{beside}", ring=installation.config.store.keys_file)
-        if not report.ok:
-            for line in report.lines():
-                say(line)
-            raise CommandError(
-                f"the copy does not verify, and was not kept; run `comptroller audit verify` on {database}"
-            )
+        report = _demand_whole(beside, installation.config.store.keys_file, signed, database)
     entries = sum(one.entries for one in report.tenants)
     keys = installation.config.store.keys_file
     if invocation.as_json:
@@ -83,6 +80,26 @@ def backup(ctx: click.Context, file: Path) -> None:
         return
     say(f"{entries} entries are in {file}, and verify.")
     say(f"The keys are not: keep a copy of {keys} as well, somewhere else.")
+
+
+def _demand_whole(copy: Path, keys: Path, signed: Sequence[bytes], database: Path) -> Report:
+    """What verifying the copy against each checkpoint file found. Raises `CommandError` where anything is wrong."""
+    reports: list[Report] = []
+    with tempfile.TemporaryDirectory() as place:
+        notes = Path(place) / "checkpoints.log"
+        contents: Sequence[bytes | None] = signed or [None]
+        for content in contents:
+            if content is not None:
+                notes.write_bytes(content)
+            reports.append(verify(f"sqlite:///{copy}", ring=keys, checkpoints=notes if signed else None))
+    for report in reports:
+        if not report.ok:
+            for line in report.lines():
+                say(line)
+            raise CommandError(
+                f"the copy does not verify, and was not kept; run `comptroller audit verify` on {database}"
+            )
+    return reports[0]
 
 
 @db.command()
