@@ -91,6 +91,19 @@ def test_the_sample_desk_gets_the_limits_that_were_asked_for(tmp_path: Path) -> 
     assert config.store.keys_file.parent == tmp_path / "data" / "refund-clerk"
 
 
+@pytest.mark.parametrize("most", ["0.1", "30", "12.5", "999999"])
+def test_the_sample_comes_with_cases_that_hold_until_a_rule_is_loosened(tmp_path: Path, most: str) -> None:
+    said = begun(tmp_path, "--yes", "--most", most)
+    assert any(" policy test " in line for line in said["next"])
+    options = ["--config", str(tmp_path / "shop/comptroller.yaml"), "--data-dir", str(tmp_path / "data")]
+    tested = CliRunner().invoke(cli, ["policy", "test", *options])
+    assert tested.exit_code == 0, tested.output
+    assert "6 passed" in tested.output
+    rules = tmp_path / "shop/policies/first.cedar"
+    rules.write_text(rules.read_text().replace("greaterThan", "lessThan"))
+    assert CliRunner().invoke(cli, ["policy", "test", *options]).exit_code == 1
+
+
 def test_functions_are_listed_with_what_their_names_say_and_money_is_limited(tmp_path: Path) -> None:
     (tmp_path / "bank.py").write_text(BANK)
     said = begun(tmp_path, "--python", str(tmp_path / "bank.py"), "--most", "12.50", "--no-approver")

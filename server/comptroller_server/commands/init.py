@@ -143,7 +143,7 @@ class Begun:
 
     @property
     def next(self) -> list[str]:
-        """The two commands to go on with."""
+        """The commands to go on with."""
         config = ["--config", str(self.answers.folder / CONFIG)]
         if self.data_dir is not None:
             config += ["--data-dir", str(self.data_dir.absolute())]
@@ -156,8 +156,10 @@ class Begun:
             ],
             SourceKind.MCP: ["classify"],
         }.get(self.answers.source, ["doctor"])
-        second = ["approvals", "list"] if first == ["doctor"] else ["check"]
-        return [shlex.join([*start_words(), *words, *config]) for words in (first, second)]
+        then = [["approvals", "list"]] if first == ["doctor"] else [["check"]]
+        if any(path.name.endswith(".test.yaml") for path in self.written):
+            then.insert(0, ["policy", "test"])
+        return [shlex.join([*start_words(), *words, *config]) for words in (first, *then)]
 
     @property
     def snippet(self) -> str:

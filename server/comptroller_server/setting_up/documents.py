@@ -16,11 +16,14 @@ __all__ = ["CONFIG", "DESK_UNIT", "documents"]
 
 CONFIG = "comptroller.yaml"
 POLICY = "policies/first.cedar"
+CASES = "policies/first.test.yaml"
 DESK_FILE = "desk_sample.py"
 DESK_UNIT = "refunded_usd"
 """What the sample desk counts."""
 _ALONE = Decimal("0.4")
 """The part of the most that one call may move which goes without a person."""
+_DESK_MOST = Decimal(999_999)
+"""The desk's own tools take no more."""
 
 
 def documents(answers: Answers, tools: Sequence[Proposed]) -> dict[str, str]:
@@ -28,6 +31,7 @@ def documents(answers: Answers, tools: Sequence[Proposed]) -> dict[str, str]:
     texts = {SCHEMA_NAME: published_schema(), POLICY: _policy(answers, tools)}
     if answers.source is SourceKind.DESK:
         texts[DESK_FILE] = _DESK_MODULE
+        texts |= _desk_cases(answers)
     return {**texts, CONFIG: _config(answers, tools)}
 
 
@@ -143,6 +147,27 @@ def _desk_tools(answers: Answers) -> str:
     return re.sub(r'decimal\("\d+"\)', f'decimal("{_cedar(alone)}")', tools)
 
 
+def _desk_cases(answers: Answers) -> dict[str, str]:
+    """What the desk's rules must decide under these limits, for `comptroller policy test`; nothing for odd ones."""
+    most, cent = Decimal(answers.limits.most), Decimal("0.01")
+    alone = (most * _ALONE).quantize(cent)
+    small = (alone / 2).quantize(cent)
+    if small < cent or most > _DESK_MOST:
+        return {}
+    amounts = {
+        "small": small,
+        "above_small": small + cent,
+        "above_alone": alone + cent,
+        "above_most": most + cent,
+    }
+    written = {name: f"{amount:f}" for name, amount in amounts.items()}
+    return {
+        CASES: _DESK_CASES.format(
+            alone=f"{alone:f}", most=f"{most:f}", ample=_ten_times(answers.limits.most), **written
+        )
+    }
+
+
 def _ten_times(most: str) -> str:
     return f"{(Decimal(most) * 10).normalize():f}"
 
@@ -181,6 +206,47 @@ _ABOUT = """\
 // A `forbid` that matches stops the call; agent and approver read its @reason, and the record names its @id.
 // `context` holds `input` (the arguments), `facts` (what was looked up), `derived` and `history`.
 
+"""
+
+_DESK_CASES = """\
+# What the rules must decide. `comptroller policy test` runs these cases; change a rule, and see what it breaks.
+defaults:
+  tool: issue_refund
+  principal: {{roles: [support_agent]}}
+  arguments: {{invoice_id: inv_1, amount_usd: {small}, reason_code: goodwill}}
+  facts:
+    invoice: {{paid_usd: {ample}, refunded_usd: 0}}
+
+cases:
+  - name: a small refund runs
+    expect: allow
+    policies: [issue_refund.allow]
+
+  - name: more than what is left on the invoice is denied
+    arguments: {{amount_usd: {above_small}}}
+    facts: {{invoice: {{paid_usd: {small}, refunded_usd: 0}}}}
+    expect: deny
+    policies: [refund-within-paid]
+
+  - name: above {alone} dollars a person is asked
+    arguments: {{amount_usd: {above_alone}}}
+    expect: needs_approval
+    policies: [issue_refund.approval.approver]
+
+  - name: with a person's yes it runs
+    arguments: {{amount_usd: {above_alone}}}
+    approvals: {{approver: 1}}
+    expect: allow
+
+  - name: more than {most} dollars is denied, whatever is left
+    arguments: {{amount_usd: {above_most}}}
+    expect: deny
+    policies: [issue_refund.max_amount_usd]
+
+  - name: nobody else may refund
+    principal: {{roles: []}}
+    expect: deny
+    policies: [default.deny]
 """
 
 _DESK_MODULE = '''\
