@@ -67,6 +67,17 @@ _COMMANDS = {
 }
 
 
+_MEANT = {
+    "tui": "watch",
+    "start": "serve",
+    "run": "serve",
+    "stop": "halt",
+    "validate": "check",
+    "verify": "audit verify",
+}
+"""What other programs call the same."""
+
+
 class _Commands(click.Group):
     """Finds commands by name without loading the others, and turns errors into exit codes."""
 
@@ -81,6 +92,18 @@ class _Commands(click.Group):
         gc.enable()
         assert isinstance(found, click.Command)
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        said = args[0]
+        if said not in _COMMANDS and not said.startswith("-"):
+            from difflib import get_close_matches
+
+            near = [_MEANT[said]] if said in _MEANT else get_close_matches(said, _COMMANDS, 1)
+            if near:
+                ctx.fail(f"No such command {said!r}. Did you mean {near[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

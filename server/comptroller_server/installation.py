@@ -222,7 +222,13 @@ def open_ring(path: Path, ids: Ids) -> KeyRing:
     """The key ring at `path`, created when there is none yet. Raises `KeyRingError`."""
     if path.exists():
         return KeyRing.load(path)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise KeyRingError(
+            f"the folder {path.parent} for the keys cannot be made ({error.strerror}); give this account a folder it "
+            "can write to, or name another with --data-dir"
+        ) from error
     try:
         return KeyRing.create(path, ids.random_bytes)
     except KeyRingError:

@@ -57,6 +57,29 @@ def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Co
 # -- the line itself --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("said", "meant"), [("chek", "check"), ("approval", "approvals"), ("tui", "watch")])
+def test_a_command_that_is_not_there_is_answered_with_the_one_that_may_be_meant(
+    said: str, meant: str
+) -> None:
+    result = CliRunner().invoke(cli, [said])
+    assert result.exit_code == 2 and f"Did you mean '{meant}'" in result.stderr
+
+
+def test_who_has_no_configuration_is_told_how_to_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for words in (["check"], ["check", "--config", "gone.yaml"]):
+        result = CliRunner().invoke(cli, words)
+        assert result.exit_code == 2 and "comptroller init" in result.stderr
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "comptroller.yaml").write_text("")
+    result = CliRunner().invoke(cli, ["check", "--config", "shop"])
+    assert result.exit_code == 2 and "--config shop/comptroller.yaml" in result.stderr
+
+
 def test_asking_for_the_version_loads_neither_the_protocol_nor_the_database() -> None:
     program = (
         "import sys\nfrom comptroller_server.cli import cli\n"

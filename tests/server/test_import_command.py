@@ -84,6 +84,33 @@ def test_a_yes_writes_sources_moves_secrets_pins_and_switches_the_client_last(
     assert upstream.ran == []
 
 
+def test_a_client_that_is_not_configured_is_told_before_anything_is_written(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    client_file(tmp_path, upstream)
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "comptroller.yaml").write_text("identity: {local: {clients: {cursor: {}}}}\n")
+    result = run(tmp_path, "--yes")
+    assert result.exit_code == 2 and "'claude-desktop' is no client" in result.stderr
+    assert [path.name for path in here.iterdir()] == ["comptroller.yaml"]
+    assert not (upstream.folder / "pid").exists()
+    assert run(tmp_path, "--yes", "--client", "cursor").exit_code == 0
+
+
+def test_a_server_is_the_same_however_the_configuration_is_named(
+    tmp_path: Path, upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = client_file(tmp_path, upstream)
+    monkeypatch.chdir(tmp_path)
+    words = ["import", str(path), "--yes", "--keep-client", "--data-dir", "data"]
+    for at in ("here/comptroller.yaml", str(tmp_path / "here" / "comptroller.yaml"), "here/comptroller.yaml"):
+        result = CliRunner().invoke(cli, [*words, "--config", at])
+        assert "Traceback" not in result.output and result.exit_code in (0, 1), result.output
+    config = load_config(tmp_path / "here" / "comptroller.yaml", data_dir=tmp_path / "data")
+    assert list(config.sources) == ["My_Files"]
+
+
 @pytest.mark.anyio
 async def test_the_client_works_through_its_new_entry(tmp_path: Path, upstream: Upstream) -> None:
     import asyncio

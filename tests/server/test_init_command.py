@@ -23,6 +23,7 @@ from comptroller_server.commands import init as init_module
 from comptroller_server.config.editor_schema import published_schema
 from comptroller_server.config.loading import load_config
 from comptroller_server.config.model import Config
+from comptroller_server.setting_up.answers import slug
 
 BANK = '''
 """A bank, as far as these tests need one."""
@@ -177,6 +178,42 @@ def test_a_data_directory_that_cannot_be_made_leaves_nothing_behind(tmp_path: Pa
     result = init(tmp_path, "--yes", "--data-dir", str(tmp_path / "file" / "data"))
     assert result.exit_code == 2 and "--data-dir" in result.stderr
     assert not (tmp_path / "shop").exists()
+
+
+def test_a_name_keeps_its_letters_where_only_ascii_is_good() -> None:
+    assert slug("Büro Köln é") == "buro-koln-e"
+    assert slug("店") == "agent"
+
+
+def test_check_and_serve_tell_of_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    begun(tmp_path, "--yes", "--no-approver")
+    (tmp_path / "file").write_text("")
+    places = [
+        "--config",
+        str(tmp_path / "shop" / "comptroller.yaml"),
+        "--data-dir",
+        str(tmp_path / "file" / "d"),
+    ]
+    checked = CliRunner().invoke(cli, ["check", *places])
+    assert checked.exit_code == 1
+    for key in ("store.url", "store.keys"):
+        assert any(key in line and "--data-dir" in line for line in checked.stdout.splitlines()), key
+    served = CliRunner().invoke(cli, ["serve", "--http", "127.0.0.1:0", *places])
+    assert served.exit_code == 2 and "--data-dir" in served.stderr
+    assert "internal error" not in served.stderr
+
+
+def test_check_looks_at_the_nearest_folder_and_at_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(tmp_path, "--yes", "--no-approver")
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: may(path, mode) and Path(path) != closed)
+    places = ["--config", str(tmp_path / "shop" / "comptroller.yaml"), "--data-dir", str(closed / "data")]
+    checked = CliRunner().invoke(cli, ["check", *places])
+    assert checked.exit_code == 1 and f"{closed} is not writable" in checked.stdout
 
 
 def test_servers_of_a_client_are_left_to_the_import(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -42,7 +43,7 @@ async def test_one_look_shows_what_waits_for_a_person_the_calls_and_the_limits(t
         assert (await desk.json("watch", "--once", "--task", "ffffffff"))["calls"] == []
 
 
-async def test_a_look_is_printed_again_only_when_it_differs(tmp_path: Path) -> None:
+async def test_a_look_is_printed_again_only_when_it_differs_until_an_interrupt(tmp_path: Path) -> None:
     async with at_work(tmp_path, accepting_own_files) as desk:
         await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[0])
         options = ["--config", str(tmp_path / "comptroller.yaml"), "--data-dir", str(tmp_path)]
@@ -60,9 +61,13 @@ async def test_a_look_is_printed_again_only_when_it_differs(tmp_path: Path) -> N
                 first = json.loads(await watching.stdout.readline())
                 read = await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[1])
                 second = json.loads(await watching.stdout.readline())
+                watching.send_signal(signal.SIGINT)
+                ended = await watching.wait()
         finally:
-            watching.terminate()
-            await watching.wait()
+            if watching.returncode is None:
+                watching.kill()
+                await watching.wait()
+        assert ended == 0, "an interrupt is how it is meant to end"
         assert call_of(read) not in {one["call"] for one in first["calls"]}
         assert second["calls"][0]["call"] == call_of(read)
 

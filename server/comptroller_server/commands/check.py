@@ -94,6 +94,7 @@ def _check(checked: Checked, installation: Installation) -> None:
     if keys.exists():
         _try(checked, config, "store.keys", lambda: installation.ring)
         _try(checked, config, "identity.local", lambda: installation.identity)
+    checked.findings += config.placed(_unmakeable(config))
     _check_store(checked, config)
     checked.warnings += config.placed(stream_warnings(config.streams))
     for path, message in exposed(config):
@@ -130,6 +131,25 @@ def _try(checked: Checked, config: Config, where: str, step: Callable[[], object
         checked.findings.extend(config.placed([Finding(where, str(error))]))
 
 
+def _unmakeable(config: Config) -> list[Finding]:
+    """What the server would make and cannot: the nearest folder there is takes no new file."""
+    wanted = {"store.url": config.store.database, "store.keys": config.store.keys_file}
+    return [
+        Finding(
+            where,
+            f"{path} cannot be made: {folder} {'is not writable for this account' if folder.is_dir() else 'is no folder'}; "
+            "name another place, or another --data-dir",
+        )
+        for where, path in wanted.items()
+        if path is not None and not os.path.lexists(path)
+        if not ((folder := _nearest(path)).is_dir() and os.access(folder, os.W_OK | os.X_OK))
+    ]
+
+
+def _nearest(path: Path) -> Path:
+    return next(parent for parent in path.parents if os.path.lexists(parent))
+
+
 def _check_store(checked: Checked, config: Config) -> None:
     """Whether the store can keep its promises. Nothing is made that is not there yet."""
     path = config.store.database
@@ -140,11 +160,6 @@ def _check_store(checked: Checked, config: Config) -> None:
             "3.51.3); our own processes are safe behind a lock, so let nothing else open it for writing",
         )
     if path is not None and not path.exists():
-        if not any(os.access(parent, os.W_OK) for parent in path.parents if parent.exists()):
-            where = config.placed(
-                [Finding("store.url", f"{path} cannot be made here; its folder is not writable")]
-            )
-            checked.findings.extend(where)
         _warn_of_mode(checked, config, observing_text(config.mode, None, 0, 0))
         return
     try:

@@ -20,11 +20,20 @@ def config_file(given: Path | None) -> Path:
     named = given or (Path(os.environ[CONFIG_VARIABLE]) if os.environ.get(CONFIG_VARIABLE) else None)
     if named is not None:
         if not named.is_file():
-            raise CommandError(f"there is no configuration at {named}; name another with --config")
+            if (named / CONFIG_NAME).is_file():
+                raise CommandError(
+                    f"{named} is a folder; name the file in it: --config {named / CONFIG_NAME}"
+                )
+            raise CommandError(
+                f"there is no configuration at {named}; name another with --config, or make one by `comptroller init`"
+            )
         return named
     places = [Path(CONFIG_NAME), user_config_path("comptroller", appauthor=False) / CONFIG_NAME]
     for place in places:
         if place.is_file():
             return place
     looked = " and ".join(str(place.absolute()) for place in places)
-    raise CommandError(f"no configuration was found (looked at {looked}); name one with --config")
+    raise CommandError(
+        f"no configuration was found (looked at {looked}); name one with --config, or make one by "
+        "`comptroller init`"
+    )

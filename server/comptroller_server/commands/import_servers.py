@@ -92,6 +92,8 @@ def import_servers(
         raise CommandError(
             f"{', '.join(str(one.path) for one in found)}: no server that can be governed here"
         )
+    if isinstance(config, Config) and not keep_client:
+        _client_names(config, found, client)
     if not _may_go_on(invocation, yes=yes or file is not None):
         _tell(invocation, path, found, {}, "Nothing was written: use a terminal, --accept FILE or --yes.")
         return
@@ -182,10 +184,11 @@ def _imported(config: Config | Path) -> dict[str, Any]:
     """The sources that an earlier import has written, by name."""
     if not isinstance(config, Config):
         return {}
-    made = {str(file) for file in config.files if file.name.startswith("imported")}
+    # Named from this folder or from the root: both are the same file.
+    made = {file.resolve() for file in config.files if file.name.startswith("imported")}
     sources = config.tree.value.get("sources") if isinstance(config.tree.value, dict) else None
     entries = sources.value if sources is not None and isinstance(sources.value, dict) else {}
-    plain_ = {name: node.plain() for name, node in entries.items() if node.file in made}
+    plain_ = {name: node.plain() for name, node in entries.items() if Path(node.file).resolve() in made}
     return {name: written.get("mcp") for name, written in plain_.items() if isinstance(written, dict)}
 
 
@@ -370,9 +373,7 @@ def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | N
     if written_problems(config):
         return {}
     kept: dict[Path, Path] = {}
-    # Before the first is switched: what is wrong with one leaves all as they are.
-    names = [_client_name(config, one, client) for one in found]
-    for one, name in zip(found, names, strict=True):
+    for one, name in zip(found, _client_names(config, found, client), strict=True):
         missing = [server.name for server in one.governable if not config.pins.get(server.source)]
         if missing:
             if not invocation.as_json:
@@ -383,6 +384,11 @@ def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | N
             after = one.switched(kind.entry(words))
             kept[one.path] = switch(config.data_dir, one.path, one.content, after, one.switched_lists)
     return kept
+
+
+def _client_names(config: Config, found: Sequence[ClientFile], given: str | None) -> list[str]:
+    """The client of each file. Asked before anything is written: what is wrong with one leaves all as they are."""
+    return [_client_name(config, one, given) for one in found]
 
 
 def _client_name(config: Config, found: ClientFile, given: str | None) -> str:

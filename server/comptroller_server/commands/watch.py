@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -127,7 +128,9 @@ def watch(ctx: click.Context, task: str | None, count: int, every: float, once: 
                 return
             await asyncio.sleep(every)
 
-    on_store(invocation, go_on)
+    # An interrupt is how it is meant to end, so it ends well.
+    with contextlib.suppress(KeyboardInterrupt):
+        on_store(invocation, go_on)
 
 
 async def look_at(installation: Installation, task: str | None, count: int) -> Look:

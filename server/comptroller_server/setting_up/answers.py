@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import unicodedata
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +18,16 @@ from comptroller_server.config.upstreams import McpConfig
 from comptroller_server.errors import CommandError
 from comptroller_server.setting_up.clients import ClientKind
 
-__all__ = ["Answers", "Limits", "SourceKind", "mcp_by_command", "mcp_by_url", "slug", "source_name"]
+__all__ = [
+    "Answers",
+    "Limits",
+    "SourceKind",
+    "mcp_by_command",
+    "mcp_by_url",
+    "slug",
+    "source_name",
+    "unaccented",
+]
 
 _RUNNERS = frozenset({"npx", "npm", "pnpx", "bunx", "uvx", "uv", "pipx", "run", "exec", "node", "python", "python3", "docker"})  # fmt: skip
 _HOST_WORDS = frozenset({"www", "mcp", "api", "com", "org", "net", "io", "dev", "ai", "app", "localhost"})
@@ -66,9 +76,14 @@ class Answers:
         return slug(self.agent)
 
 
+def unaccented(text: str) -> str:
+    """`Büro` as `Buro`: what people see in a name stays readable where only ASCII is good."""
+    return "".join(one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one))
+
+
 def slug(text: str) -> str:
     """Letters, digits and `-`: good for a folder, a source or a client."""
-    plain = re.sub(r"[^A-Za-z0-9]+", "-", text).strip("-").lower()[:40].rstrip("-")
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", unaccented(text)).strip("-").lower()[:40].rstrip("-")
     return plain if plain[:1].isalpha() else f"agent-{plain}".rstrip("-")
 
 
