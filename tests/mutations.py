@@ -1954,6 +1954,18 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/commands/import_servers.py",
+        "    if isinstance(config, Config) and not keep_client:\n",
+        "    if False:\n",
+        "tests/server/test_import_command.py::test_a_client_that_is_not_configured_is_told_before_anything_is_written",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/check.py",
+        "        if not ((folder := _nearest(path)).is_dir() and os.access(folder, os.W_OK | os.X_OK))\n",
+        "        if not (folder := _nearest(path)).is_dir()\n",
+        "tests/server/test_init_command.py::test_check_looks_at_the_nearest_folder_and_at_no_other",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/import_servers.py",
         'f"input.{file_mark(path)}.',
         'f"input.',
         f"{_S}/test_hostile_import.py::test_an_answer_that_was_given_to_one_file_is_not_given_to_another",
