@@ -210,7 +210,11 @@ def test_check_looks_at_the_nearest_folder_and_at_no_other(
     closed = tmp_path / "closed"
     closed.mkdir()
     may = os.access
-    monkeypatch.setattr(os, "access", lambda path, mode: may(path, mode) and Path(path) != closed)
+
+    def access(path: Path, mode: int) -> bool:
+        return path != closed and may(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
     places = ["--config", str(tmp_path / "shop" / "comptroller.yaml"), "--data-dir", str(closed / "data")]
     checked = CliRunner().invoke(cli, ["check", *places])
     assert checked.exit_code == 1 and f"{closed} is not writable" in checked.stdout
