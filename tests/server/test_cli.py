@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import click
 import pytest
 import structlog
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from comptroller_audit.ambient import SystemClock
@@ -198,12 +199,20 @@ def test_an_unknown_option_or_command_is_usage(tmp_path: Path) -> None:
 # -- what is shown ----------------------------------------------------------------------------------------------------
 
 
+SHAPELESS = re.compile(
+    r"[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+"""Printable, as Python sees it, and yet nothing is seen."""
+
+
 @given(st.text())
+@example("\u034f")
 def test_nothing_shown_can_act_on_a_terminal(text: str) -> None:
     shown = plain(text)
     assert shown.isprintable()
     assert plain(shown) == shown
-    if text.isprintable():
+    assert not SHAPELESS.search(shown)
+    if text.isprintable() and not SHAPELESS.search(text):
         assert shown == text
 
 
