@@ -82,10 +82,30 @@ async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_te
         def seen(told: Look) -> str:
             console = Console(width=200, color_system=None)
             with console.capture() as captured:
-                console.print(picture(told))
+                console.print(picture(told, 200, 60))
             return captured.get()
 
         shown = seen(await look_at(desk.shop.service.installation, None, 12))
         assert waits in shown and doubted in shown
         assert "in doubt" in shown and "approval" in shown
         assert "\x1b" not in shown
+
+
+@pytest.mark.parametrize(("width", "height"), [(40, 16), (60, 24), (99, 12), (100, 12), (200, 60)])
+async def test_the_picture_fits_its_terminal_and_says_what_it_leaves_out(
+    tmp_path: Path, width: int, height: int
+) -> None:
+    async with at_work(tmp_path, accepting_own_files) as desk:
+        await busy(desk)
+        for invoice in desk.shop.paid()[2:22]:
+            await desk.shop.call("lookup_invoice", invoice_id=invoice)
+        told = await look_at(desk.shop.service.installation, None, 12)
+    console = Console(width=width, color_system=None)
+    with console.capture() as captured:
+        console.print(picture(told, width, height))
+    lines = captured.get().rstrip().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= max(height, 1 + 3 * 5)  # each section keeps its frame and two rows
+    assert told.sections[0][2][0][1][:14] in captured.get()
+    assert all(heading in captured.get() for heading in ("Waits for a person", "Calls", "Budgets"))
+    assert ("more" in captured.get()) == (height < 60)

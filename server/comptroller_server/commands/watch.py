@@ -35,6 +35,12 @@ __all__ = ["Look", "look_at", "picture", "watch"]
 EVERY_S = 1.0
 WAITING_MAX = 20
 LIMITS_MAX = 20
+WIDE = 100
+"""Columns of a terminal from which on everything is shown."""
+WHOLE_IDS = 130
+ID_WIDTH = 19
+"""Of a call, on a narrower terminal; fewer say no more than the minute, and commands take the beginning of an id."""
+ROWS_MIN = 2
 
 Section = tuple[str, Sequence[str], Sequence[Sequence[str]], str]
 """A heading, the columns, the rows, and what is said where there are none."""
@@ -174,28 +180,63 @@ async def _live(installation: Installation, task: str | None, count: int, every:
     console = Console(highlight=False)
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while True:
-            live.update(picture(await look_at(installation, task, count)), refresh=True)
+            look = await look_at(installation, task, count)
+            live.update(picture(look, console.width, console.height), refresh=True)
             await asyncio.sleep(every)
 
 
-def picture(look: Look) -> RenderableType:
-    """One look as it is drawn on a terminal. States are words, so that it reads the same without colours."""
-    from rich.box import SIMPLE
+def picture(look: Look, width: int, height: int) -> RenderableType:
+    """One look as it is drawn on a terminal of so many columns and lines.
+
+    States are words, so that it reads the same without colours. What has no room is left out: columns that can be
+    looked up elsewhere, and rows at the end of a section, which then says how many.
+    """
+    from rich.box import SIMPLE_HEAD
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    parts: list[RenderableType] = [Text(f"comptroller  {at(look.now_ms)}  (Ctrl-C ends)", style="bold")]
-    for heading, columns, rows, nothing in look.sections:
+    heading = f"comptroller  {at(look.now_ms)}  (Ctrl-C ends)"
+    parts: list[RenderableType] = [Text(heading, style="bold", no_wrap=True, overflow="ellipsis")]
+    sections = look.sections
+    most = _rows_each(height, [len(rows) for _, _, rows, _ in sections])
+    for title, columns, rows, nothing in sections:
+        kept = [number for number, name in enumerate(columns) if width >= WIDE or name not in _WIDE_ONLY]
+        ids = ID_WIDTH if width < WHOLE_IDS else None
+        named = [
+            Column(columns[number], no_wrap=True, max_width=ids if columns[number] == "CALL" else None)
+            for number in kept
+        ]
         shown = Table(
-            *columns, title=heading, title_justify="left", title_style="bold", box=SIMPLE, expand=True
+            *named,
+            title=title,
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            show_edge=False,
+            expand=True,
         )
-        for row in rows:
-            shown.add_row(*(Text(plain(cell), style=_STYLES.get(cell, "")) for cell in row))
-        parts += [shown] if rows else [Text(heading, style="bold"), Text(f"  {nothing}"), Text("")]
+        fits = rows if len(rows) <= most else rows[: most - 1]
+        for row in fits:
+            shown.add_row(*(Text(plain(row[number]), style=_STYLES.get(row[number], "")) for number in kept))
+        if len(fits) < len(rows):
+            shown.add_row(Text(f"… {len(rows) - len(fits)} more", style="dim"))
+        parts += [shown] if rows else [Text(title, style="bold"), Text(f"  {nothing}")]
     return Group(*parts)
 
 
+def _rows_each(height: int, needed: Sequence[int]) -> int:
+    """How many rows a section may have so that all of them fit; two at least."""
+    left = height - 1 - _FRAME_LINES * len(needed)
+    most = max(needed, default=0)
+    while most > ROWS_MIN and sum(min(most, rows) for rows in needed) > left:
+        most -= 1
+    return max(most, ROWS_MIN)
+
+
+_FRAME_LINES = 3
+"""Of a section: its heading, its columns and the rule below them."""
+_WIDE_ONLY = frozenset({"AT", "CODE", "ACTOR", "NEEDS", "TIME", "TASK", "MAX"})
 _STYLES = {
     CallState.DONE.value: "green",
     CallState.IN_DOUBT.value: "bold red",
