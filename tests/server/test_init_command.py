@@ -196,7 +196,7 @@ def test_check_and_serve_tell_of_a_place_that_cannot_be_written(tmp_path: Path) 
     ]
     checked = CliRunner().invoke(cli, ["check", *places])
     assert checked.exit_code == 1
-    for key in ("store.url", "store.keys"):
+    for key in ("store.url", "store.keys", "store.checkpoints", "tokens"):
         assert any(key in line and "--data-dir" in line for line in checked.stdout.splitlines()), key
     served = CliRunner().invoke(cli, ["serve", "--http", "127.0.0.1:0", *places])
     assert served.exit_code == 2 and "--data-dir" in served.stderr

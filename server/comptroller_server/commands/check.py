@@ -133,14 +133,19 @@ def _try(checked: Checked, config: Config, where: str, step: Callable[[], object
 
 def _unmakeable(config: Config) -> list[Finding]:
     """What the server would make and cannot: the nearest folder there is takes no new file."""
-    wanted = {"store.url": config.store.database, "store.keys": config.store.keys_file}
+    wanted = [
+        ("store.url", config.store.database),
+        ("store.keys", config.store.keys_file),
+        *(("store.checkpoints", file) for file in config.store.checkpoint_files),
+        ("identity.local", config.data_dir / "tokens"),
+    ]
     return [
         Finding(
             where,
             f"{path} cannot be made: {folder} {'is not writable for this account' if folder.is_dir() else 'is no folder'}; "
             "name another place, or another --data-dir",
         )
-        for where, path in wanted.items()
+        for where, path in wanted
         if path is not None and not os.path.lexists(path)
         if not ((folder := _nearest(path)).is_dir() and os.access(folder, os.W_OK | os.X_OK))
     ]
