@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -118,6 +118,8 @@ class Hook:
     headers: dict[str, str] = field(default_factory=dict[str, str])
     body: bytes = b"{}"
     lines_max: int = 1_000_000
+    taken: Callable[[], None] | None = None
+    """Called, on another thread, when something was taken and before anybody hears of it."""
 
 
 @contextlib.contextmanager
@@ -128,6 +130,8 @@ def hook() -> Generator[Hook]:
             status = 413 if body.count(b"\n") > told.lines_max else told.status
             if status == 200:
                 told.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+                if told.taken is not None:
+                    told.taken()
             self.send_response(status)
             for name, value in told.headers.items():
                 self.send_header(name, value)
