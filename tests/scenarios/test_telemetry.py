@@ -358,6 +358,26 @@ async def test_metrics_count_calls_steps_what_waits_and_what_is_left(tmp_path: P
     assert buckets[-1] == 1
 
 
+async def test_metrics_say_how_far_behind_a_stream_is(tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    nowhere.write_text("a file where a folder should be")
+
+    def streamed(config: dict[str, Any]) -> None:
+        watched()(config)
+        config["streams"] = {
+            "archive": {"to": "file", "file": str(nowhere / "audit.jsonl"), "retry_s_max": 60}
+        }
+
+    async with opened(tmp_path, streamed) as shop:
+        await shop.refund(shop.paid()[0], 5)
+        shop.clock.pass_s(90)
+        text = await metrics(shop)
+        size = len(shop.log())
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert lines['comptroller_stream_lag_records{stream="archive"}'] == str(size)
+    assert 90 <= float(lines['comptroller_stream_lag_seconds{stream="archive"}']) < 180
+
+
 async def test_without_a_token_metrics_are_for_this_machine_alone(tmp_path: Path) -> None:
     async with (
         opened(tmp_path, watched()) as shop,

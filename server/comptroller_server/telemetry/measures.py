@@ -50,6 +50,12 @@ METRICS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
         (),
     ),
     "comptroller_log_records": ("gauge", "Records in the log.", ()),
+    "comptroller_stream_lag_records": ("gauge", "Records that a stream has not delivered yet.", ("stream",)),
+    "comptroller_stream_lag_seconds": (
+        "gauge",
+        "How long the oldest of them has waited; zero where none does.",
+        ("stream",),
+    ),
     "comptroller_store_batches_total": ("counter", "Transactions of this process.", ()),
     "comptroller_store_units_total": ("counter", "Commits in them; per batch, how many share one.", ()),
     "comptroller_spans_total": (
@@ -71,6 +77,8 @@ class Now:
     used: Mapping[str, float] = field(default_factory=dict[str, float])
     left: Mapping[tuple[str, str], float] = field(default_factory=dict[tuple[str, str], float])
     upstreams: Mapping[str, bool] = field(default_factory=dict[str, bool])
+    streams: Mapping[str, tuple[int, float]] = field(default_factory=dict[str, tuple[int, float]])
+    """Records behind, and seconds, by stream."""
     batches: int = 0
     units: int = 0
 
@@ -107,6 +115,8 @@ class Measures:
             _gauge("comptroller_upstream_up", (((name,), up) for name, up in now.upstreams.items())),
             _gauge("comptroller_ready", [((), now.ready)]),
             _gauge("comptroller_log_records", [((), now.records)]),
+            _gauge("comptroller_stream_lag_records", (((name,), n) for name, (n, _) in now.streams.items())),
+            _gauge("comptroller_stream_lag_seconds", (((name,), s) for name, (_, s) in now.streams.items())),
             _total("comptroller_store_batches_total", [((), now.batches)]),
             _total("comptroller_store_units_total", [((), now.units)]),
         ]

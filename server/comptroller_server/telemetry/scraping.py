@@ -14,6 +14,7 @@ from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import CallState
 from comptroller_budgets.standing import Standing, window_standings
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.streaming.status import StreamState, stream_states
 from comptroller_server.telemetry.exposition import CONTENT_TYPE
 from comptroller_server.telemetry.measures import Now
 from comptroller_server.telemetry.watching import Telemetry
@@ -111,7 +112,14 @@ def _read(reader: Reader, i: Installation, now: Now) -> Now:
         open_calls={state.value: 0 for state in _OPEN} | _states(calls_in_state(reader, TENANT, _OPEN)),
         used=_used(standings),
         left=_left(standings),
+        streams={
+            one.name: (one.lag, _waits_s(one, now_ms)) for one in stream_states(reader, i.config.streams)
+        },
     )
+
+
+def _waits_s(stream: StreamState, now_ms: int) -> float:
+    return max(0.0, (now_ms - stream.waiting_ms) / 1000) if stream.waiting_ms is not None else 0.0
 
 
 def _states(calls: Sequence[tuple[str, Row]]) -> dict[str, int]:
