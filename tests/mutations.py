@@ -1407,6 +1407,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/setting_up/documents.py",
+        '    if answers.source is not SourceKind.DESK:\n        return ""\n',
+        "",
+        "tests/server/test_init_command.py::test_only_the_sample_may_be_played_with",
+    ),
+    Mutation(
+        f"{_SERVER}/setting_up/documents.py",
         '        return [*lines, "    approval: [{role: approver}]           # a person agrees to each call"]\n',
         "        return lines\n",
         "tests/server/test_init_command.py::test_functions_are_listed_with_what_their_names_say_and_money_is_limited",

@@ -70,6 +70,14 @@ def begun(folder: Path, *words: str) -> dict[str, Any]:
     return said
 
 
+def evaluated(folder: Path) -> tuple[list[dict[str, Any]], int]:
+    """The scenarios as `comptroller eval run --json` tells them, and its exit code."""
+    options = ["--config", str(folder / "shop/comptroller.yaml"), "--data-dir", str(folder / "data")]
+    result = CliRunner().invoke(cli, ["eval", "run", *options, "--json"])
+    scenarios: list[dict[str, Any]] = json.loads(result.stdout)["scenarios"]
+    return scenarios, result.exit_code
+
+
 def loaded(folder: Path) -> Config:
     return load_config(folder / "shop" / "comptroller.yaml", data_dir=folder / "data")
 
@@ -103,6 +111,55 @@ def test_the_sample_comes_with_cases_that_hold_until_a_rule_is_loosened(tmp_path
     rules = tmp_path / "shop/policies/first.cedar"
     rules.write_text(rules.read_text().replace("greaterThan", "lessThan"))
     assert CliRunner().invoke(cli, ["policy", "test", *options]).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "scenarios"), [("0.1", 4), ("12.5", 4), ("30", 5), ("50", 5), ("999999", 3)]
+)
+def test_the_sample_comes_with_scenarios_that_pass_and_touch_nothing_of_its_own(
+    tmp_path: Path, most: str, scenarios: int
+) -> None:
+    said = begun(tmp_path, "--yes", "--most", most)
+    assert any(" eval run " in line for line in said["next"])
+    played, exit_code = evaluated(tmp_path)
+    assert [one["end"] for one in played] == ["passed"] * scenarios
+    assert exit_code == 0
+    assert not (tmp_path / "desk.db").exists()
+    assert not list((tmp_path / "shop").glob("desk.db*"))
+
+
+@pytest.mark.parametrize(
+    ("file", "rule", "loosened", "name"),
+    [
+        ("policies/first.cedar", "greaterThan", "lessThan", "a small refund"),
+        ("comptroller.yaml", "max_amount_usd: 30", "max_amount_usd: 40", "more than 30 dollars"),
+        ("comptroller.yaml", 'decimal("12.0")', 'decimal("29.0")', "above 12.00 dollars a refund waits"),
+        ("policies/first.cedar", "forbid", "permit", "more than what is left"),
+    ],
+)
+def test_a_rule_of_the_sample_that_is_changed_fails_its_scenario(
+    tmp_path: Path, file: str, rule: str, loosened: str, name: str
+) -> None:
+    begun(tmp_path, "--yes", "--most", "30")
+    text = (tmp_path / "shop" / file).read_text()
+    assert rule in text
+    (tmp_path / "shop" / file).write_text(text.replace(rule, loosened))
+    played, exit_code = evaluated(tmp_path)
+    assert exit_code == 1
+    assert any(one["end"] == "failed" and one["name"].startswith(name) for one in played)
+
+
+def test_only_the_sample_may_be_played_with(tmp_path: Path) -> None:
+    (tmp_path / "bank.py").write_text(BANK)
+    begun(tmp_path, "--python", str(tmp_path / "bank.py"), "--no-approver")
+    assert loaded(tmp_path).environment == "default"
+    assert not (tmp_path / "shop/evals").exists()
+
+
+def test_a_budget_too_small_to_play_with_gets_no_scenarios(tmp_path: Path) -> None:
+    said = begun(tmp_path, "--yes", "--calls", "9")
+    assert not any(" eval run " in line for line in said["next"])
+    assert not (tmp_path / "shop/evals").exists()
 
 
 def test_functions_are_listed_with_what_their_names_say_and_money_is_limited(tmp_path: Path) -> None:

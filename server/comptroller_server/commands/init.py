@@ -157,8 +157,9 @@ class Begun:
             SourceKind.MCP: ["classify"],
         }.get(self.answers.source, ["doctor"])
         then = [["approvals", "list"]] if first == ["doctor"] else [["check"]]
-        if any(path.name.endswith(".test.yaml") for path in self.written):
-            then.insert(0, ["policy", "test"])
+        played = {".test.yaml": ["policy", "test"], ".eval.yaml": ["eval", "run"]}
+        names = [path.name for path in self.written]
+        then = [words for end, words in played.items() if any(name.endswith(end) for name in names)] + then
         return [shlex.join([*start_words(), *words, *config]) for words in (first, *then)]
 
     @property

@@ -17,6 +17,7 @@ __all__ = ["CONFIG", "DESK_UNIT", "documents"]
 CONFIG = "comptroller.yaml"
 POLICY = "policies/first.cedar"
 CASES = "policies/first.test.yaml"
+SCENARIOS = "evals/first.eval.yaml"
 DESK_FILE = "desk_sample.py"
 DESK_UNIT = "refunded_usd"
 """What the sample desk counts."""
@@ -24,6 +25,10 @@ _ALONE = Decimal("0.4")
 """The part of the most that one call may move which goes without a person."""
 _DESK_MOST = Decimal(999_999)
 """The desk's own tools take no more."""
+_LEFT_ON_SMALL, _LEFT_ON_LARGE = Decimal("28.69"), Decimal(49)
+"""What can still be refunded, in USD, of the two invoices that the scenarios act on."""
+_SCENARIO_CALLS_MIN = 10
+"""With fewer calls in a task a scenario would be stopped by the budget, whatever the rules say."""
 
 
 def documents(answers: Answers, tools: Sequence[Proposed]) -> dict[str, str]:
@@ -31,7 +36,7 @@ def documents(answers: Answers, tools: Sequence[Proposed]) -> dict[str, str]:
     texts = {SCHEMA_NAME: published_schema(), POLICY: _policy(answers, tools)}
     if answers.source is SourceKind.DESK:
         texts[DESK_FILE] = _DESK_MODULE
-        texts |= _desk_cases(answers)
+        texts |= _desk_cases(answers) | _desk_scenarios(answers)
     return {**texts, CONFIG: _config(answers, tools)}
 
 
@@ -52,12 +57,19 @@ def _head(answers: Answers) -> str:
 # yaml-language-server: $schema=./{SCHEMA_NAME}
 # Made by `comptroller init`; yours to edit. `comptroller check` tells every mistake with its line.
 agent: {{name: {_text(answers.agent)}, objective: {_text(answers.objective)}}}
-
+{_environment(answers)}
 store:                                    # this agent's own records; {{data_dir}} is your data directory
   url: "sqlite:///{kept}/comptroller.db"
   keys: {{file: "{kept}/keys.json"}}        # back it up: without it the records cannot be read
   checkpoints: [{{file: "{kept}/checkpoints.log"}}]   # copy it elsewhere: the log is proved against it
 """
+
+
+def _environment(answers: Answers) -> str:
+    """The sample alone may be played with: its records are made up."""
+    if answers.source is not SourceKind.DESK:
+        return ""
+    return "environment: sandbox                      # `comptroller eval run` acts on it; give real sources another\n"
 
 
 def _identity(answers: Answers) -> str:
@@ -149,22 +161,43 @@ def _desk_tools(answers: Answers) -> str:
 
 def _desk_cases(answers: Answers) -> dict[str, str]:
     """What the desk's rules must decide under these limits, for `comptroller policy test`; nothing for odd ones."""
+    amounts = _desk_amounts(answers)
+    if amounts is None:
+        return {}
+    written = {name: f"{amount:f}" for name, amount in amounts.items()}
+    return {CASES: _DESK_CASES.format(ample=_ten_times(answers.limits.most), **written)}
+
+
+def _desk_scenarios(answers: Answers) -> dict[str, str]:
+    """What must come of calls under these limits, for `comptroller eval run`; only what the sample's invoices allow."""
+    amounts = _desk_amounts(answers)
+    if amounts is None or answers.limits.calls < _SCENARIO_CALLS_MIN:
+        return {}
+    texts = [_SCENARIOS_BEGIN]
+    if amounts["above_alone"] <= _LEFT_ON_LARGE:
+        texts.append(_SCENARIO_ASKED)
+    if amounts["most"] > _LEFT_ON_SMALL:
+        texts.append(_SCENARIO_LEFT)
+    texts.append(_SCENARIO_MOST)
+    written = {name: f"{amount:f}" for name, amount in amounts.items()}
+    little = min(amounts["small"], Decimal(5))
+    return {SCENARIOS: "\n".join(texts).format(little=f"{little:f}", **written)}
+
+
+def _desk_amounts(answers: Answers) -> dict[str, Decimal] | None:
+    """Amounts on either side of each limit, in USD; None for limits that leave no room for them."""
     most, cent = Decimal(answers.limits.most), Decimal("0.01")
     alone = (most * _ALONE).quantize(cent)
     small = (alone / 2).quantize(cent)
     if small < cent or most > _DESK_MOST:
-        return {}
-    amounts = {
+        return None
+    return {
         "small": small,
         "above_small": small + cent,
+        "alone": alone,
         "above_alone": alone + cent,
+        "most": most,
         "above_most": most + cent,
-    }
-    written = {name: f"{amount:f}" for name, amount in amounts.items()}
-    return {
-        CASES: _DESK_CASES.format(
-            alone=f"{alone:f}", most=f"{most:f}", ample=_ten_times(answers.limits.most), **written
-        )
     }
 
 
@@ -247,6 +280,54 @@ cases:
     principal: {{roles: []}}
     expect: deny
     policies: [default.deny]
+"""
+
+_SCENARIOS_BEGIN = """\
+# What must come of calls, end to end. `comptroller eval run` plays this on records of its own; the desk's stay as they are.
+environment: sandbox
+env: {{COMPTROLLER_DESK: "{{data_dir}}/desk.db", COMPTROLLER_DESK_SEED: "1"}}
+
+scenarios:
+  - name: a small refund is made, and the ticket was read first
+    steps:
+      - call: get_ticket
+        arguments: {{ticket_id: tic_hr7jdr9h}}
+        save_as: ticket
+      - call: lookup_invoice
+        arguments: {{invoice_id: "{{ticket.invoice_id}}"}}
+        save_as: invoice
+      - call: issue_refund
+        arguments: {{invoice_id: "{{invoice.invoice_id}}", amount_usd: {little}, reason_code: goodwill}}
+        why: The service was down.
+        cites: [ticket, invoice]
+        output: {{amount_usd: {little}}}
+"""
+_SCENARIO_ASKED = """\
+  - name: above {alone} dollars a refund waits for a person
+    steps:
+      - call: issue_refund
+        arguments: {{invoice_id: inv_k9mt34jw, amount_usd: {above_alone}, reason_code: goodwill}}
+        expect: approval_pending
+
+  - name: with a person's yes it is made
+    steps:
+      - call: issue_refund
+        arguments: {{invoice_id: inv_k9mt34jw, amount_usd: {above_alone}, reason_code: goodwill}}
+        approve: {{approver: 1}}
+"""
+_SCENARIO_LEFT = """\
+  - name: more than what is left on the invoice is denied
+    steps:
+      - call: issue_refund
+        arguments: {{invoice_id: inv_bye6m6n4, amount_usd: {most}, reason_code: goodwill}}
+        expect: denied
+"""
+_SCENARIO_MOST = """\
+  - name: more than {most} dollars is denied
+    steps:
+      - call: issue_refund
+        arguments: {{invoice_id: inv_k9mt34jw, amount_usd: {above_most}, reason_code: goodwill}}
+        expect: denied
 """
 
 _DESK_MODULE = '''\
