@@ -1412,6 +1412,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_init_command.py::test_only_the_sample_may_be_played_with",
     ),
     Mutation(
+        f"{_SERVER}/upstreams/importing.py",
+        "*unlike_its_looks(name), ",
+        "*(), ",
+        "tests/server/test_import_clients.py::test_a_server_named_in_letters_of_another_script_is_marked",
+    ),
+    Mutation(
         f"{_SERVER}/setting_up/documents.py",
         '        return [*lines, "    approval: [{role: approver}]           # a person agrees to each call"]\n',
         "        return lines\n",

@@ -165,6 +165,8 @@ def test_a_name_in_letters_of_another_script_is_marked() -> None:
     seen = {one.name: one.notes for one in look_over("files", listed, {}, [])}
     assert seen["read_file"] == ()
     assert "CYRILLIC SMALL LETTER IE" in seen["r\u0435ad_file"][0]
+    pinned = {one.name: one.notes for one in look_over("files", listed, listed, [])}
+    assert pinned == seen
 
 
 def test_names_that_clients_refuse_or_that_are_taken_are_replaced() -> None:

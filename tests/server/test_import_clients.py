@@ -271,6 +271,13 @@ def test_what_cannot_be_filled_in_stays_and_says_what_a_person_has_to_do(
     assert says in one.why_not
 
 
+def test_a_server_named_in_letters_of_another_script_is_marked(tmp_path: Path) -> None:
+    servers = {"files": {"command": "x"}, "fil\u0435s": {"command": "y"}}
+    plain, odd = read(tmp_path / "mcp.json", servers).servers
+    assert plain.notes == ()
+    assert "CYRILLIC SMALL LETTER IE" in odd.notes[0]
+
+
 def test_a_value_that_came_from_elsewhere_is_a_secret_whatever_it_looks_like(tmp_path: Path) -> None:
     (one,) = read(
         tmp_path / ".mcp.json", {"a": {"command": "x", "env": {"LEVEL": "${WORD}"}}}, WORD="plain"

@@ -21,6 +21,7 @@ from comptroller_server.setting_up.jsonc import plain_json
 from comptroller_server.upstreams.client_files import ClientFile, Found, ServerList
 from comptroller_server.upstreams.placeholders import Around, Filled, Unfilled
 from comptroller_server.upstreams.source_names import SourceNames
+from comptroller_server.upstreams.standing import unlike_its_looks
 
 __all__ = ["Reading", "read_client_file"]
 
@@ -144,7 +145,7 @@ def _read(name: str, entry: Any, around: Around, names: SourceNames) -> Found:
         return Found(name, why_not=problem)
     source = names.of(name, given, lambda source: _moved(source, given, written)[0])
     mcp, secrets = _moved(source, given, written)
-    return Found(name, source, mcp, secrets, notes=tuple(_notes(whole, mcp, filled)))
+    return Found(name, source, mcp, secrets, notes=(*unlike_its_looks(name), *_notes(whole, mcp, filled)))
 
 
 def _not_theirs(name: str, written: Mapping[str, Any]) -> str | None:

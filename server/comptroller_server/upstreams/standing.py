@@ -31,6 +31,7 @@ __all__ = [
     "exposed_name",
     "look_over",
     "proposed_effect",
+    "unlike_its_looks",
     "words_of",
 ]
 
@@ -114,27 +115,29 @@ def look_over(
             continue
         proposed = proposed_effect(now)
         if pinned is not None and pinned.digest == now.digest:
-            seen.append(Seen(name, Standing.PINNED, now, effect, proposed))
+            seen.append(Seen(name, Standing.PINNED, now, effect, proposed, _of_a_tool(now)))
         elif problems := _unusable(now):
             seen.append(Seen(name, Standing.UNUSABLE, now, effect, proposed, problems))
         elif pinned is not None:
             changes = tuple(differences(pinned.definition, now.definition))
             seen.append(Seen(name, Standing.CHANGED, now, effect, proposed, changes))
         else:
-            seen.append(Seen(name, Standing.NEW, now, effect, proposed, _unlike_its_looks(now)))
+            seen.append(Seen(name, Standing.NEW, now, effect, proposed, _of_a_tool(now)))
     return seen
 
 
-def _unlike_its_looks(written: Written) -> tuple[str, ...]:
+def _of_a_tool(written: Written) -> tuple[str, ...]:
+    return unlike_its_looks(written.name) if written.kind is Kind.TOOL else ()
+
+
+def unlike_its_looks(name: str) -> tuple[str, ...]:
     """A letter of another script can look like one of ours: `rеad_file` with a Cyrillic е is no `read_file`."""
     odd = [
         f"`{letter}` is {unicodedata.name(letter, 'a character without a name')}"
-        for letter in dict.fromkeys(written.name)
+        for letter in dict.fromkeys(name)
         if not letter.isascii()
     ]
-    if not odd or written.kind is not Kind.TOOL:
-        return ()
-    return (f"not the name it may look like: {', '.join(odd[:ODD_LETTERS_MAX])}",)
+    return (f"not the name it may look like: {', '.join(odd[:ODD_LETTERS_MAX])}",) if odd else ()
 
 
 def entry_of(source: str, name: str, tools: Sequence[ToolConfig]) -> ToolConfig | None:
