@@ -45,6 +45,7 @@ __all__ = [
     "retired_vkeys",
     "sign_checkpoint",
     "vkey_of",
+    "vkey_of_known",
 ]
 
 NOTE_BYTES_MAX = 65_536
@@ -90,15 +91,28 @@ def open_known(text: str, ring: KeyRing) -> Checkpoint:
 
     Raises CheckpointError: no key of the ring signed it, or a retired one signed more than it may.
     """
+    return _known(text, ring)[0]
+
+
+def vkey_of_known(text: str, ring: KeyRing) -> str:
+    """The verifier key by which `open_known` reads the note: after a rotation that can be a retired one.
+
+    Raises CheckpointError as `open_known` does.
+    """
+    return _known(text, ring)[1]
+
+
+def _known(text: str, ring: KeyRing) -> tuple[Checkpoint, str]:
+    now = vkey_of(ring.signer)
     try:
-        return open_checkpoint(text, vkey_of(ring.signer))
+        return open_checkpoint(text, now), now
     except CheckpointError as error:
         refused = error
     for vkey, entries in retired_vkeys(ring):
         with contextlib.suppress(CheckpointError):
             found = open_checkpoint(text, vkey)
             if found.size <= entries:
-                return found
+                return found, vkey
             refused = CheckpointError(
                 f"a key that was retired at {entries} entries signed a checkpoint of {found.size}: somebody else has it"
             )
@@ -142,7 +156,8 @@ def open_checkpoint(text: str, vkey: str) -> Checkpoint:
     body = head + "\n"
     if not any(_signed_by(line, name, public, body) for line in tail[:-1].split("\n")):
         raise CheckpointError(
-            f"the note bears no signature by the key {name!r}; was another key used to sign it?"
+            f"the note bears no signature by the key {name!r}; was it signed before the key was changed? "
+            "`comptroller keys list` shows the earlier keys"
         )
     return _parse_body(head)
 

@@ -14,7 +14,6 @@ from typing import Any, TextIO
 
 import click
 
-from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.files import write_private
 from comptroller_audit.retention import first_at
 from comptroller_audit.store import Reader
@@ -26,7 +25,7 @@ from comptroller_server.commands.showing import emit, say
 from comptroller_server.commands.spans import progress_shown
 from comptroller_server.errors import CommandError
 from comptroller_server.exporting.controls import CONTROLS, Topic, topics_of, unreadable
-from comptroller_server.exporting.lines import head_line, proved_line
+from comptroller_server.exporting.lines import head_line, proved_line, vkey_for
 from comptroller_server.exporting.periods import Period, period_from
 from comptroller_server.exporting.records import exported
 from comptroller_server.installation import TENANT, Installation
@@ -111,7 +110,7 @@ def _filled(
         "period": {"name": period.name, "first_ms": period.first_ms, "end_ms": period.end_ms},
         "over": now_ms >= period.end_ms,
         "at_ms": now_ms,
-        "vkey": vkey_of(installation.ring.signer),
+        "vkey": vkey_for(installation, newest[0] if newest is not None else None),
         "entries": {"first": span[0], "end": span[1]},
         "verified": all(report["ok"] for report in reports),
         "records": {topic.value: counted[topic] for topic in Topic},

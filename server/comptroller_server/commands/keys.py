@@ -173,7 +173,10 @@ async def _rotated(installation: Installation, kind: str, by: str, reason: str) 
     sinks = [CheckpointFile(path) for path in installation.config.store.checkpoint_files]
     signing = Checkpointer(installation.store, ring, installation.log_name, sinks, installation.ambient.fault)
     if not await signing.write(TENANT):
-        told = "The first checkpoint of the new state could not be written everywhere; a server does when it starts."
+        told = (
+            "The first checkpoint of the new state could not be written everywhere; a server does when it starts. "
+            "Until then exports are proved by the old key, and name it."
+        )
         click.echo(told, err=True)
     return key[0], vkey_of(ring.signer)
 

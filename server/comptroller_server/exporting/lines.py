@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 
-from comptroller_audit.checkpoint import Checkpoint, log_origin, vkey_of
+from comptroller_audit.checkpoint import Checkpoint, log_origin, vkey_of, vkey_of_known
 from comptroller_audit.exported import FORMAT
 from comptroller_audit.store import Reader
 from comptroller_server.commands.proof import proof_of
 from comptroller_server.exporting.records import Exported
 from comptroller_server.installation import TENANT, Installation
 
-__all__ = ["head_line", "proved_line"]
+__all__ = ["head_line", "proved_line", "vkey_for"]
+
+
+def vkey_for(installation: Installation, note: str | None) -> str:
+    """The key that signed `note`, which the next one need not have: a key is changed before it signs anything."""
+    ring = installation.ring
+    return vkey_of(ring.signer) if note is None else vkey_of_known(note, ring)
 
 
 def head_line(installation: Installation, span: tuple[int, int], note: str | None, now_ms: int) -> str:
@@ -23,7 +29,7 @@ def head_line(installation: Installation, span: tuple[int, int], note: str | Non
             "first": span[0],
             "end": span[1],
             "at_ms": now_ms,
-            "vkey": vkey_of(installation.ring.signer),
+            "vkey": vkey_for(installation, note),
             "checkpoint": note,
         },
         ensure_ascii=False,
