@@ -207,6 +207,30 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_parts.py::test_who_keeps_most_pushes_out_their_own",
     ),
     Mutation(
+        f"{_SERVER}/exporting/lines.py",
+        "    return vkey_of(ring.signer) if note is None else vkey_of_known(note, ring)\n",
+        "    return vkey_of(ring.signer)\n",
+        f"{_S}/test_hostile_keys.py::test_an_export_names_the_key_that_signed_its_checkpoint",
+    ),
+    Mutation(
+        f"{_SERVER}/app.py",
+        "        await demand_likely_time(store, ambient.clock, TENANT)\n",
+        "",
+        f"{_S}/test_hostile_clock.py::test_a_store_is_not_served_in_a_time_that_nobody_would_believe",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/retention.py",
+        "        if found is None:\n            return None\n        return f\"nothing is",
+        "        if True:\n            return None\n        return f\"nothing is",
+        f"{_S}/test_hostile_clock.py::test_a_first_round_under_a_clock_that_is_years_ahead_erases_nothing",
+    ),
+    Mutation(
+        f"{_AUDIT}/retention.py",
+        "        if not self.subject:  # whoever",
+        "        if True:  # whoever",
+        f"{_S}/test_hostile_clock.py::test_erasing_one_persons_payloads_does_not_vouch_for_the_clock",
+    ),
+    Mutation(
         f"{_UPSTREAM}/results.py",
         "    if item.mime_type in media:",
         "    if True:",

@@ -35,10 +35,12 @@ __all__ = [
     "RetentionRow",
     "first_at",
     "overdue",
+    "silence",
     "spans_of",
     "still_needed",
 ]
 
+_DAY_MS = 86_400_000
 OVERDUE_MAX: Final = 500
 """Payloads erased in one commit: a few milliseconds of the writer's time."""
 CLOCK: Final = "clock"
@@ -61,7 +63,7 @@ KEPT: Final = frozenset(
 
 
 class RetentionRow(SQLModel, table=True):
-    """The one row `clock`: the moment retention last took for now, and how many payloads it has erased."""
+    """The one row `clock`: the moment retention last took for now, 0 if it never did, and how many payloads are erased."""
 
     __tablename__ = "retention"  # pyright: ignore[reportAssignmentType]
     tenant: str = Field(primary_key=True)
@@ -100,6 +102,30 @@ def first_at(reader: Reader, tenant: str, at_ms: int) -> int:
         else:
             high = middle
     return low
+
+
+def silence(reader: Reader, tenant: str, step_ms: int, now_ms: int) -> tuple[int, int] | None:
+    """The first two moments of the record, `now_ms` being its last, more than `step_ms` apart with nothing in between.
+
+    None where there are none. Both are milliseconds; a day is the least `step_ms` that is looked for.
+    """
+    head, step = reader.head(tenant), max(step_ms, _DAY_MS)
+    if head is None or head.size == 0:
+        return None
+    known = _time_of(reader, tenant, 0)
+    while True:
+        # Never past a silence: what is recorded at most a step after `known` lies before it.
+        after = first_at(reader, tenant, known + step + 1)
+        last = _time_of(reader, tenant, after - 1)
+        if after == head.size:
+            return (last, now_ms) if now_ms - last > step else None
+        if last == known:
+            return known, _time_of(reader, tenant, after)
+        known = last
+
+
+def _time_of(reader: Reader, tenant: str, index: int) -> int:
+    return int(json.loads(reader.query(_ENVELOPE, tenant=tenant, idx=index)[0][0])["t"])
 
 
 def still_needed(reader: Reader, tenant: str) -> frozenset[int]:
@@ -173,7 +199,8 @@ class Erase:
                 packet |= {"subject": self.subject, "by": self.by, "reason": self.reason}
             state.append(LogRecord(RecordType.ERASED, packet, erases=spans_of(self.indexes)))
         trusted = row["trusted_ms"] if row else 0
-        trusted = trusted if self.subject and row else max(self.now_ms, trusted)
+        if not self.subject:  # whoever erases a person's payloads says nothing of the clock
+            trusted = max(self.now_ms, trusted)
         state.put(RETENTION, CLOCK, {"trusted_ms": trusted, "erased": self.seen_erased + len(self.indexes)})
         return None
 
@@ -193,7 +220,7 @@ class AcceptClock:
         packet: dict[str, Any] = {
             "v": 1,
             "at_ms": self.now_ms,
-            "before_ms": row["trusted_ms"] if row else None,
+            "before_ms": (row["trusted_ms"] or None) if row else None,
             "by": self.by,
         }
         state.append(LogRecord(RecordType.CLOCK_ACCEPTED, packet))

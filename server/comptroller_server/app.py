@@ -69,7 +69,7 @@ from comptroller_server.upkeep.following import Following
 from comptroller_server.upkeep.lasting import Lasting
 from comptroller_server.upkeep.readiness import Readiness
 from comptroller_server.upkeep.recovery import Recovered, Recovery
-from comptroller_server.upkeep.retention import Retention, keep_time
+from comptroller_server.upkeep.retention import Retention, demand_likely_time, keep_time
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
 from comptroller_tools.upstream.source import UpstreamSource
@@ -312,6 +312,7 @@ async def running(installation: Installation) -> AsyncGenerator[Service]:
     try:
         await service.checkpointer.demand_keys(TENANT, config.store.keys_file)
         await service.checkpointer.refuse_older(TENANT)
+        await demand_likely_time(store, ambient.clock, TENANT)
         await remember_claim_key(store, TENANT)
         await keep_time(store, ambient.clock, TENANT, begins=True)
         await put_in_force(installation, service.watch, service.pipeline)

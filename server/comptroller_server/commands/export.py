@@ -88,7 +88,9 @@ def _lines(
     if wanted is Format.JSONL:
         found, problem = newest_checkpoint(installation)
         if problem:
-            click.echo(f"A checkpoint file proves nothing here: {problem}; run `comptroller audit verify`.", err=True)
+            click.echo(
+                f"A checkpoint file proves nothing here: {problem}; run `comptroller audit verify`.", err=True
+            )
         note, checkpoint = found if found is not None else (None, None)
         yield head_line(installation, span, note, installation.ambient.clock.now_ms())
         line = partial(proved_line, installation, checkpoint=checkpoint)

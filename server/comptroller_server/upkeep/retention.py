@@ -5,21 +5,32 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 import structlog
 
 from comptroller_audit.ambient import Clock
-from comptroller_audit.errors import StoreError
+from comptroller_audit.errors import StoreError, StoreUnsuitable
 from comptroller_audit.legal_holds import Holds
-from comptroller_audit.retention import RETENTION, AcceptClock, Erase, first_at, overdue, still_needed
+from comptroller_audit.retention import (
+    RETENTION,
+    AcceptClock,
+    Erase,
+    first_at,
+    overdue,
+    silence,
+    still_needed,
+)
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
 from comptroller_server.streaming.cursors import delivered_to
 from comptroller_server.upkeep.steady_clock import SteadyClock
 
-__all__ = ["Progress", "Retention", "RetentionRound", "keep_time"]
+__all__ = ["Progress", "Retention", "RetentionRound", "demand_likely_time", "keep_time"]
 
 DAY_MS = 86_400_000
+UNUSED_DAYS_MAX = 366
+"""A store that nobody wrote to for longer is served only once a person has said that the clock is right."""
 MARK_EVERY_MS = 3_600_000
 """How far the trusted time may fall behind before it is written again though nothing was erased."""
 PAUSE_S = 0.02
@@ -59,6 +70,28 @@ async def keep_time(store: Store, clock: Clock, tenant: str, *, begins: bool = F
     clock.reach(await store.read(read))
 
 
+async def demand_likely_time(store: Store, clock: Clock, tenant: str) -> None:
+    """Raises `StoreUnsuitable` where the clock is more than `UNUSED_DAYS_MAX` ahead of the newest record, else `StoreError`.
+
+    Served in that time, windows of budgets would stand still until the day really comes: record time never goes back.
+    """
+    head = await store.read(lambda reader: reader.head(tenant))
+    now = clock.now_ms()
+    if head is None or not head.size or now - head.record_ms <= UNUSED_DAYS_MAX * DAY_MS:
+        return
+    raise StoreUnsuitable(
+        f"the clock of this machine says {_day(now)}, and the newest record is of {_day(head.record_ms)}. Set the clock "
+        "(NTP) and start again; or, if nobody used this store for so long: comptroller retention run --accept-clock"
+    )
+
+
+def _day(at_ms: int) -> str:
+    try:
+        return datetime.fromtimestamp(at_ms / 1000, UTC).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"the year {at_ms // (365 * DAY_MS) + 1970}"
+
+
 class Retention:
     """Erases what is older than `days` (None: never). `jump_s` is how far the clock may run ahead between rounds."""
 
@@ -96,15 +129,10 @@ class Retention:
         before_ms = now - self._days * DAY_MS
         row = await self._store.read(lambda reader: reader.row(tenant, RETENTION, "clock"))
         erased_before = row["erased"] if row is not None else 0
-        if row is not None and now - row["trusted_ms"] > self._jump_ms:
-            hours = (now - row["trusted_ms"]) // 3_600_000
-            return RetentionRound(
-                0,
-                0,
-                before_ms,
-                f"the clock is {hours} hours ahead of the last round; if it is right, run "
-                "`comptroller retention run --accept-clock`",
-            )
+        trusted_ms = row["trusted_ms"] if row is not None else 0
+        if (doubt := await self._doubt(tenant, now, trusted_ms)) is not None:
+            told = f"{doubt}; if the clock is right, run `comptroller retention run --accept-clock`"
+            return RetentionRound(0, 0, before_ms, told)
         end = await self._store.read(lambda reader: first_at(reader, tenant, before_ms))
         found, erased, first, undelivered = 0, 0, 0, 0
         delivered = await self._store.read(lambda reader: delivered_to(reader, tenant, self._streams))
@@ -130,11 +158,25 @@ class Retention:
                 break
             first = following
             await asyncio.sleep(PAUSE_S)
-        if not (dry or erased) and (row is None or now - row["trusted_ms"] >= MARK_EVERY_MS):
+        if not (dry or erased) and now - trusted_ms >= MARK_EVERY_MS:
             await self._erase(tenant, [], before_ms, now, erased_before, holds.moves)
         if erased:
             await self._store.scrub()
         return RetentionRound(found, erased, before_ms, undelivered=undelivered, held=dict(holds.held))
+
+    async def _doubt(self, tenant: str, now: int, trusted_ms: int) -> str | None:
+        """Why the clock may not be right. Without an earlier round the record alone says what time can have passed."""
+        if trusted_ms:
+            hours = (now - trusted_ms) // 3_600_000
+            return (
+                f"the clock is {hours} hours ahead of the last round"
+                if now - trusted_ms > self._jump_ms
+                else None
+            )
+        found = await self._store.read(lambda reader: silence(reader, tenant, self._jump_ms, now))
+        if found is None:
+            return None
+        return f"nothing is recorded between {_day(found[0])} and {_day(found[1])}, so the clock may have jumped there"
 
     async def accept_clock(self, tenant: str, by: str) -> None:
         """The clock is right: go on from now. Raises `StoreError`."""
