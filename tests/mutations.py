@@ -220,8 +220,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/retention.py",
-        "        if found is None:\n            return None\n        return f\"nothing is",
-        "        if True:\n            return None\n        return f\"nothing is",
+        '        if found is None:\n            return None\n        return f"nothing is',
+        '        if True:\n            return None\n        return f"nothing is',
         f"{_S}/test_hostile_clock.py::test_a_first_round_under_a_clock_that_is_years_ahead_erases_nothing",
     ),
     Mutation(
@@ -229,6 +229,24 @@ MUTATIONS: tuple[Mutation, ...] = (
         "        if not self.subject:  # whoever",
         "        if True:  # whoever",
         f"{_S}/test_hostile_clock.py::test_erasing_one_persons_payloads_does_not_vouch_for_the_clock",
+    ),
+    Mutation(
+        f"{_SERVER}/face/http.py",
+        "        if self._open[client] >= OPEN_MAX:",
+        "        if False:",
+        f"{_S}/test_hostile_http.py::test_a_client_that_holds_streams_open_leaves_connections_to_the_others",
+    ),
+    Mutation(
+        f"{_SERVER}/face/wire.py",
+        "        if not idle:\n            return False\n",
+        "        if True:\n            return False\n",
+        f"{_S}/test_hostile_http.py::test_connections_without_a_request_lock_nobody_out",
+    ),
+    Mutation(
+        f"{_SERVER}/face/notices.py",
+        "who = (subject.principal.id, subject.actor.id)",
+        'who = (subject.principal.id, "")',
+        f"{_S}/test_hostile_http.py::test_a_client_that_uses_up_its_listening_streams_leaves_the_others_theirs",
     ),
     Mutation(
         f"{_UPSTREAM}/results.py",
@@ -794,7 +812,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/face/wire.py",
-        "        if len(self.connections) > CONNECTIONS_MAX:",
+        "        if len(self.connections) > CONNECTIONS_MAX and not self._found_room():",
         "        if False:",
         "tests/server/test_http_wire.py::test_more_connections_than_there_may_be_are_closed",
     ),
@@ -1819,8 +1837,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/retention.py",
-        '        if row is not None and now - row["trusted_ms"] > self._jump_ms:',
-        "        if False:",
+        "            if now - trusted_ms <= self._jump_ms:",
+        "            if True:",
         "tests/audit/test_retention.py::test_a_clock_that_jumped_ahead_erases_nothing_until_a_person_accepts_it",
     ),
     Mutation(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from functools import lru_cache
@@ -42,6 +43,7 @@ from comptroller_server.telemetry.scraping import Headers, Response
 __all__ = [
     "BODY_WAIT_S",
     "DRAIN_S",
+    "OPEN_MAX",
     "PATH",
     "SESSIONS_MAX",
     "build_app",
@@ -61,6 +63,10 @@ SESSIONS_MAX = 1_000
 """Open sessions of the 2025 protocol era, of each client; an idle one ends after SESSION_IDLE_S. The 2026 era has none."""
 
 SESSION_IDLE_S = 1_800.0
+
+OPEN_MAX = 200
+"""Requests of one client that are open at a time, streams that only tell of news among them: each holds a connection, and
+no client may hold all of `wire.CONNECTIONS_MAX`."""
 
 _SUBJECT = "comptroller.subject"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -120,6 +126,7 @@ class _App:
         self._identity = identity
         self._limits = limits
         self._drain_s = drain_s
+        self._open = Counter[str]()
         self._sessions = {
             client: ClientSessions(server, limits.bytes_max, SESSIONS_MAX, SESSION_IDLE_S)
             for client in clients
@@ -171,6 +178,20 @@ class _App:
         if subject is None:
             await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
             return
+        client = subject.actor.id
+        if self._open[client] >= OPEN_MAX:
+            text = f"{OPEN_MAX} requests of this client are open. Wait for an answer, or end a stream."
+            await _plain(503, text, (b"connection", b"close"))(send)
+            return
+        self._open[client] += 1
+        try:
+            await self._of_client(subject, scope, headers, receive, send)
+        finally:
+            self._open[client] -= 1
+
+    async def _of_client(
+        self, subject: Subject, scope: Scope, headers: RequestHeaders, receive: Receive, send: Send
+    ) -> None:
         sessions = self._sessions[subject.actor.id]
         sdk = sessions.of(headers.only(SESSION_HEADER))
         if headers.has_strange():  # a grant that is passed over would let more happen than was meant

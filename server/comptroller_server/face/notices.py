@@ -58,7 +58,7 @@ __all__ = ["ADDRESSES_MAX", "STREAMS_MAX", "Notices"]
 ADDRESSES_MAX = 100
 """Resources that one session or one stream may be subscribed to."""
 STREAMS_MAX = 32
-"""Streams that one principal may have open at a time."""
+"""Streams that one client may have open for one principal at a time."""
 LOGS_WAITING_MAX = 32
 """Log messages outside of any call that wait for one session; then the oldest is forgotten."""
 LEAST = "info"
@@ -129,7 +129,7 @@ class Notices:
         self._subject_of = subject_of
         self._allowed = allowed
         self._ears: set[_Ear] = set()
-        self._streams: Counter[str] = Counter()
+        self._streams = Counter[tuple[str, str]]()
         self._comparing: asyncio.Task[None] | None = None
         self._moved = False
         self._closed = False
@@ -268,9 +268,10 @@ class Notices:
         subject, request = self._subject_of(ctx), ctx.request_id
         if request is None:
             raise MCPError(INVALID_REQUEST, "subscriptions/listen needs a request id.")
-        who = subject.principal.id
+        # By client too, so that one of a person leaves the others theirs.
+        who = (subject.principal.id, subject.actor.id)
         if self._closed or self._streams[who] >= STREAMS_MAX:
-            text = f"No more streams now: {STREAMS_MAX} at a time for one principal."
+            text = f"No more streams now: {STREAMS_MAX} at a time. End one before the next."
             raise MCPError(INTERNAL_ERROR, text)
         self._streams[who] += 1
         wanted = params.notifications

@@ -167,12 +167,9 @@ class Retention:
     async def _doubt(self, tenant: str, now: int, trusted_ms: int) -> str | None:
         """Why the clock may not be right. Without an earlier round the record alone says what time can have passed."""
         if trusted_ms:
-            hours = (now - trusted_ms) // 3_600_000
-            return (
-                f"the clock is {hours} hours ahead of the last round"
-                if now - trusted_ms > self._jump_ms
-                else None
-            )
+            if now - trusted_ms <= self._jump_ms:
+                return None
+            return f"the clock is {(now - trusted_ms) // 3_600_000} hours ahead of the last round"
         found = await self._store.read(lambda reader: silence(reader, tenant, self._jump_ms, now))
         if found is None:
             return None
