@@ -814,7 +814,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_SERVER}/face/wire.py",
         "        if len(self.connections) > CONNECTIONS_MAX and not self._found_room():",
         "        if False:",
-        "tests/server/test_http_wire.py::test_more_connections_than_there_may_be_are_closed",
+        f"{_S}/test_hostile_http.py::test_a_connection_with_an_open_request_makes_room_for_nobody",
     ),
     Mutation(
         f"{_SERVER}/face/wire.py",

@@ -108,21 +108,6 @@ async def test_a_client_that_keeps_its_connection_is_served_again(
         writer.close()
 
 
-async def test_more_connections_than_there_may_be_are_closed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(wire, "CONNECTIONS_MAX", 1)
-    async with running(tmp_path) as on:
-        first, writer = await connected(on)
-        second, other = await connected(on)
-        assert await ended(second) == b""
-        writer.write(b"GET /healthz HTTP/1.1\r\nHost: %s\r\n\r\n" % on.authority.encode())
-        async with asyncio.timeout(20):
-            assert b" 200 " in await first.readline()
-        writer.close()
-        other.close()
-
-
 class Written(asyncio.Transport):
     """Keeps what is written, a list entry for each write, and `closed` where it was closed."""
 

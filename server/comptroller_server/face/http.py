@@ -65,8 +65,7 @@ SESSIONS_MAX = 1_000
 SESSION_IDLE_S = 1_800.0
 
 OPEN_MAX = 200
-"""Requests of one client that are open at a time, streams that only tell of news among them: each holds a connection, and
-no client may hold all of `wire.CONNECTIONS_MAX`."""
+"""Requests of one client that are open at a time, streams of news among them: no client holds all `CONNECTIONS_MAX`."""
 
 _SUBJECT = "comptroller.subject"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
@@ -193,7 +192,11 @@ class _App:
         self, subject: Subject, scope: Scope, headers: RequestHeaders, receive: Receive, send: Send
     ) -> None:
         sessions = self._sessions[subject.actor.id]
-        sdk = sessions.of(headers.only(SESSION_HEADER))
+        session = headers.only(SESSION_HEADER)
+        if session is None and headers.count(SESSION_HEADER):
+            await _plain(400, "A request is of one session: send Mcp-Session-Id once.")(send)
+            return
+        sdk = sessions.of(session)
         if headers.has_strange():  # a grant that is passed over would let more happen than was meant
             text = "Of Comptroller-* headers this server understands Comptroller-Task, given once."
             await _plain(400, text)(send)
