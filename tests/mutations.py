@@ -79,6 +79,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_export.py::test_a_line_left_out_is_noticed",
     ),
     Mutation(
+        f"{_AUDIT}/exported.py",
+        "json.JSONDecoder(object_pairs_hook=_once, parse_float=_exact, parse_constant=_no_number)",
+        "json.JSONDecoder(parse_float=_exact, parse_constant=_no_number)",
+        "tests/server/test_export.py::test_a_line_that_says_a_thing_twice_is_no_entry",
+    ),
+    Mutation(
+        f"{_AUDIT}/rebuild.py",
+        "(rows := self.snapshot.head_count(self.tenant)) > 1",
+        "(rows := 1) > 1",
+        "tests/audit/test_verify.py::test_a_second_head_row_is_found_though_the_table_allowed_it",
+    ),
+    Mutation(
         f"{_POLICY}/fact_order.py",
         "if not needs & left.keys()",
         "if True",

@@ -55,6 +55,7 @@ _ED25519 = b"\x01"  # the signature type of the signed-note spec
 _DASH = "— "
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,8 @@ def open_checkpoint(text: str, vkey: str) -> Checkpoint:
     Raises CheckpointError: malformed key or note, no signature by this key, or a bad one.
     """
     name, public = _parse_vkey(vkey)
+    if _SURROGATE.search(text):
+        raise CheckpointError("this is not a signed note: it holds half a character, which has no UTF-8")
     head, gap, tail = text.rpartition("\n\n")
     if not gap or not tail.endswith("\n") or len(text.encode()) > NOTE_BYTES_MAX or _CONTROL.search(text):
         raise CheckpointError("this is not a signed note: it needs a text, an empty line and signature lines")
@@ -211,7 +214,9 @@ def _key_id(name: str, public: bytes) -> bytes:
 
 
 def _good_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(c.isspace() for c in name)
+    return (
+        bool(name) and "+" not in name and not any(c.isspace() for c in name) and not _SURROGATE.search(name)
+    )
 
 
 def _b64(raw: bytes) -> str:

@@ -101,6 +101,7 @@ def _verifier_key(text: str) -> tuple[str, bytes, bytes]:
     try:
         raw = base64.b64decode(parts[2], validate=True)
         name, key_id = parts[0], bytes.fromhex(parts[1])
+        name.encode()
     except (IndexError, ValueError, binascii.Error):
         raw, name, key_id = b"", "", b""
     if len(raw) != 33 or raw[0] != 1 or hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4] != key_id:
@@ -163,15 +164,23 @@ def read_receipts(path: Path) -> Receipts:
 
 def _receipt(line: bytes) -> tuple[str, int, bytes] | None:
     try:
-        parsed: object = json.loads(line)
+        parsed: object = json.loads(line, object_pairs_hook=_once)
         fields = cast("dict[str, object]", parsed) if isinstance(parsed, dict) else {}
         log, index, leaf = fields.get("log"), fields.get("index"), fields.get("leaf")
         if not isinstance(log, str) or type(index) is not int or index < 0 or not isinstance(leaf, str):
             return None
         raw = bytes.fromhex(leaf)
+        log.encode()  # half a surrogate pair names no log, and no database takes it
     except (ValueError, RecursionError):
         return None
     return (tenant_of(log), index, raw) if len(raw) == 32 else None
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a name is repeated")
+    return fields
 
 
 def _vkey(key: str, public: bytes) -> str:
@@ -199,7 +208,7 @@ class OpeningKeys:
             ]
         except OSError as error:
             raise EvidenceError(f"the key file {path} cannot be read: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise EvidenceError(f"the key file {path} is malformed") from None
 
     def complaint(self, tenant: str, index: int, key_id: str, wrapped: bytes, sealed: bytes) -> str | None:

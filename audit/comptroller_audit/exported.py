@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from comptroller_audit.canonical import canonical_bytes
+from comptroller_audit.canonical import canonical_bytes, decimal_parts
 from comptroller_audit.checkpoint import Checkpoint, open_checkpoint
 from comptroller_audit.errors import CanonicalError, CheckpointError, EvidenceError
 from comptroller_audit.log import HASH_BYTES, leaf_hash, verify_inclusion
@@ -20,6 +20,10 @@ __all__ = ["FORMAT", "LINE_CHARS_MAX", "ExportReport", "check_export"]
 
 FORMAT = "comptroller/1"
 LINE_CHARS_MAX = 64 * 1024 * 1024
+NUMBER_CHARS_MAX = 400
+"""Characters in one number; no float needs more than 330."""
+ENTRIES_MAX = 2**63 - 1
+"""More than any store can count."""
 PATH_MAX = 64
 """Hashes in a path: more than any log can need."""
 BAD_MAX = 100
@@ -113,7 +117,7 @@ def _line_problem(line: str, expected: int, checkpoint: Checkpoint) -> str | Non
     if entry is None:
         return "is no entry"
     index, envelope, path = entry.get("index"), entry.get("envelope"), entry.get("proof")
-    if index != expected:
+    if index != expected or type(index) is not int:
         return f"entry {expected} should stand here, and it says {str(index)[:20]}"
     if not isinstance(envelope, dict) or cast("dict[str, Any]", envelope).get("i") != index:
         return "its envelope is of another entry"
@@ -145,11 +149,33 @@ def _path(found: object) -> list[bytes] | None:
 
 
 def _members(line: str) -> dict[str, Any] | None:
+    """The object that the line is to every reader; None for what two readers may take for two things."""
     try:
-        found: object = json.loads(line) if len(line) <= LINE_CHARS_MAX else None
+        found: object = _DECODER.decode(line) if len(line) <= LINE_CHARS_MAX else None
     except (ValueError, RecursionError):
         return None
     return cast("dict[str, Any]", found) if isinstance(found, dict) else None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a name stands twice: some readers take the first, others the last")
+    return members
+
+
+def _exact(token: str) -> float:
+    """A fraction that survives as a 64-bit float, as every fraction of an export does."""
+    if len(token) > NUMBER_CHARS_MAX or decimal_parts(token) != decimal_parts(repr(float(token))):
+        raise ValueError("a number has more digits than some readers keep")
+    return float(token)
+
+
+def _no_number(token: str) -> Any:
+    raise ValueError(f"{token} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_once, parse_float=_exact, parse_constant=_no_number)
 
 
 def _head(line: str) -> dict[str, Any]:
@@ -159,7 +185,9 @@ def _head(line: str) -> dict[str, Any]:
             f"this is no export of format {FORMAT!r}; write one with `comptroller audit export`"
         )
     spans = [head.get("first"), head.get("end")]
-    if not isinstance(head.get("log"), str) or not all(type(n) is int and n >= 0 for n in spans):
+    if not isinstance(head.get("log"), str) or not all(
+        type(n) is int and 0 <= n <= ENTRIES_MAX for n in spans
+    ):
         raise EvidenceError("the export's first line does not say whose entries follow, and which")
     if head.get("checkpoint") is None:
         raise EvidenceError(

@@ -228,6 +228,8 @@ class TenantCheck:
             what = "the log's head row is missing" if self.next else "the store has no log of this tenant"
             add(FindingKind.HEAD, what, 0)
             return
+        if (rows := self.snapshot.head_count(self.tenant)) > 1:
+            add(FindingKind.HEAD, f"the log has {rows} head rows, where one belongs")
         if head.size > self.next:
             text = f"the head row tells of {head.size} entries: those from {self.next} on are missing"
             add(FindingKind.HEAD, text, self.next, head.size - 1)

@@ -83,6 +83,11 @@ class Snapshot:
         row = self._connection.execute(text(query), {"tenant": tenant}).first()
         return None if row is None else Head(_int(row[0]), _str(row[1]), _int(row[2]))
 
+    def head_count(self, tenant: str) -> int:
+        """Head rows of the tenant: more than one only where somebody changed the table itself."""
+        query = text("SELECT count(*) FROM log_head WHERE tenant = :tenant")
+        return _int(self._connection.execute(query, {"tenant": tenant}).scalar_one())
+
     def entries(self, tenant: str) -> Iterator[list[Entry]]:
         """Pages of entries in index order."""
         query = text("SELECT idx, envelope, leaf FROM log_entry WHERE tenant = :tenant ORDER BY idx")

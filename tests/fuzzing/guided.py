@@ -48,7 +48,7 @@ class Guided:
             raise
         finally:
             sys.settrace(before)
-        if not found <= self.arcs:
+        if not found <= self.arcs or data in self._begin:
             self.arcs |= found
             self.corpus.append(data)
 
@@ -74,7 +74,7 @@ class Guided:
         data = bytearray(chance.choice(self.corpus))
         for _ in range(chance.choice((1, 1, 2, 4))):
             at, end = sorted((chance.randint(0, len(data)), chance.randint(0, len(data))))
-            match chance.randrange(6):
+            match chance.randrange(7):
                 case 0 if data:
                     data[at % len(data)] = chance.randrange(256)
                 case 1:
@@ -84,6 +84,8 @@ class Guided:
                 case 3:
                     data[at:at] = data[at:end]
                 case 4:
+                    data[at:end] = chance.randbytes(chance.choice((1, 4, 16)))
+                case 5:
                     other = chance.choice(self.corpus)
                     data[at:end] = other[: chance.randint(0, len(other))]
                 case _:

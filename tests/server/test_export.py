@@ -123,6 +123,42 @@ async def test_a_changed_line_is_named(
     assert report.bad == [found for found in report.bad if found.startswith("line 3: ") and said in found]
 
 
+@pytest.mark.parametrize("said_first", [True, False])
+@pytest.mark.parametrize("name", ["index", "leaf", "envelope", "t"])
+async def test_a_line_that_says_a_thing_twice_is_no_entry(
+    lines: list[str], vkey: str, name: str, said_first: bool
+) -> None:
+    forged = json.dumps({name: 7})[1:-1]
+    if name == "t":
+        text = lines[2].replace('"envelope": {', f'"envelope": {{{forged}, ')
+    else:
+        text = f"{{{forged}, {lines[2][1:]}" if said_first else f"{lines[2][:-1]}, {forged}}}"
+    assert check_export([*lines[:2], text, *lines[3:]], vkey).bad == ["line 3: is no entry"]
+
+
+async def test_a_number_that_readers_take_for_two_is_no_entry(lines: list[str], vkey: str) -> None:
+    t = json.loads(lines[2])["envelope"]["t"]
+    for token in (f"{t}.0000000000000000000001", f"{t}.0" + "0" * 400, "NaN"):
+        text = lines[2].replace(f'"t": {t}', f'"t": {token}')
+        assert check_export([*lines[:2], text, *lines[3:]], vkey).bad == ["line 3: is no entry"]
+    true = [lines[0], lines[1], lines[2].replace('"index": 1', '"index": true'), *lines[3:]]
+    assert "it says True" in check_export(true, vkey).bad[0]
+
+
+async def test_a_head_with_half_a_character_or_boundless_numbers_is_refused_in_words(
+    lines: list[str], vkey: str
+) -> None:
+    head = json.loads(lines[0])
+    half = head | {"checkpoint": "\ud800" + head["checkpoint"]}
+    with pytest.raises(EvidenceError, match="half a character"):
+        check_export([json.dumps(half), *lines[1:]], vkey)
+    boundless = lines[0].replace('"first": 0', '"first": ' + "9" * 4_300)
+    with pytest.raises(EvidenceError, match="whose entries follow"):
+        check_export([boundless, *lines[1:]], vkey)
+    with pytest.raises(EvidenceError, match="verifier key is malformed"):
+        check_export(lines, "\ud800" + vkey)
+
+
 async def test_a_line_left_out_is_noticed(lines: list[str], vkey: str) -> None:
     assert (
         check_export([*lines[:2], *lines[3:]], vkey).bad[0]
