@@ -5,6 +5,7 @@
 SHELL := /bin/sh
 
 SEED ?= 1
+FUZZ_SECONDS ?= 60
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 # Hundreds of processes are started below: each would compile every module anew.
@@ -17,7 +18,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 # tests/conftest.py puts the longest files first.
 PARALLEL := --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients docs bench coverage package lock clean
+.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients docs fuzz bench coverage package lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +72,9 @@ docs: $(STAMP) ## Build the documentation's site into build/site (network, once)
 
 conformance: $(STAMP) ## Run the official MCP suite against Comptroller before the SDK's everything-server (network, once).
 	@$(BIN)/python -m tests.conformance
+
+fuzz: $(STAMP) ## Fuzz what reads bytes of strangers, and the verifier; FUZZ_SECONDS=n for each target (network, once).
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzzing
 
 bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
 	$(BIN)/python -m tests.benchmarks

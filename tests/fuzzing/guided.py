@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from collections.abc import Callable, Iterable
 from types import FrameType, ModuleType
 from typing import Any
@@ -35,6 +36,13 @@ class Guided:
         for data in self._begin:
             self._try(target, data)
         for _ in range(rounds):
+            self._try(target, self._bred())
+
+    def run_for(self, target: Callable[[bytes], None], seconds: float) -> None:
+        """The same, for so long."""
+        end = time.monotonic() + seconds
+        self.run(target, 0)
+        while time.monotonic() < end:
             self._try(target, self._bred())
 
     def _try(self, target: Callable[[bytes], None], data: bytes) -> None:

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from comptroller_audit import checkpoint, exported, log
-from comptroller_audit.canonical import canonical_bytes
 from comptroller_audit.checkpoint import log_origin, open_checkpoint, sign_checkpoint, vkey_of
 from comptroller_audit.errors import CheckpointError, EvidenceError
 from comptroller_audit.exported import FORMAT, ExportReport, check_export
 from comptroller_audit.log import (
     Frontier,
     inclusion_proof,
-    leaf_hash,
     root_at,
     verify_consistency,
     verify_inclusion,
