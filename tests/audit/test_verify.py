@@ -483,8 +483,8 @@ def test_a_line_that_is_no_receipt_is_found(store: Store) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        '{"log": "local\\ud800", "index": 1, "leaf": "%s"}' % ("00" * 32),
-        '{"log": "local", "index": 12, "leaf": "%s", "leaf": "%s"}' % ("00" * 32, "11" * 32),
+        '{"log": "local\\ud800", "index": 1, "leaf": "' + "00" * 32 + '"}',
+        '{"log": "local", "index": 12, "leaf": "' + "00" * 32 + '", "leaf": "' + "11" * 32 + '"}',
     ],
 )
 def test_a_receipt_that_names_no_log_or_says_two_things_is_found(store: Store, line: str) -> None:

@@ -14,6 +14,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         failed = [
             name
-            for name, ok in zip(names, pool.map(lambda name: _fuzz(name, seconds, place), names), strict=True)
+            for name, ok in zip(names, pool.map(partial(_fuzz, seconds, place), names), strict=True)
             if not ok
         ]
     print(
@@ -65,7 +66,7 @@ def _again(name: str, file: str) -> int:
     return 0
 
 
-def _fuzz(name: str, seconds: int, place: str) -> bool:
+def _fuzz(seconds: int, place: str, name: str) -> bool:
     command = [sys.executable, "-m", "tests.fuzzing.one", name, str(seconds), str(FINDS), place]
     try:
         ended = subprocess.run(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import shlex
 import sys
 import tempfile
@@ -62,9 +63,7 @@ def _command(target: Target, file: Path) -> str:
 
 def _atheris_run(name: str, seconds: int, finds: Path, corpus: Path) -> None:
     """Fuzz with Atheris, which ends the process: 0, or 77 with a find, or 70 where an input took too long."""
-    import atheris  # type: ignore[import-not-found, unused-ignore] # pyright: ignore[reportMissingImports] # installed apart
-
-    engine: Any = atheris
+    engine: Any = importlib.import_module("atheris")
     with engine.instrument_imports(include=PACKAGES):
         from tests.fuzzing.all_targets import ALL
     target = ALL[name]

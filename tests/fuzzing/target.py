@@ -105,7 +105,8 @@ def changed_somewhere(tree: Any, chosen: Choices) -> Any:
             case _:
                 return {**members, name: chosen.value(members[name])}
     if isinstance(tree, list) and tree and chosen.byte() % 4:
-        items = list(cast("list[Any]", tree))
+        known: list[Any] = tree
+        items = list(known)
         at = chosen.below(len(items))
         items[at : at + 1] = [changed_somewhere(items[at], chosen)] * chosen.one_of((1, 1, 1, 0, 2))
         return items
