@@ -74,7 +74,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_AUDIT}/exported.py",
-        "    if index != expected:",
+        "    if index != expected or type(index) is not int:",
         "    if False:",
         "tests/server/test_export.py::test_a_line_left_out_is_noticed",
     ),

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar, cast
 
+from comptroller_policy.paths import is_list
+
 __all__ = ["HOSTILE", "Choices", "Target", "changed_somewhere"]
 
 T = TypeVar("T")
@@ -104,9 +106,8 @@ def changed_somewhere(tree: Any, chosen: Choices) -> Any:
                 return {**members, name: members[chosen.one_of(list(members))]}
             case _:
                 return {**members, name: chosen.value(members[name])}
-    if isinstance(tree, list) and tree and chosen.byte() % 4:
-        known: list[Any] = tree
-        items = list(known)
+    if is_list(tree) and tree and chosen.byte() % 4:
+        items = list(tree)
         at = chosen.below(len(items))
         items[at : at + 1] = [changed_somewhere(items[at], chosen)] * chosen.one_of((1, 1, 1, 0, 2))
         return items
