@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -79,8 +80,12 @@ class ThreadLane:
 
     def _work(self) -> None:
         carried: Waiting | None = None
+        last = 0
         while (first := carried or self._queue.get()) is not None:
+            if last >= 4:
+                time.sleep(0.001)
             batch, carried, ending = self._gather(first)
+            last = len(batch)
             try:
                 self._runner.run(batch)
             except BaseException as error:  # noqa: BLE001 - every later commit waits on this thread, so it outlives it

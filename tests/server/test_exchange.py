@@ -10,6 +10,9 @@ import pytest
 from starlette.types import Scope
 
 from comptroller_audit.vocabulary import JsonObject
+from comptroller_server.call.answers import META_RECEIPT, META_REFUSAL
+from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_server.face import http as http_module
 from comptroller_server.face.exchange import Exchange, exchange_in
 from comptroller_server.face.protocol import GovernedServer
@@ -20,6 +23,7 @@ pytestmark = pytest.mark.anyio
 
 WHOAMI: dict[str, Any] = {"name": "whoami", "arguments": {"q": "\ud83d\ude00 é \u2028"}}
 CALL = modern("tools/call", WHOAMI, "whoami")
+PICTURE: JsonObject = {"kind": "image", "data": "aGVsbG8=", "mime_type": "image/png", "apart": True}
 
 
 def body(**changes: Any) -> dict[str, Any]:
@@ -96,6 +100,44 @@ async def test_both_roads_answer_alike(tmp_path: Path, monkeypatch: pytest.Monke
             assert answers[0] == answers[1], name
             assert asked[0] == asked[1], name
             assert taken == [name in SHORT], name
+
+
+ODD: JsonObject = {
+    "none": None,
+    "deep": [None, {"none": None}],
+    "float": 1.0,
+    "large": 10**30,
+    "text": "\ud83d\ude00\u2028",
+}
+ANSWERS: dict[str, Answer] = {
+    "nothing but a text": Answer("done"),
+    "a text that is empty": Answer(""),
+    "members of every kind": Answer(
+        "done", ODD, meta={META_RECEIPT: ODD, "comptroller/none": None, "theirs": 1}
+    ),
+    "nothing in it": Answer("done", {}, meta={"comptroller/none": None}),
+    "an error with members": Answer("no", ODD, is_error=True, meta={META_REFUSAL: {"code": "denied"}}),
+    "an error alone": Answer("no", is_error=True),
+    "a picture beside it": Answer("see", {"a": 1}, beside=(PICTURE,)),
+    "somebody else's words": Answer("see", {"a": 1}, meta={META_UNTRUSTED: "files"}, beside=(PICTURE,)),
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS)
+async def test_a_result_is_shaped_as_the_sdk_shapes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    """Byte for byte: members that are null, and those that nobody set, included."""
+
+    async def given(proposal: Proposal) -> Answer:
+        return answer
+
+    async with running(tmp_path) as on:
+        monkeypatch.setattr(on.governor, "call", given)
+        short = await send(on, **CALL)
+        monkeypatch.setattr(http_module, "exchange_in", lambda *_: None)
+        assert short.content == (await send(on, **CALL)).content
+        assert short.json()["result"]["resultType"] == "complete"
 
 
 async def test_a_tool_that_declares_headers_is_left_to_the_sdk(tmp_path: Path) -> None:

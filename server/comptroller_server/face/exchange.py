@@ -1,10 +1,10 @@
-"""One `tools/call` of the 2026 era, handed to the SDK's kernel without the SDK's own HTTP layers.
+"""One `tools/call` of the 2026 era, taken to its handler without the SDK's own HTTP layers and kernel.
 
 `handle_modern_request` of the SDK reads and parses the body, which `framing` did already, then builds and takes apart
-several models around the one answer: a third of what a governed read costs. A call with which nothing is wrong and whose
-answer is plain JSON needs none of it. Its envelope is checked by the SDK's functions (`classify_inbound_request`), and
-`serve_one` validates, dispatches and shapes the result as ever. Whatever else arrives goes the SDK's own way, which
-words every rejection; so this module refuses nothing. (MCP 2026-07-28, "Streamable HTTP".)
+several models around the one answer: a third of what a governed read costs; its kernel (`serve_one`) prepares for every
+method and handler there could be. A call with which nothing is wrong and whose answer is plain JSON needs none of it. Its
+envelope and its parameters are checked by the SDK's functions and models, in the kernel's order. Whatever else arrives
+goes the SDK's own way, which words every rejection; so this module refuses nothing. (MCP 2026-07-28, "Streamable HTTP".)
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, TypeAlias, cast
 
 import anyio
 from mcp.server.connection import Connection
-from mcp.server.runner import modern_error_data, serve_one
+from mcp.server.context import ServerRequestContext
+from mcp.server.runner import modern_error_data
+from mcp.server.session import ServerSession
 from mcp.server.streamable_http import check_accept_headers
 from mcp.shared.dispatcher import CallOptions
 from mcp.shared.exceptions import NoBackChannelError
@@ -25,11 +28,11 @@ from mcp.shared.inbound import (
     MCP_PARAM_HEADER_PREFIX,
     InboundModernRoute,
     classify_inbound_request,
-    find_duplicated_routing_header,
 )
 from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.transport_context import TransportContext
-from mcp_types import ProgressToken, RequestId
+from mcp_types import CallToolRequestParams, ProgressToken, RequestId
+from mcp_types.methods import validate_client_request
 from mcp_types.version import LATEST_MODERN_VERSION
 from starlette.requests import Request
 from starlette.types import Scope
@@ -40,8 +43,10 @@ from comptroller_server.face.protocol import GovernedServer
 __all__ = ["Exchange", "answered", "exchange_in"]
 
 _METHOD: Final = "tools/call"
-_JSON: Final = "application/json"
-_PARAM_HEADERS: Final = MCP_PARAM_HEADER_PREFIX.lower()
+_JSON: Final = b"application/json"
+_ROUTING: Final = b"mcp-"
+_PARAM_HEADERS: Final = MCP_PARAM_HEADER_PREFIX.lower().encode()
+_ELSEWHERE: Final = frozenset({b"mcp-session-id"})
 _Route: TypeAlias = InboundModernRoute
 
 
@@ -82,27 +87,37 @@ def exchange_in(server: GovernedServer, message: JsonObject, scope: Scope) -> Ex
     """
     if message.get("method") != _METHOD or "id" not in message:
         return None
-    raw = cast("Sequence[tuple[bytes, bytes]]", scope["headers"])
-    lines = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
-    headers = dict(lines)
-    if headers.get("mcp-protocol-version") != LATEST_MODERN_VERSION or "mcp-session-id" in headers:
+    headers, types, accepts = dict[str, str](), list[bytes](), list[bytes]()
+    for raw_name, value in cast("Sequence[tuple[bytes, bytes]]", scope["headers"]):
+        name = raw_name.lower()
+        if name.startswith(_ROUTING):
+            if (
+                name in _ELSEWHERE
+                or name.startswith(_PARAM_HEADERS)
+                or (key := name.decode("latin-1")) in headers
+            ):
+                return None
+            headers[key] = value.decode("latin-1")
+        elif name == b"content-type":
+            types.append(value)
+        elif name == b"accept":
+            accepts.append(value)
+    if headers.get("mcp-protocol-version") != LATEST_MODERN_VERSION:
         return None
-    if find_duplicated_routing_header(lines) is not None or any(
-        name.startswith(_PARAM_HEADERS) for name in headers
+    if (
+        len(types) != 1
+        or not types[0].lower().startswith(_JSON)
+        or len(accepts) != 1
+        or not _takes_json(accepts[0])
     ):
         return None
-    types = [value for name, value in lines if name == "content-type"]
-    if len(types) != 1 or not types[0].lower().startswith(_JSON):
-        return None
     params = message.get("params")
-    if not isinstance(params, dict) or not isinstance(name := params.get("name"), str):
+    if not isinstance(params, dict) or not isinstance(tool := params.get("name"), str):
         return None
     route = classify_inbound_request(message, headers=headers)
-    if not isinstance(route, InboundModernRoute) or server.header_schema(name) is not None:
+    if not isinstance(route, InboundModernRoute) or server.header_schema(tool) is not None:
         return None
     request = Request(scope)
-    if not check_accept_headers(request)[0]:
-        return None
     return Exchange(
         request_id=cast("RequestId", message["id"]),
         params=params,
@@ -112,24 +127,41 @@ def exchange_in(server: GovernedServer, message: JsonObject, scope: Scope) -> Ex
     )
 
 
+@lru_cache(maxsize=64)
+def _takes_json(accept: bytes) -> bool:
+    """As the SDK reads that header; a client sends the same one with each request."""
+    return check_accept_headers(Request({"type": "http", "headers": [(b"accept", accept)]}))[0]
+
+
 async def answered(server: GovernedServer, exchange: Exchange) -> tuple[int, bytes]:
     """The HTTP status and the JSON-RPC answer. Raises nothing but cancellation: an error is an answer."""
-    route = exchange.route
     body: dict[str, Any] = {"jsonrpc": "2.0", "id": exchange.request_id}
     status = 200
     try:
-        body["result"] = await serve_one(
-            server,
-            exchange,
-            _METHOD,
-            exchange.params,
-            connection=Connection.from_envelope(
-                route.protocol_version, route.client_info, route.client_capabilities
-            ),
-            lifespan_state={},
-        )
+        body["result"] = await _result(server, exchange)
     except Exception as error:  # noqa: BLE001 -- the SDK's own table says what the client sees of it
         data = modern_error_data(error)
         status = ERROR_CODE_HTTP_STATUS.get(data.code, 200)
         body["error"] = data.model_dump(mode="json", by_alias=True, exclude_none=True)
     return status, json.dumps(body, separators=(",", ":")).encode()
+
+
+async def _result(server: GovernedServer, exchange: Exchange) -> JsonObject:
+    """What `serve_one` does of a call, in its order. Raises what it raises."""
+    route = exchange.route
+    validate_client_request(_METHOD, route.protocol_version, exchange.params)
+    params = CallToolRequestParams.model_validate(exchange.params, by_name=False)
+    connection = Connection.from_envelope(
+        route.protocol_version, route.client_info, route.client_capabilities
+    )
+    ctx = ServerRequestContext[Any, Any](
+        session=ServerSession(exchange, connection, request_meta=params.meta),
+        lifespan_context={},
+        method=_METHOD,
+        params=exchange.params,
+        request_id=exchange.request_id,
+        meta=params.meta,
+        protocol_version=route.protocol_version,
+        request=exchange.message_metadata.request_context,
+    )
+    return await server.call_result(ctx, params)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from typing import Any, NoReturn, TypeAlias, cast
 
 import structlog
@@ -20,6 +19,7 @@ from mcp_types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    SERVER_INFO_META_KEY,
     CallToolRequestParams,
     CallToolResult,
     ErrorData,
@@ -36,6 +36,7 @@ from mcp_types import (
     Tool,
     ToolAnnotations,
 )
+from mcp_types.methods import serialize_server_result
 from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
 from pydantic import TypeAdapter, ValidationError
 
@@ -178,11 +179,27 @@ class GovernedServer(Server[Any]):
     async def _call_tool(
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
+        answer = await self._answered(ctx, params)
+        return answer if isinstance(answer, InputRequiredResult) else _result(answer)
+
+    async def call_result(self, ctx: RequestContext, params: CallToolRequestParams) -> JsonObject:
+        """The result of a `tools/call` of the 2026 era as the SDK shapes it for the wire. Raises `MCPError`."""
+        answer = await self._answered(ctx, params)
+        if isinstance(answer, InputRequiredResult) or answer.beside:
+            given = answer if isinstance(answer, InputRequiredResult) else _result(answer)
+            dumped = given.model_dump(by_alias=True, mode="json", exclude_none=True)
+            result = serialize_server_result("tools/call", ctx.protocol_version, dumped)
+        else:
+            result = _plain_result(answer)
+        result["_meta"] = {**result.get("_meta", {}), SERVER_INFO_META_KEY: self.server_info_stamp}
+        return result
+
+    async def _answered(
+        self, ctx: RequestContext, params: CallToolRequestParams
+    ) -> Answer | InputRequiredResult:
         try:
-            proposal = replace(
-                self._proposal(ctx, params, params.name, params.arguments or {}),
-                can_ask=can_ask(ctx),
-                can_open=can_open(ctx),
+            proposal = self._proposal(
+                ctx, params, params.name, params.arguments or {}, asks=can_ask(ctx), opens=can_open(ctx)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
@@ -193,7 +210,7 @@ class GovernedServer(Server[Any]):
             return input_required(ctx, answer.asks)
         if answer.unknown_tool:
             raise MCPError(INVALID_PARAMS, f"Unknown tool: {_cut(params.name, TOOL_NAME_CHARS_MAX)}")
-        return _result(answer)
+        return answer
 
     async def _read(
         self,
@@ -214,6 +231,9 @@ class GovernedServer(Server[Any]):
         tool: str,
         arguments: JsonObject,
         kind: Kind = Kind.TOOL,
+        *,
+        asks: bool = False,
+        opens: bool = False,
     ) -> Proposal:
         return Proposal(
             subject=self._subject_of(ctx),
@@ -226,6 +246,8 @@ class GovernedServer(Server[Any]):
             trace_header=header_in(_scope(ctx)),
             protocol=_version(ctx),
             kind=kind,
+            can_ask=asks,
+            can_open=opens,
         )
 
     def _log_level(self, ctx: RequestContext) -> str | None:
@@ -319,8 +341,25 @@ def _result(answer: Answer) -> CallToolResult:
         content=[TextContent(text=answer.text), *(block_of(item, marks) for item in answer.beside)],
         structured_content=None if answer.is_error else answer.structured,
         is_error=answer.is_error,
-        _meta={key: value for key, value in answer.meta.items() if key.startswith(OUR_META)} or None,
+        _meta=_our_meta(answer) or None,
     )
+
+
+def _plain_result(answer: Answer) -> dict[str, Any]:
+    """What the models would make of `_result`, without them: they take most of the time of an answer."""
+    result: dict[str, Any] = {}
+    if meta := _our_meta(answer):
+        result["_meta"] = {key: value for key, value in meta.items() if value is not None}
+    result["content"] = [{"text": answer.text, "type": "text"}]
+    result["isError"] = answer.is_error
+    result["resultType"] = "complete"
+    if answer.structured is not None and not answer.is_error:
+        result["structuredContent"] = answer.structured
+    return result
+
+
+def _our_meta(answer: Answer) -> JsonObject:
+    return {key: value for key, value in answer.meta.items() if key.startswith(OUR_META)}
 
 
 def _scope(ctx: RequestContext) -> Mapping[str, Any]:
