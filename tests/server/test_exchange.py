@@ -75,6 +75,10 @@ LONG: dict[str, dict[str, Any]] = {
 }
 
 
+def never(server: GovernedServer, message: JsonObject, scope: Scope) -> None:
+    """Leaves every request to the SDK."""
+
+
 async def test_both_roads_answer_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bool] = []
 
@@ -82,9 +86,6 @@ async def test_both_roads_answer_alike(tmp_path: Path, monkeypatch: pytest.Monke
         exchange = exchange_in(server, message, scope)
         taken.append(exchange is not None)
         return exchange
-
-    def never(server: GovernedServer, message: JsonObject, scope: Scope) -> None:
-        return None
 
     async with running(tmp_path) as on:
         for name, request in (SHORT | LONG).items():
@@ -135,7 +136,7 @@ async def test_a_result_is_shaped_as_the_sdk_shapes_it(
     async with running(tmp_path) as on:
         monkeypatch.setattr(on.governor, "call", given)
         short = await send(on, **CALL)
-        monkeypatch.setattr(http_module, "exchange_in", lambda *_: None)
+        monkeypatch.setattr(http_module, "exchange_in", never)
         assert short.content == (await send(on, **CALL)).content
         assert short.json()["result"]["resultType"] == "complete"
 

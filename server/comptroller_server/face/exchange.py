@@ -47,6 +47,7 @@ _JSON: Final = b"application/json"
 _ROUTING: Final = b"mcp-"
 _PARAM_HEADERS: Final = MCP_PARAM_HEADER_PREFIX.lower().encode()
 _ELSEWHERE: Final = frozenset({b"mcp-session-id"})
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _Route: TypeAlias = InboundModernRoute
 
 
@@ -143,7 +144,7 @@ async def answered(server: GovernedServer, exchange: Exchange) -> tuple[int, byt
         data = modern_error_data(error)
         status = ERROR_CODE_HTTP_STATUS.get(data.code, 200)
         body["error"] = data.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return status, json.dumps(body, separators=(",", ":")).encode()
+    return status, _encode(body).encode()
 
 
 async def _result(server: GovernedServer, exchange: Exchange) -> JsonObject:

@@ -13,16 +13,20 @@ class RequestHeaders:
     """Raw headers. Asked for one value, it knows none when the header came twice: readers would disagree."""
 
     def __init__(self, raw: Sequence[tuple[bytes, bytes]]) -> None:
-        self._raw = raw
+        self._values: dict[bytes, bytes | None] = {}
+        """By name; None for one that came more than once."""
+        for name, value in raw:
+            self._values[name] = None if name in self._values else value
 
-    def count(self, name: bytes) -> int:
-        return sum(1 for key, _ in self._raw if key == name)
+    def has(self, name: bytes) -> bool:
+        """Whether it came at all."""
+        return name in self._values
 
     def has_strange(self) -> bool:
         """Whether a header of ours is there that nothing would read, or one that readers would disagree about."""
-        ours = [key for key, _ in self._raw if key.lower().startswith(b"comptroller-")]
-        return ours not in ([], [TASK_HEADER])
+        ours = [name for name in self._values if name[:12].lower() == b"comptroller-"]
+        return bool(ours) and (ours != [TASK_HEADER] or self._values[TASK_HEADER] is None)
 
     def only(self, name: bytes) -> str | None:
-        values = [value for key, value in self._raw if key == name]
-        return values[0].decode("latin-1") if len(values) == 1 else None
+        value = self._values.get(name)
+        return None if value is None else value.decode("latin-1")

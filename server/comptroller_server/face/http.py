@@ -175,7 +175,7 @@ class _App:
     async def _mcp(self, scope: Scope, headers: RequestHeaders, receive: Receive, send: Send) -> None:
         subject = self._who(headers)
         if subject is None:
-            await _unauthorized(presented=headers.count(b"authorization") > 0)(send)
+            await _unauthorized(presented=headers.has(b"authorization"))(send)
             return
         client = subject.actor.id
         if self._open[client] >= OPEN_MAX:
@@ -193,7 +193,7 @@ class _App:
     ) -> None:
         sessions = self._sessions[subject.actor.id]
         session = headers.only(SESSION_HEADER)
-        if session is None and headers.count(SESSION_HEADER):
+        if session is None and headers.has(SESSION_HEADER):
             await _plain(400, "A request is of one session: send Mcp-Session-Id once.")(send)
             return
         sdk = sessions.of(session)
@@ -287,7 +287,7 @@ def _wrong_place(scope: Scope, headers: RequestHeaders) -> _Answer | None:
     hosts = _own_names(*cast("tuple[str, int]", scope["server"]))
     if headers.only(b"host") not in hosts:
         return _plain(421, "The Host header does not name this server.")
-    if headers.count(b"origin"):
+    if headers.has(b"origin"):
         origin = headers.only(b"origin")
         if origin not in {f"http://{host}" for host in hosts}:
             return _plain(403, "Requests from this Origin are not served.")
