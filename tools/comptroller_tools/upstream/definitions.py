@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, cast
 
 from comptroller_audit.canonical import canonical_bytes, digest
@@ -63,6 +64,7 @@ _CHARS_MAX = {Kind.TOOL: 128, Kind.RESOURCE: 2_048, Kind.TEMPLATE: 2_048, Kind.P
 """Of a name; that of a prompt has to fit into `source_tool` with its kind before it."""
 
 
+@lru_cache(maxsize=4096)
 def kind_of(name: str) -> Kind:
     """What the name of a pin, or of a source's tool, stands for."""
     return next((kind for kind in Kind if kind.prefix and name.startswith(kind.prefix)), Kind.TOOL)

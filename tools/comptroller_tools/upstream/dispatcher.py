@@ -10,14 +10,12 @@ from typing import Any, cast
 
 import anyio
 import mcp_types as types
-from mcp.shared._otel import inject_trace_context, otel_span
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import (
     JSONRPCDispatcher,
     _Pending,  # pyright: ignore[reportPrivateUsage] -- the only way to be told of progress
 )
 from mcp.shared.message import SessionMessage
-from opentelemetry.trace import SpanKind
 from pydantic import BaseModel, ValidationError
 
 from comptroller_tools.upstream.bounds import TooManyParts, check_parts
@@ -106,22 +104,19 @@ class Dispatcher(JSONRPCDispatcher):
             meta["progressToken"] = call
             # The SDK finds there whom to tell; nothing comes by the streams.
             self._pending[call] = _Pending(*_STREAMS, on_progress=progress)
-        attributes = {"mcp.method.name": method, "jsonrpc.request.id": str(call)}
+        if meta:
+            given["_meta"] = meta
+        message = {"jsonrpc": "2.0", "id": call, "method": method, "params": given}
         try:
-            with otel_span(f"MCP send {method}", kind=SpanKind.CLIENT, attributes=attributes):
-                inject_trace_context(meta)
-                if meta:
-                    given["_meta"] = meta
-                message = {"jsonrpc": "2.0", "id": call, "method": method, "params": given}
-                result = await posts.ask(
-                    message,
-                    opts.get("headers") or {},
-                    lambda: sent.append(True),
-                    functools.partial(self._heard, told),
-                )
-                if told:  # it stands before the answer, so it is heard before it
-                    await asyncio.wait(told, timeout=TOLD_S)
-                return result
+            result = await posts.ask(
+                message,
+                opts.get("headers") or {},
+                lambda: sent.append(True),
+                functools.partial(self._heard, told),
+            )
+            if told:  # it stands before the answer, so it is heard before it
+                await asyncio.wait(told, timeout=TOLD_S)
+            return result
         except BrokenOff as broken:
             self._pending.pop(call, None)
             # Never asked again: the SDK's transport fetches what is left of the same answer.

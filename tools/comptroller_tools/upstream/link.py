@@ -77,6 +77,18 @@ class Given:
 NOTHING_GIVEN = Given()
 
 
+class _FirstCall:
+    """What the session writes down of a `types.CallToolRequest` with a name and JSON arguments alone, without that model."""
+
+    name_param = types.CallToolRequest.name_param
+
+    def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
+        self._params: dict[str, Any] = {"name": tool, "arguments": dict(arguments)}
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {"method": "tools/call", "params": self._params}
+
+
 class _Ask(Protocol):
     def __call__(self, *, params: types.PaginatedRequestParams | None) -> Awaitable[object]: ...
 
@@ -184,13 +196,15 @@ class Link:
     ) -> types.CallToolResult | types.InputRequiredResult:
         """One `tools/call`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
-        params = types.CallToolRequestParams(
-            name=tool,
-            arguments=dict(arguments),
-            input_responses=given.responses,
-            request_state=given.state,
-        )
-        request = types.CallToolRequest(params=params)
+        request: Any = _FirstCall(tool, arguments)
+        if given is not NOTHING_GIVEN:
+            params = types.CallToolRequestParams(
+                name=tool,
+                arguments=dict(arguments),
+                input_responses=given.responses,
+                request_state=given.state,
+            )
+            request = types.CallToolRequest(params=params)
         return await self._session.send_request(request, _RESULT, progress_callback=progress)
 
     async def read(
