@@ -7,17 +7,21 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from comptroller_audit.transaction import BatchRunner, Waiting
 
-__all__ = ["BATCH_UNITS_MAX", "InlineLane", "Lane", "ThreadLane"]
+__all__ = ["BATCH_UNITS_MAX", "BUSY_UNITS", "InlineLane", "Lane", "ThreadLane"]
 
 BATCH_UNITS_MAX = 256
 """Units one transaction takes; more wait for the next."""
 TURN_UNITS_MAX = 16
 """Units of one turn of an event loop that are handed over before it ends, so that the writer works beside a long one."""
+
+BUSY_UNITS = 8
+"""A batch of so many says that many calls run at once, and each of them takes far longer than `GATHER_S`."""
+GATHER_S = 0.001
 
 
 class Lane(Protocol):
@@ -47,12 +51,14 @@ class InlineLane:
 class ThreadLane:
     """One writer thread; what arrives while a batch commits makes up the next batch (group commit).
 
-    What one turn of an event loop submits is handed over at its end, or `TURN_UNITS_MAX` at a time: under load that makes few
-    large batches instead of many that fight the loop for the interpreter.
+    What one turn of an event loop submits is handed over at its end, or `TURN_UNITS_MAX` at a time, and behind a batch of
+    `BUSY_UNITS` the next one waits a moment for more: under load that makes few large batches instead of many that fight
+    the loop for the interpreter. `pause` is called with that moment, seconds.
     """
 
-    def __init__(self, runner: BatchRunner) -> None:
+    def __init__(self, runner: BatchRunner, pause: Callable[[float], None] = time.sleep) -> None:
         self._runner = runner
+        self._pause = pause
         self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         self._of_turn: dict[asyncio.AbstractEventLoop, list[Waiting]] = {}
         self._thread = threading.Thread(target=self._work, name="comptroller-store", daemon=True)
@@ -80,12 +86,12 @@ class ThreadLane:
 
     def _work(self) -> None:
         carried: Waiting | None = None
-        last = 0
+        before = 0
         while (first := carried or self._queue.get()) is not None:
-            if last >= 4:
-                time.sleep(0.001)
+            if before >= BUSY_UNITS:
+                self._pause(GATHER_S)
             batch, carried, ending = self._gather(first)
-            last = len(batch)
+            before = len(batch)
             try:
                 self._runner.run(batch)
             except BaseException as error:  # noqa: BLE001 - every later commit waits on this thread, so it outlives it

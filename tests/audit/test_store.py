@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from sqlalchemy import select
 from comptroller_audit.calls import CALLS, Lost, MoveCall
 from comptroller_audit.database import Row, table_of
 from comptroller_audit.errors import StoreClosed, StoreUnavailable, StoreUnsuitable
+from comptroller_audit.lanes import BUSY_UNITS, ThreadLane
 from comptroller_audit.log import LogEntry, LogPayload
 from comptroller_audit.sealing import Sealed
 from comptroller_audit.store import Reader, Store
+from comptroller_audit.transaction import BatchRunner
 from comptroller_audit.unit import Committed, Moved, State, Stop, Stopped, Unit
 from comptroller_audit.vocabulary import CallState, Code, RecordType, Refusal
 from comptroller_budgets.ledger import COUNTERS, HOLDS
@@ -334,6 +337,35 @@ def test_a_loop_that_is_gone_does_not_end_the_writer(tmp_path: Path) -> None:
 
     asyncio.run(leave_without_waiting())
     asyncio.run(use())
+
+
+async def test_behind_a_large_batch_the_next_one_waits_a_moment_for_more_and_a_lone_commit_never(
+    tmp_path: Path,
+) -> None:
+    pauses: list[float] = []
+    running, go_on = threading.Event(), threading.Event()
+
+    def hold(_state: State) -> None:
+        running.set()
+        assert go_on.wait(30)
+
+    def paused(runner: BatchRunner) -> ThreadLane:
+        return ThreadLane(runner, pauses.append)
+
+    async with open_store(f"sqlite:///{tmp_path}/s.db", tmp_path, lane=paused) as store:
+        held = asyncio.create_task(commit(store, Do(hold)))
+        assert await asyncio.to_thread(running.wait, 30)
+        together = [asyncio.create_task(commit(store, count_up())) for _ in range(BUSY_UNITS)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the turn in which they were submitted is over
+        go_on.set()
+        await asyncio.gather(held, *together)
+        assert pauses == []
+        await commit(store, count_up())
+        assert len(pauses) == 1
+        await commit(store, count_up())
+        assert len(pauses) == 1
+        assert rows_of(store, COUNTERS, "n")["n"]["used"] == BUSY_UNITS + 2
 
 
 async def test_the_inline_lane_commits_before_it_returns(store_url: str, tmp_path: Path) -> None:

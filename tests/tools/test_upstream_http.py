@@ -13,14 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import mcp_types as types
 import pytest
 import uvicorn
 from mcp.server.mcpserver import MCPServer
+from opentelemetry import baggage, trace
+from opentelemetry.context import attach, detach
+from opentelemetry.propagate import inject
 
+from comptroller_tools.questions import Asks
 from comptroller_tools.source import Action, EffectHappened, Outcome
 from comptroller_tools.upstream import link
+from comptroller_tools.upstream.dispatcher import FirstCall
 from comptroller_tools.upstream.over_http import Paced
-from comptroller_tools.upstream.settings import HttpEndpoint, UpstreamSettings
+from comptroller_tools.upstream.settings import HttpEndpoint, MayAsk, UpstreamSettings
 from comptroller_tools.upstream.source import UpstreamSource
 
 pytestmark = pytest.mark.anyio
@@ -37,6 +43,7 @@ class Elsewhere:
         self.era = era
         self.ran: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[str] = []
         self.door = "open"
         self.says_good_bye = True
         self.url = ""
@@ -63,6 +70,7 @@ class Elsewhere:
             more = message.get("more_body", False)
         headers = {key.decode().lower(): value.decode() for key, value in scope["headers"]}
         method = json.loads(body).get("method", "") if body else ""  # an answer has none
+        self.bodies.append(body.decode())
         if method == "tools/call":
             self.headers.append(headers)
         if scope["method"] == "DELETE" and not self.says_good_bye:
@@ -187,6 +195,42 @@ async def test_a_call_carries_the_configured_headers_and_nothing_of_the_callers(
     assert (headers["authorization"], headers["x-team"]) == ("Bearer sesame", "ops")
     assert not [name for name in headers if "comptroller" in name or name == "cookie"]
     assert ("mcp-session-id" in headers) == (elsewhere.era == "legacy")
+
+
+@pytest.mark.parametrize("kinds", [frozenset[Asks](), frozenset({Asks.FORM})])
+async def test_a_process_that_somebody_instrumented_tells_an_upstream_of_no_trace_and_no_baggage(
+    elsewhere: Elsewhere, kinds: frozenset[Asks]
+) -> None:
+    """Neither on our own connections nor in the SDK's session, which carries the calls of those that may ask."""
+    span = trace.NonRecordingSpan(
+        trace.SpanContext(0xABCDEF, 0x1234, is_remote=False, trace_flags=trace.TraceFlags(1))
+    )
+    ambient = baggage.set_baggage("customer", "ana", trace.set_span_in_context(span))
+    injected: dict[str, str] = {}
+    inject(injected, ambient)
+    assert injected.keys() == {"traceparent", "baggage"}
+    token = attach(ambient)
+    try:
+        source = await reached(elsewhere.url, may_ask=MayAsk(kinds))
+        try:
+            assert (await call(source)).value == {"result": "wrote a"}
+        finally:
+            await source.close()
+    finally:
+        detach(token)
+    assert any('"tools/call"' in body for body in elsewhere.bodies)
+    for told in (*elsewhere.bodies, *map(str, elsewhere.headers)):
+        assert "traceparent" not in told
+        assert "baggage" not in told
+        assert "abcdef" not in told
+
+
+def test_a_first_call_is_written_as_the_sdks_model_writes_it() -> None:
+    arguments: dict[str, Any] = {"none": None, "deep": [None, {"none": None}], "text": "\u2028", "float": 1.0}
+    params = types.CallToolRequestParams(name="write", arguments=arguments)
+    written = types.CallToolRequest(params=params).model_dump(by_alias=True, mode="json", exclude_none=True)
+    assert FirstCall("write", arguments).model_dump(by_alias=True) == written
+    assert FirstCall.name_param == types.CallToolRequest.name_param
 
 
 @pytest.mark.parametrize(

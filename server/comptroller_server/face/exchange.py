@@ -38,6 +38,7 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from comptroller_audit.vocabulary import JsonObject
+from comptroller_server.face.http_sessions import SESSION_HEADER
 from comptroller_server.face.protocol import GovernedServer
 
 __all__ = ["Exchange", "answered", "exchange_in"]
@@ -46,7 +47,6 @@ _METHOD: Final = "tools/call"
 _JSON: Final = b"application/json"
 _ROUTING: Final = b"mcp-"
 _PARAM_HEADERS: Final = MCP_PARAM_HEADER_PREFIX.lower().encode()
-_ELSEWHERE: Final = frozenset({b"mcp-session-id"})
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode
 _Route: TypeAlias = InboundModernRoute
 
@@ -88,29 +88,8 @@ def exchange_in(server: GovernedServer, message: JsonObject, scope: Scope) -> Ex
     """
     if message.get("method") != _METHOD or "id" not in message:
         return None
-    headers, types, accepts = dict[str, str](), list[bytes](), list[bytes]()
-    for raw_name, value in cast("Sequence[tuple[bytes, bytes]]", scope["headers"]):
-        name = raw_name.lower()
-        if name.startswith(_ROUTING):
-            if (
-                name in _ELSEWHERE
-                or name.startswith(_PARAM_HEADERS)
-                or (key := name.decode("latin-1")) in headers
-            ):
-                return None
-            headers[key] = value.decode("latin-1")
-        elif name == b"content-type":
-            types.append(value)
-        elif name == b"accept":
-            accepts.append(value)
-    if headers.get("mcp-protocol-version") != LATEST_MODERN_VERSION:
-        return None
-    if (
-        len(types) != 1
-        or not types[0].lower().startswith(_JSON)
-        or len(accepts) != 1
-        or not _takes_json(accepts[0])
-    ):
+    headers = _routing_headers(cast("Sequence[tuple[bytes, bytes]]", scope["headers"]))
+    if headers is None or headers.get("mcp-protocol-version") != LATEST_MODERN_VERSION:
         return None
     params = message.get("params")
     if not isinstance(params, dict) or not isinstance(tool := params.get("name"), str):
@@ -126,6 +105,27 @@ def exchange_in(server: GovernedServer, message: JsonObject, scope: Scope) -> Ex
         transport=TransportContext(kind="streamable-http", can_send_request=False, headers=request.headers),
         message_metadata=ServerMessageMetadata(request_context=request),
     )
+
+
+def _routing_headers(raw: Sequence[tuple[bytes, bytes]]) -> Mapping[str, str] | None:
+    """The `Mcp-*` headers, or None where the SDK has to look at the request: readers could disagree about one, or it is no JSON."""
+    headers, types, accepts = dict[str, str](), list[bytes](), list[bytes]()
+    for raw_name, value in raw:
+        name = raw_name.lower()
+        if name == b"content-type":
+            types.append(value)
+        elif name == b"accept":
+            accepts.append(value)
+        elif name.startswith(_ROUTING):
+            key = name.decode("latin-1")
+            if key in headers:
+                return None
+            if name == SESSION_HEADER or name.startswith(_PARAM_HEADERS):
+                return None
+            headers[key] = value.decode("latin-1")
+    if len(types) != 1 or not types[0].lower().startswith(_JSON):
+        return None
+    return headers if len(accepts) == 1 and _takes_json(accepts[0]) else None
 
 
 @lru_cache(maxsize=64)

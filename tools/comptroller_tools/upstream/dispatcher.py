@@ -22,7 +22,7 @@ from comptroller_tools.upstream.bounds import TooManyParts, check_parts
 from comptroller_tools.upstream.posting import BrokenOff, Posts
 from comptroller_tools.upstream.speaking import Speaking
 
-__all__ = ["Dispatcher"]
+__all__ = ["Dispatcher", "FirstCall"]
 
 _LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
     "tools/list": ("tools", types.Tool),
@@ -32,6 +32,7 @@ _LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
 }
 """Where a listing holds what, and how an entry must read."""
 _ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})
+_AMBIENT = frozenset({"traceparent", "tracestate", "baggage"})
 _STREAMS: tuple[Any, Any] = anyio.create_memory_object_stream[Any](0)
 for _stream in _STREAMS:
     _stream.close()
@@ -80,6 +81,19 @@ class Dispatcher(JSONRPCDispatcher):
             # One entry that the SDK cannot read would cost the whole page.
             result[key] = [one for one in self.page if _readable(one, shape)]
         return result
+
+    async def _write(self, message: types.JSONRPCMessage, metadata: Any = None) -> None:
+        """Without what the SDK adds where the process is instrumented: somebody's trace, and whatever their baggage says."""
+        if isinstance(message, types.JSONRPCRequest) and message.params is not None:
+            meta = message.params.get("_meta")
+            if isinstance(meta, dict) and not _AMBIENT.isdisjoint(meta):
+                kept = {
+                    key: value for key, value in cast("dict[str, Any]", meta).items() if key not in _AMBIENT
+                }
+                message.params["_meta"] = kept
+                if not kept:
+                    del message.params["_meta"]
+        await super()._write(message, metadata)
 
     async def run(self, on_request: Any, on_notify: Any, *arguments: Any, **named: Any) -> None:
         on_request, on_notify = _bounded(on_request, told=False), _bounded(on_notify, told=True)
@@ -171,6 +185,18 @@ class Dispatcher(JSONRPCDispatcher):
                 handled.set_result(None)
 
         super()._spawn(handle, *args, sender_ctx=sender_ctx)
+
+
+class FirstCall:
+    """What the session writes down of a `types.CallToolRequest` with a name and JSON arguments alone, without that model."""
+
+    name_param = types.CallToolRequest.name_param
+
+    def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
+        self._params: dict[str, Any] = {"name": tool, "arguments": dict(arguments)}
+
+    def model_dump(self, **_: Any) -> dict[str, Any]:
+        return {"method": "tools/call", "params": self._params}
 
 
 def _check(message: Any, beside: str | None = None) -> None:

@@ -26,7 +26,7 @@ from comptroller_tools.upstream.asking import Asking
 from comptroller_tools.upstream.children import CannotStart, HeadStarts
 from comptroller_tools.upstream.cleaning import shown
 from comptroller_tools.upstream.definitions import TOOLS_MAX, Kind, Written, read_listing
-from comptroller_tools.upstream.dispatcher import Dispatcher
+from comptroller_tools.upstream.dispatcher import Dispatcher, FirstCall
 from comptroller_tools.upstream.over_http import http_streams
 from comptroller_tools.upstream.over_stdio import Ended, stdio_streams
 from comptroller_tools.upstream.refusals import Refusals
@@ -75,18 +75,6 @@ class Given:
 
 
 NOTHING_GIVEN = Given()
-
-
-class _FirstCall:
-    """What the session writes down of a `types.CallToolRequest` with a name and JSON arguments alone, without that model."""
-
-    name_param = types.CallToolRequest.name_param
-
-    def __init__(self, tool: str, arguments: Mapping[str, Any]) -> None:
-        self._params: dict[str, Any] = {"name": tool, "arguments": dict(arguments)}
-
-    def model_dump(self, **_: Any) -> dict[str, Any]:
-        return {"method": "tools/call", "params": self._params}
 
 
 class _Ask(Protocol):
@@ -196,7 +184,7 @@ class Link:
     ) -> types.CallToolResult | types.InputRequiredResult:
         """One `tools/call`, or a later round of one. Raises MCPError, ValidationError."""
         assert self._session is not None
-        request: Any = _FirstCall(tool, arguments)
+        request: Any = FirstCall(tool, arguments)
         if given is not NOTHING_GIVEN:
             params = types.CallToolRequestParams(
                 name=tool,
