@@ -85,14 +85,9 @@ class Dispatcher(JSONRPCDispatcher):
     async def _write(self, message: types.JSONRPCMessage, metadata: Any = None) -> None:
         """Without what the SDK adds where the process is instrumented: somebody's trace, and whatever their baggage says."""
         if isinstance(message, types.JSONRPCRequest) and message.params is not None:
-            meta = message.params.get("_meta")
-            if isinstance(meta, dict) and not _AMBIENT.isdisjoint(meta):
-                kept = {
-                    key: value for key, value in cast("dict[str, Any]", meta).items() if key not in _AMBIENT
-                }
-                message.params["_meta"] = kept
-                if not kept:
-                    del message.params["_meta"]
+            meta = cast("dict[str, Any]", message.params.get("_meta") or {})
+            for key in _AMBIENT.intersection(meta):
+                del meta[key]
         await super()._write(message, metadata)
 
     async def run(self, on_request: Any, on_notify: Any, *arguments: Any, **named: Any) -> None:
