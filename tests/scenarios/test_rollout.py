@@ -47,7 +47,7 @@ def bucket(shop: Shop, invoice: str) -> int:
 
 
 def drawn(shop: Shop, percent: int, inside: bool = True) -> list[str]:
-    """Invoices in the canary of `percent`, or outside."""
+    """Invoices in the canary of `percent`, or outside. Of 19 with a key made anew: at 50 there are always some of both."""
     return [one for one in shop.paid() if (bucket(shop, one) < percent * 100) is inside]
 
 
@@ -77,8 +77,8 @@ async def test_the_configured_percent_says_whether_a_person_is_asked(
 async def test_a_record_in_the_canary_goes_without_a_person_and_the_packet_says_why(
     store_url: str, tmp_path: Path
 ) -> None:
-    async with opened(tmp_path, rollout(25), url=store_url) as shop:
-        inside, outside = drawn(shop, 25)[0], drawn(shop, 25, inside=False)[0]
+    async with opened(tmp_path, rollout(50), url=store_url) as shop:
+        inside, outside = drawn(shop, 50)[0], drawn(shop, 50, inside=False)[0]
         assert code_of(await shop.refund(inside, 5)) is None
         asked = await shop.refund(outside, 5)
         assert code_of(asked) == "approval_pending"
@@ -89,7 +89,7 @@ async def test_a_record_in_the_canary_goes_without_a_person_and_the_packet_says_
             "canary": True,
             "standing": "in",
             "bucket": bucket(shop, inside),
-            "percent": 25,
+            "percent": 50,
             "drawn_by": "record",
         }
         (pending,) = shop.packets(RecordType.PENDING)
@@ -104,11 +104,11 @@ async def test_200_fresh_tasks_proposing_the_same_refund_give_one_effect_and_one
     tmp_path: Path,
 ) -> None:
     def patient(config: dict[str, Any]) -> None:
-        rollout(25)(config)
+        rollout(50)(config)
         config["limits"] = {"attempts_per_minute_max": 1_000_000}
 
     async with opened(tmp_path, patient) as shop:
-        inside, outside = drawn(shop, 25)[0], drawn(shop, 25, inside=False)[0]
+        inside, outside = drawn(shop, 50)[0], drawn(shop, 50, inside=False)[0]
         for at in range(100):
             who = shop.other(actor=f"client-{at}")
             await asyncio.gather(shop.refund(inside, 5, subject=who), shop.refund(outside, 5, subject=who))
