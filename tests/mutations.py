@@ -249,6 +249,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/tools/test_upstream_http.py::test_a_process_that_somebody_instrumented_tells_an_upstream_of_no_trace_and_no_baggage",
     ),
     Mutation(
+        f"{_SERVER}/commands/db.py",
+        "wait_s = 0.0 if store.database.is_sqlite else LEASE_S + 0.5",
+        "wait_s = 0.0",
+        f"{_S}/test_drills_postgres.py::test_a_lost_database_is_brought_back_from_its_dump_by_the_commands_of_the_runbook",
+    ),
+    Mutation(
+        f"{_AUDIT}/ailments.py",
+        "    if _is_too_many(error):",
+        "    if False:",
+        f"{_S}/test_drills_postgres.py::test_a_server_that_takes_no_more_connections_keeps_those_it_has_and_a_new_process_says_why",
+    ),
+    Mutation(
         f"{_AUDIT}/lanes.py",
         "            if before >= BUSY_UNITS:",
         "            if True:",

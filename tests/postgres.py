@@ -95,9 +95,12 @@ class Cluster:
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     @contextmanager
-    def stopped(self) -> Generator[None]:
-        """The server is down inside the block, by a fast shutdown, and up again after it, on the same data."""
-        _signal_server(self.directory, signal.SIGINT)
+    def stopped(self, how: signal.Signals = signal.SIGINT) -> Generator[None]:
+        """The server is down inside the block, by a fast shutdown, and up again after it, on the same data.
+
+        With SIGQUIT it ends as a power cut would have it: it flushes nothing, and recovers when it starts.
+        """
+        _signal_server(self.directory, how)
         until = time.monotonic() + STOP_S_MAX
         while (self.directory / "data" / "postmaster.pid").exists():
             assert time.monotonic() < until, f"the server did not stop within {STOP_S_MAX:.0f} s"

@@ -33,6 +33,12 @@ def is_damage(error: BaseException) -> bool:
     return _primary(error) in _DAMAGED
 
 
+def _is_too_many(error: BaseException) -> bool:
+    """too_many_connections, PostgreSQL, appendix A; of a connection that failed the driver knows only the words."""
+    words = ("too many connections", "too many clients already", "remaining connection slots are reserved")
+    return getattr(error, "sqlstate", None) == "53300" or any(one in str(error) for one in words)
+
+
 def advice_on(error: BaseException) -> str:
     """One sentence that says what to do; empty where only the error itself is known."""
     code = _primary(error)
@@ -40,6 +46,12 @@ def advice_on(error: BaseException) -> str:
         return _MAKE_ROOM
     if getattr(error, "sqlstate", None) == "53100":  # disk_full, PostgreSQL, appendix A
         return _MAKE_ROOM
+    if _is_too_many(error):
+        return (
+            "Postgres takes no more connections: end some, or raise its limit; nothing has to be restarted."
+        )
+    if getattr(error, "sqlstate", None) == "25006":  # read_only_sql_transaction
+        return "This Postgres only reads, as a standby does: let store.url name the one that writes."
     if is_damage(error):
         return _DAMAGED_FILE
     if code == sqlite3.SQLITE_IOERR:

@@ -146,7 +146,8 @@ class Database:
                 driver.prepare_threshold = 2
                 driver.execute(_SESSION)
         except Exception as error:
-            what = f"{type(error).__name__}: {str(error)[:120]}"
+            # libpq says first where it tried to connect, and then what is wrong.
+            what = f"{type(error).__name__}: {str(error).strip().rpartition('failed: ')[2][:120]}"
             do = advice_on(error) or "Check store.url."
             raise StoreUnavailable(f"The store cannot be opened ({what}). {do}") from error
         return driver
