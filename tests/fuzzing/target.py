@@ -65,7 +65,7 @@ class Choices:
         match self.byte() % 8:
             case 0:
                 return self.one_of(HOSTILE)
-            case 1 if type(before) is int:
+            case 1 if type(before) is int and abs(before) < 2**64:
                 return self.one_of(
                     (float(before), bool(before), str(before), before + 1, -before, before + 0.5)
                 )
