@@ -67,6 +67,8 @@ def _again(name: str, file: str) -> int:
 
 
 def _fuzz(seconds: int, place: str, name: str) -> bool:
+    from tests.fuzzing.one import again_command
+
     command = [sys.executable, "-m", "tests.fuzzing.one", name, str(seconds), str(FINDS), place]
     try:
         ended = subprocess.run(
@@ -76,10 +78,15 @@ def _fuzz(seconds: int, place: str, name: str) -> bool:
     except subprocess.TimeoutExpired:
         print(f"fuzz: {name}: did not end within {seconds + START_S_MAX} s", flush=True)
         return False
-    lines = [line for line in ended.stdout.splitlines() if "Instrumenting" not in line]
+    lines = [
+        line for line in ended.stdout.splitlines() if "Instrumenting" not in line and not line.startswith("#")
+    ]
     tries = [line for line in lines if line.startswith("Done ")]
     if ended.returncode:
         print("\n".join(lines[-60:]), flush=True)
+        for line in lines:
+            if (raw := line.partition("Test unit written to ")[2]) and "-timeout-" in raw:
+                print(f"FOUND in {name}: too slow: {raw}\nrun it again: {again_command(name, Path(raw))}")
     print(
         f"fuzz: {name}: {'ok' if not ended.returncode else f'exit {ended.returncode}'} {tries[-1] if tries else ''}",
         flush=True,

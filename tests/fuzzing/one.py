@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tests.fuzzing.target import Target
 
-__all__ = ["again", "guided_run", "main"]
+__all__ = ["again", "again_command", "guided_run", "main"]
 
 INPUT_BYTES_MAX = 4_096
 INPUT_S_MAX = 30
@@ -51,14 +51,18 @@ def _keeping(target: Target, folder: Path, finds: Path) -> Callable[[bytes], Non
             file = finds / f"{target.name.replace(' ', '-')}-{hashlib.sha256(data).hexdigest()[:12]}"
             file.write_bytes(data)
             print(traceback.format_exc())
-            print(f"FOUND in {target.name}: {file}\nrun it again: {_command(target, file)}", flush=True)
+            print(
+                f"FOUND in {target.name}: {file}\nrun it again: {again_command(target.name, file)}",
+                flush=True,
+            )
             raise
 
     return kept
 
 
-def _command(target: Target, file: Path) -> str:
-    return f".venv/bin/python -m tests.fuzzing {shlex.quote(target.name)} {shlex.quote(str(file))}"
+def again_command(name: str, file: Path) -> str:
+    """What a person types to run a kept input again."""
+    return f".venv/bin/python -m tests.fuzzing {shlex.quote(name)} {shlex.quote(str(file))}"
 
 
 def _atheris_run(name: str, seconds: int, finds: Path, corpus: Path) -> None:

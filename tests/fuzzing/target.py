@@ -109,7 +109,9 @@ def changed_somewhere(tree: Any, chosen: Choices) -> Any:
     if is_list(tree) and tree and chosen.byte() % 4:
         items = list(tree)
         at = chosen.below(len(items))
-        items[at : at + 1] = [changed_somewhere(items[at], chosen)] * chosen.one_of((1, 1, 1, 0, 2))
+        # Doubled or changed, not both: on many levels that would be more items than there is memory.
+        many = chosen.one_of((1, 1, 1, 0, 2))
+        items[at : at + 1] = [changed_somewhere(items[at], chosen)] if many == 1 else [items[at]] * many
         return items
     return chosen.value(tree)
 
