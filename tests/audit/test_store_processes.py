@@ -73,6 +73,41 @@ asyncio.run(main())
 """
 )
 
+FOLDING = (
+    PREAMBLE
+    + """
+import threading, time
+from comptroller_audit import database as databases
+from comptroller_audit.database import Database
+delay_s, go = float(sys.argv[4]), threading.Event()
+databases.WAL_BYTES_MAX = 8_000_000
+def kill():
+    go.wait()
+    time.sleep(delay_s)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=kill, daemon=True).start()
+fold = Database.fold_wal
+def folding(self, connection):
+    grown = os.path.getsize(f"{self.path}-wal") > databases.WAL_BYTES_MAX
+    if grown:
+        print("folding", flush=True)
+        go.set()  # SQLite gives up the interpreter while it works
+    fold(self, connection)
+    if grown:
+        time.sleep(30)
+Database.fold_wal = folding
+async def main():
+    acknowledged = 0
+    async with open_store(url, folder, SystemClock()) as store:
+        store.database._fold_at = databases.WAL_BYTES_MAX
+        while True:
+            await asyncio.gather(*(commit(store, count_up(f"n{acknowledged}-{at}")) for at in range(100)))
+            acknowledged += 100
+            print(acknowledged, flush=True)
+asyncio.run(main())
+"""
+)
+
 
 def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
@@ -134,3 +169,48 @@ async def test_a_writer_killed_in_its_commit_leaves_a_store_that_opens_and_verif
     async with open_store(store_url, tmp_path) as again:
         assert isinstance(await commit(again, count_up()), Committed)
         assert len(check_log(again)) == kept + 2
+
+
+def folded_pages(database: Path) -> tuple[int, int]:
+    """Of the pages in the write-ahead log: how many stand in the file already, and how many do not. One that was cut has none."""
+    log, file = database.with_name(f"{database.name}-wal").read_bytes(), database.read_bytes()
+    newest: dict[int, bytes] = {}
+    size = int.from_bytes(log[8:12], "big")
+    for at in range(32, len(log) - 24 - size + 1, 24 + size):
+        newest[int.from_bytes(log[at : at + 4], "big")] = log[at + 24 : at + 24 + size]
+    there = sum(file[(page - 1) * size : page * size] == content for page, content in newest.items())
+    return there, len(newest) - there
+
+
+@pytest.mark.long
+async def test_a_writer_killed_while_it_folds_its_log_of_writes_into_the_file_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """Each kill is aimed by where the one before it fell, so that some leave a file with a part of the pages."""
+    early_s, late_s, parted = 0.0, 0.04, 0
+    for at in range(30):
+        folder = tmp_path / str(at)
+        folder.mkdir()
+        url = f"sqlite:///{folder}/s.db"
+        async with open_store(url, folder):
+            pass
+        delay_s = (early_s + late_s) / 2
+        worker = start(FOLDING, url, folder, "w", str(delay_s))
+        said = worker.communicate(timeout=60)[0].split()
+        assert worker.returncode == -signal.SIGKILL
+        assert "folding" in said
+        there, missing = folded_pages(folder / "s.db")
+        async with open_store(url, folder) as store:
+            assert len(check_log(store)) >= max(int(one) for one in said if one != "folding")
+            assert isinstance(await commit(store, count_up()), Committed)
+            check_log(store)
+        if there and missing:
+            parted += 1
+            early_s, late_s = delay_s * 0.8, delay_s * 1.2
+        elif missing:
+            early_s, late_s = delay_s, late_s if late_s > delay_s * 1.1 else delay_s * 1.5
+        else:
+            early_s, late_s = early_s if early_s < delay_s * 0.9 else delay_s * 0.5, delay_s
+        if parted == 3:
+            return
+    assert parted
