@@ -292,8 +292,6 @@ def _valued(type_: schema.CedarType, chosen: Choices) -> Any:
 POLICIES = (
     b'@id("a") permit(principal, action == Comptroller::Action::"refund", resource) when { context.input.amount <= decimal("20") };',
     b'// so\n@id("b") @approval("x") forbid(principal in Comptroller::Role::"r", action, resource) unless { context.approvals.x >= 2 };',
-    b'@id("c") forbid(principal, action in [A::"a"], resource is B::C) when { ["a"].contains(context.x) && context has y && context.y like "a*" };',
-    b'@id("d") permit(principal == ?principal, action, resource);', b"permit", b'@id("e")',
 )  # fmt: skip
 
 
@@ -310,9 +308,9 @@ def _policies(_: Path) -> Callable[[bytes], None]:
 SPELLED = bytes((0, 2, 1, 0, 2, 11, 0, 1, 0, 4, 15, 12, 0, 1, 3, 4, 21, 4, 0, 1, 11, 0, 1, 8, 3, 1, 6, 0))
 _EDITS = tuple(bytes((at, 1, at, 0, 1, 2, at, 3, 7, at, 0, 3, 1, 1)) for at in range(8))
 TARGETS = (
-    Target("requests", _requests, _EDITS, (exchange, headers, http_sessions), 200),
-    Target("results", _results, _EDITS[:2], (results, bounds), 300),
-    Target("client files", _client_files, _EDITS, (importing, jsonc), 200),
+    Target("requests", _requests, _EDITS[:1], (exchange, headers, http_sessions), 200),
+    Target("results", _results, _EDITS[:1], (results, bounds), 300),
+    Target("client files", _client_files, _EDITS[:1], (importing, jsonc), 200),
     Target("cedar values", _cedar_values, (SPELLED + bytes(28), SPELLED + bytes(range(28))), (schema,), 300),
     Target("policies", _policies, POLICIES, (syntax,), 300),
 )
