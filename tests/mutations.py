@@ -261,6 +261,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_drills_postgres.py::test_a_server_that_takes_no_more_connections_keeps_those_it_has_and_a_new_process_says_why",
     ),
     Mutation(
+        f"{_UPSTREAM}/source.py",
+        "if action.traceparent and not self._settings.trace:",
+        "if False:",
+        "tests/tools/test_upstream_http.py::test_an_upstream_is_told_of_our_trace_where_it_may_be_in_the_message_and_the_header",
+    ),
+    Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        "trace.below(len(case.took.passed), self._trace_share)",
+        "trace.below(0, self._trace_share)",
+        f"{_S}/test_traces_passed_on.py::test_an_upstream_is_told_the_step_that_runs_the_call_and_nothing_else_of_the_trace",
+    ),
+    Mutation(
         f"{_AUDIT}/lanes.py",
         "            if before >= BUSY_UNITS:",
         "            if True:",

@@ -294,6 +294,7 @@ def _dispatcher(
         tracer,
         breakers,
         i.roads,
+        i.config.telemetry.traces.sample if i.config.telemetry.traces is not None else None,
     )
 
 

@@ -181,8 +181,11 @@ async def reached(url: str, **more: Any) -> UpstreamSource:
     return UpstreamSource("elsewhere", settings, pins)
 
 
-async def call(source: UpstreamSource, path: str = "a", within_s: float = 30.0) -> Outcome:
-    return await source.call(Action("write", {"path": path}, "key"), time.monotonic() + within_s)
+async def call(
+    source: UpstreamSource, path: str = "a", within_s: float = 30.0, traceparent: str = ""
+) -> Outcome:
+    action = Action("write", {"path": path}, "key", traceparent=traceparent)
+    return await source.call(action, time.monotonic() + within_s)
 
 
 async def test_a_call_carries_the_configured_headers_and_nothing_of_the_callers(elsewhere: Elsewhere) -> None:
@@ -223,6 +226,34 @@ async def test_a_process_that_somebody_instrumented_tells_an_upstream_of_no_trac
         assert "traceparent" not in told
         assert "baggage" not in told
         assert "abcdef" not in told
+
+
+@pytest.mark.parametrize("kinds", [frozenset[Asks](), frozenset({Asks.FORM})])
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_an_upstream_is_told_of_our_trace_where_it_may_be_in_the_message_and_the_header(
+    elsewhere: Elsewhere, kinds: frozenset[Asks], allowed: bool
+) -> None:
+    """On both roads, also while the process has a trace and baggage of somebody else's; and in calls alone."""
+    ours = f"00-{'5' * 32}-{'6' * 16}-01"
+    span = trace.NonRecordingSpan(trace.SpanContext(0xABCDEF, 0x1234, is_remote=False))
+    token = attach(baggage.set_baggage("customer", "ana", trace.set_span_in_context(span)))
+    try:
+        source = await reached(elsewhere.url, may_ask=MayAsk(kinds), trace=allowed)
+        try:
+            assert (await call(source, traceparent=ours)).value == {"result": "wrote a"}
+            assert (await call(source)).value == {"result": "wrote a"}
+        finally:
+            await source.close()
+    finally:
+        detach(token)
+    assert [headers.get("traceparent") for headers in elsewhere.headers] == [ours if allowed else None, None]
+    messages = [json.loads(body) for body in elsewhere.bodies if body]
+    metas = [(one["method"], one.get("params", {}).get("_meta", {})) for one in messages if "method" in one]
+    calls = [meta.get("traceparent") for method, meta in metas if method == "tools/call"]
+    assert calls == [ours if allowed else None, None]
+    assert sum("traceparent" in meta for _, meta in metas) == allowed
+    assert not any({"tracestate", "baggage"} & {*meta} for _, meta in metas)
+    assert not any({"tracestate", "baggage"} & {*headers} for headers in elsewhere.headers)
 
 
 def test_a_first_call_is_written_as_the_sdks_model_writes_it() -> None:

@@ -66,6 +66,7 @@ class Action:
     `log_level` is the least severe log message that is wanted on the way, None for none. `whom` tells principals apart
     and says nothing of them; look-ups of Comptroller's own have none. `given_up` is done when nobody waits for the answer
     any more; a source may then stop, and says in `Outcome.meta` that it was `CANCELLED`. `asker` is who can be asked on the way.
+    `traceparent` is the W3C trace context that a source may tell of, empty for none.
     """
 
     tool: str
@@ -77,6 +78,7 @@ class Action:
     whom: str = ""
     given_up: asyncio.Future[None] | None = None
     asker: Asker = NOBODY
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from comptroller_server.call.case import Case, ReadAt, Refused
 from comptroller_server.call.kept_reads import outcome_of
 from comptroller_server.call.questions_back import asker_for
 from comptroller_server.call.traces import Tracer
+from comptroller_server.telemetry.trace_context import trace_of
 from comptroller_tools.source import CANCELLED, Action, EffectHappened, Log, Outcome, Progress
 from comptroller_tools.upstream.source import ASKED_BACK, QUARANTINED
 
@@ -79,7 +80,9 @@ class Dispatcher:
         tracer: Tracer,
         breakers: Breakers,
         release: Release,
+        trace_share: float | None,
     ) -> None:
+        self._trace_share = trace_share
         self._release = release
         self._clock = clock
         self._tracer = tracer
@@ -152,7 +155,7 @@ class Dispatcher:
             self._released_log(case, tool.source.name), case.proposal.log_level, case.principal_key,
             # A side effect goes on when its caller is merely gone; only a word of the caller's stops it.
             case.proposal.left if tool.is_read else case.proposal.cancelled,
-            asker_for(case, self._release, self._clock),
+            asker_for(case, self._release, self._clock), self._traceparent(case),
         )  # fmt: skip
         refusal = self._last_check(case)
         if refusal is not None:
@@ -180,6 +183,13 @@ class Dispatcher:
         finally:
             self.counts.dispatched -= 1
             self.counts.done += 1
+
+    def _traceparent(self, case: Case) -> str:
+        """The step that runs `case`, as the parent of what its source does; empty where no traces are configured."""
+        if self._trace_share is None:
+            return ""
+        trace = trace_of(case.proposal.meta, case.proposal.trace_header, case.attempt)
+        return trace.below(len(case.took.passed), self._trace_share)
 
     def _released(self, case: Case) -> Progress:
         """What a tool says on the way goes through the one road too."""

@@ -88,7 +88,7 @@ class McpConfig(BaseModel):
     Values of `env` and `headers` may be `secret://` references, and `bearer` must be one. `errors_mean` says whether a
     side effect that the server answers with an error is in doubt, or known not to have been done. `media` are the types of binary resources that are let through unsearched.
     `may_ask` is what the server may ask of the client in the middle of a call, `open_hosts` where it may send its person;
-    `protocol` has a server that speaks both eras speak the earlier one.
+    `protocol` has a server that speaks both eras speak the earlier one. `trace` tells it which trace a call is part of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -110,6 +110,7 @@ class McpConfig(BaseModel):
     may_ask: tuple[Asks, ...] = Field(default=(), max_length=4)
     open_hosts: tuple[HostName, ...] = Field(default=(), max_length=64)
     protocol: Literal["newest", "2025-11-25"] = "newest"
+    trace: bool = False
 
     @field_validator("url")
     @classmethod
@@ -257,7 +258,7 @@ def _settings(
     name: str, config: McpConfig, values: Mapping[KeyPath, str], base_dir: Path, data_dir: Path
 ) -> UpstreamSettings:
     written: Any = config.model_dump(
-        mode="json", exclude_defaults=True, exclude={"start_s", "message_kib_max", "media"}
+        mode="json", exclude_defaults=True, exclude={"start_s", "message_kib_max", "media", "trace"}
     )
     transport: StdioCommand | HttpEndpoint
     if config.url is not None:
@@ -281,4 +282,5 @@ def _settings(
         frozenset(config.media),
         MayAsk(frozenset(config.may_ask), frozenset(host.lower() for host in config.open_hosts)),
         config.protocol != "newest",
+        config.trace,
     )

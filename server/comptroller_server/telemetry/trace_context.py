@@ -39,10 +39,9 @@ class TraceContext:
         """
         return int(self.trace[16:], 16) < share * _LOW
 
-    @property
-    def traceparent(self) -> str:
-        """What says to another server that its work is part of this attempt."""
-        return f"00-{self.trace}-{self.span}-01"
+    def below(self, number: int, share: float) -> str:
+        """The `traceparent` for work that is part of step `number`, sampled as the `share` of traces is."""
+        return f"00-{self.trace}-{self.step(number)}-{int(self.is_sampled(share)):02x}"
 
 
 def trace_of(meta: Mapping[str, Any], header: str | None, attempt: str) -> TraceContext:

@@ -32,7 +32,9 @@ _LISTS: Mapping[str, tuple[str, type[BaseModel]]] = {
 }
 """Where a listing holds what, and how an entry must read."""
 _ANSWERS = frozenset({"tools/call", "resources/read", "prompts/get", "completion/complete"})
-_AMBIENT = frozenset({"traceparent", "tracestate", "baggage"})
+TRACEPARENT = "traceparent"
+"""The member of `_meta` (SEP-414), and the header of HTTP."""
+_AMBIENT = frozenset({TRACEPARENT, "tracestate", "baggage"})
 _STREAMS: tuple[Any, Any] = anyio.create_memory_object_stream[Any](0)
 for _stream in _STREAMS:
     _stream.close()
@@ -63,6 +65,7 @@ class Dispatcher(JSONRPCDispatcher):
     ) -> dict[str, Any]:
         if method in _ANSWERS:
             self._speaking.stamp(params)
+            opts = self._traced(opts)
             posts = self._posts
             if posts is not None and posts.usable and self._running:
                 result = await self._posted(posts, method, params, opts or {})
@@ -88,6 +91,8 @@ class Dispatcher(JSONRPCDispatcher):
             meta = cast("dict[str, Any]", message.params.get("_meta") or {})
             for key in _AMBIENT.intersection(meta):
                 del meta[key]
+            if message.method in _ANSWERS and (trace := self._speaking.traceparent):
+                message.params["_meta"] = {**meta, TRACEPARENT: trace}
         await super()._write(message, metadata)
 
     async def run(self, on_request: Any, on_notify: Any, *arguments: Any, **named: Any) -> None:
@@ -97,6 +102,13 @@ class Dispatcher(JSONRPCDispatcher):
             await super().run(on_request, on_notify, *arguments, **named)
         finally:
             self.ended.set()
+
+    def _traced(self, opts: Any) -> Any:
+        """`opts` with the header that names the trace, where the upstream is told of one."""
+        if not (trace := self._speaking.traceparent):
+            return opts
+        given = dict(opts or {})
+        return {**given, "headers": {**(given.get("headers") or {}), TRACEPARENT: trace}}
 
     # -- by a connection of ours ----------------------------------------------------------------------------------
 
@@ -113,6 +125,8 @@ class Dispatcher(JSONRPCDispatcher):
             meta["progressToken"] = call
             # The SDK finds there whom to tell; nothing comes by the streams.
             self._pending[call] = _Pending(*_STREAMS, on_progress=progress)
+        if trace := self._speaking.traceparent:
+            meta[TRACEPARENT] = trace
         if meta:
             given["_meta"] = meta
         message = {"jsonrpc": "2.0", "id": call, "method": method, "params": given}

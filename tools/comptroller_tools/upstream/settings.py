@@ -73,7 +73,8 @@ class UpstreamSettings:
     """`identity` is what was written (references, never secrets); it is part of what people approve.
 
     `media` are the MIME types whose blobs of resources are let through. `handshake` has an upstream that speaks both eras
-    speak the earlier one, in which a server asks while the call is open. `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
+    speak the earlier one, in which a server asks while the call is open. `trace` tells it
+    which trace a call is part of. `start_s` bounds starting, negotiating and listing; `message_bytes_max` one message from the upstream.
     """
 
     transport: StdioCommand | HttpEndpoint
@@ -84,3 +85,4 @@ class UpstreamSettings:
     media: frozenset[str] = frozenset()
     may_ask: MayAsk = MayAsk()
     handshake: bool = False
+    trace: bool = False

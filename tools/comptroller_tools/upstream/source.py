@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -256,6 +257,8 @@ class UpstreamSource:
             return Outcome(
                 EffectHappened.NONE, error=f"`{pin.name}` is quarantined: {why}", meta={QUARANTINED: why}
             )
+        if action.traceparent and not self._settings.trace:
+            action = replace(action, traceparent="")
         sent[0] = True
         errors, media = self._settings.errors_mean, self._settings.media
         asking = self._asking(action)

@@ -101,6 +101,12 @@ class Speaking:
             meta[types.LOG_LEVEL_META_KEY] = spoken.action.log_level
 
     @property
+    def traceparent(self) -> str:
+        """The trace context of the call that is made here; empty where the upstream is told of none."""
+        spoken = _CALL.get()
+        return spoken.action.traceparent if spoken is not None and spoken in self._running else ""
+
+    @property
     def asked_in(self) -> Asking | None:
         """The call that a question belongs to, in the context in which it came; None where that is not certain.
 
