@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.kit import Changes, opened
+from tests.scenarios.kit import WHY, Changes, call_of, opened
 from tests.scenarios.test_telemetry import KEY, TRACE, TRACEPARENT, collecting, the_call, watched
-from tests.scenarios.test_upstreams import WHY, behind, call_of
+from tests.scenarios.test_upstreams import behind
 from tests.scenarios.upstream_kit import LOOK, WRITE, Upstream
 
 pytestmark = pytest.mark.anyio

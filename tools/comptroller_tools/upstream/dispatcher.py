@@ -107,8 +107,9 @@ class Dispatcher(JSONRPCDispatcher):
         """`opts` with the header that names the trace, where the upstream is told of one."""
         if not (trace := self._speaking.traceparent):
             return opts
-        given = dict(opts or {})
-        return {**given, "headers": {**(given.get("headers") or {}), TRACEPARENT: trace}}
+        given: dict[str, Any] = dict(opts or {})
+        headers: dict[str, str] = dict(given.get("headers") or {})
+        return {**given, "headers": {**headers, TRACEPARENT: trace}}
 
     # -- by a connection of ours ----------------------------------------------------------------------------------
 
