@@ -6,6 +6,7 @@ SHELL := /bin/sh
 
 SEED ?= 1
 FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 PYTHON ?= python3
 UV ?= $(shell command -v uv 2>/dev/null)
 # Hundreds of processes are started below: each would compile every module anew.
@@ -74,7 +75,7 @@ conformance: $(STAMP) ## Run the official MCP suite against Comptroller before t
 	@$(BIN)/python -m tests.conformance
 
 fuzz: $(STAMP) ## Fuzz what reads bytes of strangers, and the verifier; FUZZ_SECONDS=n for each target (network, once).
-	@FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzzing
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m tests.fuzzing
 
 bench: $(STAMP) ## Measure against the bare SDK, paired, in one run.
 	$(BIN)/python -m tests.benchmarks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 import shlex
 import sys
 import tempfile
@@ -77,6 +78,7 @@ def _atheris_run(name: str, seconds: int, finds: Path, corpus: Path) -> None:
         arguments += [
             f"-artifact_prefix={finds}/{name.replace(' ', '-')}-raw-",
             "-rss_limit_mb=3000",
+            f"-seed={int(os.environ.get('FUZZ_SEED', '0'))}",
             str(corpus),
         ]
         engine.Setup([sys.argv[0], *arguments], _keeping(target, Path(folder), finds))
