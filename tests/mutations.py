@@ -279,6 +279,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_traces_passed_on.py::test_an_upstream_is_told_the_step_that_runs_the_call_and_nothing_else_of_the_trace",
     ),
     Mutation(
+        f"{_SERVER}/commands/showing.py",
+        "    if left < 0:\n        return None\n",
+        "    left = max(left, 0)\n",
+        "tests/server/test_showing.py::test_a_narrow_terminal_gets_one_record_below_the_other",
+    ),
+    Mutation(
         f"{_AUDIT}/lanes.py",
         "            if before >= BUSY_UNITS:",
         "            if True:",

@@ -19,6 +19,8 @@ import click
 __all__ = ["Card", "at", "compact", "cut", "emit", "plain", "say", "show_list", "table"]
 
 _LABEL_CHARS = 11
+_GAP = 3
+"""Columns of a terminal between those of a table."""
 
 
 _unseen = re.compile(
@@ -99,17 +101,42 @@ def show_list(
 
 
 def _pretty(headers: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Columns, or one record below the other where a terminal is so narrow that ids would be broken apart."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=sys.stdout, highlight=False)
+    widths = _widths([*zip(headers, *cells, strict=True)], console.width)
+    if widths is None:
+        label = max(map(len, headers))
+        for number, row in enumerate(cells):
+            if number:
+                console.print()
+            for header, cell in zip(headers, row, strict=True):
+                if cell:  # broken by the terminal alone, so that what is copied is whole
+                    console.print(Text(f"{header.ljust(label)}  {cell}"), soft_wrap=True)
+        return
     shown = Table(box=SIMPLE, pad_edge=False)
-    for header in headers:
-        shown.add_column(header, overflow="fold")
+    for header, width in zip(headers, widths, strict=True):
+        shown.add_column(header, overflow="fold", width=width)
     for row in cells:
         shown.add_row(*(Text(cell) for cell in row))
-    Console(file=sys.stdout, highlight=False).print(shown)
+    console.print(shown)
+
+
+def _widths(columns: Sequence[Sequence[str]], whole: int) -> list[int] | None:
+    """How wide each column is on a terminal of `whole`, none less than its longest word; None where they have no room."""
+    widths = [max((len(word) for text in column for word in text.split()), default=0) for column in columns]
+    left = whole - sum(widths) - _GAP * len(widths)
+    if left < 0:
+        return None
+    for number, column in enumerate(columns):
+        more = min(left, max(map(len, column)) - widths[number])
+        widths[number] += more
+        left -= more
+    return widths
 
 
 class Card:
