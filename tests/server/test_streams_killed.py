@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from comptroller_tools.desk.database import ensure
 from tests.scenarios.kit import placed
-from tests.server.stream_places import Hook, hook
+from tests.server.stream_places import Hook, hook, receiver
 from tests.server.test_cli_processes import Place, invoices, refund
 from tests.server.test_drills_processes import roomy, served_at
 
@@ -68,11 +68,22 @@ async def killed_in_a_batch(place: Place, got: Hook, life: int, wanted: Sequence
         await asyncio.gather(work, return_exceptions=True)
 
 
+def index_of(record: str | bytes) -> int:
+    index: int = json.loads(record)["index"]
+    return index
+
+
+def otlp_records(body: bytes) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(body)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    return found
+
+
 async def test_a_server_killed_while_a_batch_is_taken_sends_it_again_and_misses_nothing(
     store_url: str, tmp_path: Path
 ) -> None:
     copy = tmp_path / "stream" / "audit.jsonl"
-    with hook() as got:
+    with hook() as got, hook() as collector, receiver() as siem:
+        siem.cut_off = True
 
         def streamed(config: dict[str, Any]) -> None:
             roomy(config)
@@ -80,6 +91,8 @@ async def test_a_server_killed_while_a_batch_is_taken_sends_it_again_and_misses_
             config["streams"] = {
                 "soc": {"to": "webhook", "url": got.url, "secret": "secret://env/HOOK", **quick},
                 "archive": {"to": "file", "file": str(copy), **quick},
+                "siem": {"to": "syslog", "address": f"tcp://127.0.0.1:{siem.port}", **quick},
+                "collector": {"to": "otlp", "url": collector.url, **quick},
             }
 
         placed(tmp_path, streamed, url=store_url)
@@ -99,6 +112,12 @@ async def test_a_server_killed_while_a_batch_is_taken_sends_it_again_and_misses_
     assert list(dict.fromkeys(arrived)) == list(range(size)), "in order, but for what comes again"
     kept = [json.loads(line)["index"] for line in copy.read_text().splitlines()]
     assert list(dict.fromkeys(kept)) == list(range(size))
+    logged = [index_of(message[message.index(b"{") :]) for message in siem.messages()]
+    assert list(dict.fromkeys(logged)) == list(range(size))
+    collected = [
+        index_of(record["body"]["stringValue"]) for _, body in collector.got for record in otlp_records(body)
+    ]
+    assert list(dict.fromkeys(collected)) == list(range(size))
 
 
 class _Streamed(Place):
