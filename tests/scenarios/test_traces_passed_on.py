@@ -65,10 +65,8 @@ async def test_an_upstream_is_told_the_step_that_runs_the_call_and_nothing_else_
     assert "ana" not in str(upstream.received)
 
 
-@pytest.mark.parametrize(
-    ("collected", "mcp"), [(True, {}), (True, {"trace": False}), (False, {"trace": True})]
-)
-async def test_an_upstream_is_told_of_no_trace_unless_its_source_and_telemetry_both_say_so(
+@pytest.mark.parametrize(("collected", "mcp"), [(True, {}), (True, {"trace": False}), (False, {})])
+async def test_an_upstream_is_told_of_no_trace_unless_its_source_says_so(
     tmp_path: Path, upstream: Upstream, collected: bool, mcp: dict[str, Any]
 ) -> None:
     with collecting() as collector:

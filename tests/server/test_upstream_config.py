@@ -48,6 +48,17 @@ def test_a_command_gets_its_folder_and_its_secrets(tmp_path: Path, monkeypatch: 
     assert settings.identity["env"] == {"TOKEN": "secret://env/FILES_TOKEN"}
 
 
+def test_a_source_is_told_of_traces_only_where_there_are_some(tmp_path: Path) -> None:
+    mcp = {"command": "npx", "trace": True}
+    traces = {"endpoint": "http://127.0.0.1:4318/v1/traces"}
+    assert loaded(tmp_path, mcp, telemetry={"traces": traces}).upstreams["files"].trace
+    (problem,) = problems(tmp_path, mcp)
+    assert "`sources.files.mcp.trace`" in problem
+    assert "telemetry.traces" in problem
+    (other,) = problems(tmp_path, mcp, telemetry={"traces": {"endpoint": 7}})
+    assert "sources.files" not in other
+
+
 def test_an_endpoint_gets_its_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API", "sesame-1")
     mcp = {"url": "https://mcp.example.com/mcp", "headers": {"X-Team": "ops"}, "bearer": "secret://env/API"}

@@ -63,6 +63,8 @@ def cross_findings(tree: Node, right: Node, document: Document) -> list[Finding]
         found += _must_read(("tasks", "success", at, "tool"), rule.tool, tools, written)
     found += judge_findings(document.judges, document.models, written.prices)
     found += telemetry_findings(document.telemetry, document.http)
+    if not _stands(tree, "telemetry", "traces"):
+        found += _traces_nobody_takes(document)
     found += _first(document)
     found += _clients(document)
     found += unknown_sources(document.retrieval, written.sources)
@@ -268,6 +270,24 @@ def _models(document: Document, written: _Written) -> Iterator[tuple[KeyPath, st
         for at, window in enumerate(document.budgets.windows):
             if window.unit == MODEL_COST:
                 yield ("budgets", "windows", at, "unit"), message
+
+
+def _stands(tree: Node, *path: str) -> bool:
+    """Whether something is written there, right or wrong."""
+    for key in path:
+        inner = tree.value.get(key) if isinstance(tree.value, Mapping) else None
+        if inner is None:
+            return False
+        tree = inner
+    return True
+
+
+def _traces_nobody_takes(document: Document) -> Iterator[tuple[KeyPath, str]]:
+    """Sources that are told of traces, where there are none."""
+    for name, source in document.sources.items():
+        if source.mcp is not None and source.mcp.trace:
+            text = "names traces that there are not; add `telemetry.traces` or remove this"
+            yield ("sources", name, "mcp", "trace"), text
 
 
 def _first(document: Document) -> Iterator[tuple[KeyPath, str]]:
