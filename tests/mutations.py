@@ -1297,6 +1297,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     # -- switches and dispatch ------------------------------------------------------------------------------------
     Mutation(
+        f"{_AUDIT}/database.py",
+        "SET default_transaction_isolation = 'read committed'; ",
+        "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; ",
+        f"{_S}/test_drills_postgres_stands.py::test_a_server_that_is_set_to_read_only_does_nothing_more_and_goes_on_when_it_is_set_back",
+    ),
+    Mutation(
         f"{_SERVER}/call/dispatch.py",
         "        refusal = self._switches(case.tenant).stops(case.tool_in_hand.name, *case.stopped_by)\n",
         "        refusal = None\n",

@@ -51,7 +51,10 @@ def advice_on(error: BaseException) -> str:
             "Postgres takes no more connections: end some, or raise its limit; nothing has to be restarted."
         )
     if getattr(error, "sqlstate", None) == "25006":  # read_only_sql_transaction
-        return "This Postgres only reads, as a standby does: let store.url name the one that writes."
+        return (
+            "This Postgres only reads. If it is a standby, let store.url name the one that writes; if it was set so, "
+            "set default_transaction_read_only off, and nothing has to be restarted."
+        )
     if is_damage(error):
         return _DAMAGED_FILE
     if code == sqlite3.SQLITE_IOERR:

@@ -58,7 +58,7 @@ _LOCK_POLL_S = (0.0002, 0.001)
 """First and longest pause between two tries for the write lock; short, so that a busy process starves no other."""
 _SESSION = (
     "SET lock_timeout = '5s'; SET idle_in_transaction_session_timeout = '15s'; "
-    "SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off; "
+    "SET default_transaction_isolation = 'read committed'; "
     "SELECT set_config('synchronous_commit', 'on', false) "
     "WHERE current_setting('synchronous_commit') IN ('off', 'local')"
 )
