@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 from tests.postgres import Cluster, PostgresUnavailableError, cluster
@@ -57,6 +59,16 @@ def pytest_collection_finish() -> None:
 def anyio_backend() -> str:
     """The product runs on asyncio only, and so do its tests."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were() -> Iterator[None]:
+    """Every command sets up logging for its process; here the process is pytest's, and the next test's."""
+    root, kept = logging.getLogger(), structlog.get_config()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+    structlog.configure(**kept)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -71,6 +71,14 @@ async def test_a_server_whose_disk_is_full_is_not_ready_until_it_can_write_again
 # -- a damaged store --------------------------------------------------------------------------------------------------
 
 
+def flip(path: Path, at: int, count: int = 1) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        was = file.read(count)
+        file.seek(at)
+        file.write(bytes(byte ^ 0xFF for byte in was))
+
+
 @dataclass(frozen=True)
 class Worked:
     """A store with calls in it, a backup, and copies of it to be broken."""
@@ -85,11 +93,7 @@ class Worked:
         return Worked(Path(shutil.copytree(self.folder.with_name("live") if live else self.folder, to)))
 
     def flip(self, at: int, count: int = 1) -> None:
-        with self.database.open("r+b") as file:
-            file.seek(at)
-            was = file.read(count)
-            file.seek(at)
-            file.write(bytes(byte ^ 0xFF for byte in was))
+        flip(self.database, at, count)
 
     def root_of(self, name: str) -> tuple[int, int]:
         """Where the first page of a table or index begins, and how long a page is; bytes."""
@@ -134,10 +138,12 @@ def emptied(worked: Worked) -> None:
 
 
 def bad_log_of_writes(worked: Worked) -> None:
-    """What follows a frame that does not fit its checksum was never committed, as far as SQLite knows."""
-    with worked.database.with_name("comptroller.db-wal").open("r+b") as file:
-        file.seek(-3000, os.SEEK_END)
-        file.write(b"x")
+    """What follows a frame that does not fit its checksum was never committed, as far as SQLite knows.
+
+    Not the last frame: that may hold a sign of life of the server, written after what the records need.
+    """
+    log = worked.database.with_name("comptroller.db-wal")
+    flip(log, log.stat().st_size * 3 // 4)
 
 
 def no_keys(worked: Worked) -> None:

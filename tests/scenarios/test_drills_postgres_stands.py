@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import structlog
 
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_tools.desk.faults import Fault, FaultKind
@@ -102,7 +103,7 @@ def hanging(shop: Shop, folder: Path) -> tuple[Path, Path]:
 
 
 async def test_a_server_that_is_set_to_read_only_does_nothing_more_and_goes_on_when_it_is_set_back(
-    own_cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    own_cluster: Cluster, tmp_path: Path
 ) -> None:
     url = own_cluster.url(own_cluster.migrated_database())
     async with opened(tmp_path, roomy, url=url, clock=RealClock()) as shop:
@@ -113,9 +114,10 @@ async def test_a_server_that_is_set_to_read_only_does_nothing_more_and_goes_on_w
         await until(reached.exists)
         freeze(own_cluster)
         try:
-            await until_refused(shop, paid[5])
-            await refuses(shop, paid[3])
-            assert "set default_transaction_read_only off" in capsys.readouterr().out
+            with structlog.testing.capture_logs() as lines:
+                await until_refused(shop, paid[5])
+                await refuses(shop, paid[3])
+            assert any("set default_transaction_read_only off" in line.get("error", "") for line in lines)
             go.touch()
             assert code_of(await caught) == "in_doubt"  # it was done, and that cannot be written now
         finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import re
 import threading
 from collections.abc import AsyncGenerator, Generator, Mapping
@@ -119,15 +118,6 @@ def watched(url: str | None = None, **metrics: Any) -> Changes:
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLLECTOR_KEY", KEY)
     monkeypatch.setenv("METRICS_TOKEN", TOKEN)
-
-
-@pytest.fixture
-def logging_as_before() -> Generator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
-    yield
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
 
 
 @asynccontextmanager
@@ -435,7 +425,7 @@ CANARIES = [
 
 
 async def test_no_word_of_a_call_is_in_spans_metrics_or_logs(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_as_before: None
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argument, reason, tool, subject, actor, error, secret, meta = CANARIES
     with collecting() as collector:
@@ -530,7 +520,7 @@ async def test_no_trace_is_sent_where_the_share_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("logs", ["text", "json"])
 def test_logs_are_written_as_the_configuration_says(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], logging_as_before: None, logs: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], logs: str
 ) -> None:
     path = placed(tmp_path, lambda config: config.update(telemetry={"logs": logs}))
     log_to_stderr()

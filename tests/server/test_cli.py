@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import os
 import re
 import sqlite3
@@ -15,7 +14,6 @@ from typing import Any
 
 import click
 import pytest
-import structlog
 from click.testing import CliRunner
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -33,16 +31,6 @@ from tests.scenarios.kit import call_of, code_of, details_of, opened, placed, to
 from tests.server.cli_kit import RealClock, accepting_own_files, at_work, run, run_in_thread
 
 HOSTILE = "pay\x1b[2Jme \u202eeuro\x9b1m\r\nApproved by olga"
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    """Every command sets up logging for its process; here the process is pytest's."""
-    root, kept = logging.getLogger(), structlog.get_config()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:], root.level = handlers, level
-    structlog.configure(**kept)
 
 
 def commands(group: click.Group, path: str = "") -> Iterator[tuple[str, click.Command]]:

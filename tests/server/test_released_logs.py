@@ -23,13 +23,9 @@ CALL = "01a203a1-e711-72b4-8dk2-12345678901f".replace("k", "a")
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Generator[None]:
-    root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+def nothing_to_release_afterwards() -> Generator[None]:
     yield
     log_to_stderr()
-    root.handlers, root.level = handlers, level
-    structlog.reset_defaults()
 
 
 class Odd:

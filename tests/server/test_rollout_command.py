@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from comptroller_audit.vocabulary import RecordType
 from comptroller_policy.rollout import ROLLOUTS
@@ -16,13 +14,6 @@ from tests.scenarios.kit import Changes, Shop, call_of, code_of, placed, tool_of
 from tests.server.cli_kit import Desk, accepting_own_files, at_work, run
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(autouse=True)
-def logs_as_they_were() -> Iterator[None]:
-    kept = structlog.get_config()
-    yield
-    structlog.configure(**kept)
 
 
 def rollout(percent: int = 0, mode: str = "human_approval", after: int = 2) -> Changes:
