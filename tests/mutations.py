@@ -2049,9 +2049,15 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/scenarios/test_hostile_wire.py::test_a_listing_of_very_many_parts_is_no_listing",
     ),
     Mutation(
+        "server/comptroller_server/call/evidence.py",
+        "        if case.searched is case.arguments and not any(shown[1:]):\n",
+        "        if case.searched is not None and not any(shown[1:]):\n",
+        "tests/scenarios/test_shaping.py::test_a_credential_among_what_the_operator_gives_is_in_no_record",
+    ),
+    Mutation(
         f"{_UPSTREAM}/bounds.py",
-        "        waiting += inner\n",
-        "",
+        "            waiting += inner.values()\n",
+        "            pass\n",
         "tests/scenarios/test_hostile_wire.py::test_parts_are_counted_at_any_depth_and_not_in_what_no_model_reads",
     ),
     Mutation(

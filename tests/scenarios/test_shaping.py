@@ -130,6 +130,19 @@ async def test_policy_people_and_records_see_what_is_sent_and_a_secret_by_its_re
     assert SECRET not in json.dumps(shop.packets())
 
 
+async def test_a_credential_among_what_the_operator_gives_is_in_no_record(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    token = "ghp_" + "a1B2" * 9
+    tool = {**FINDS, "arguments": {**RULES, "root": {"default": token}}}
+    async with opened(tmp_path, behind(upstream, tool)) as shop:
+        assert code_of(await shop.call("find", query="a")) is None
+        assert upstream.ran[-1]["arguments"]["root"] == token
+        (read,) = shop.packets(RecordType.READ)
+        assert read["arguments"]["query"] == "a"
+        assert token not in json.dumps(shop.packets())
+
+
 async def test_leaving_a_default_out_or_giving_it_is_one_and_the_same_call(shop: Shop) -> None:
     first = await shop.call("put", query="a", why=WHY)
     again = await shop.call("put", query="a", limit=20, why=WHY)

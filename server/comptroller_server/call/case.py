@@ -173,6 +173,8 @@ class Case:
     arguments: JsonObject = field(default_factory=dict[str, Json])
     """As they are sent: with values in place of tokens, once step 4 has resolved them."""
     tokens_used: tuple[str, ...] = ()
+    searched: JsonObject | None = None
+    """Arguments in which nothing was found that must not be sent; the very object."""
     argument_bytes: bytes = b"{}"
     output_bytes: bytes | None = None
     why: JsonObject | None = None

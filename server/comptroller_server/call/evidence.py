@@ -65,15 +65,7 @@ class Evidence:
     def proposal(self, case: Case) -> JsonObject:
         """What was proposed, by whom, under what: common to every packet of a call."""
         tool = case.tool
-        shown: list[Any] = [
-            case.arguments,
-            case.why,
-            case.citations,
-            case.record.key if case.record else None,
-        ]
-        cleaned = self._clean(shown)
-        # What cannot be searched is withheld as a whole, and stands for each of them.
-        arguments, why, citations, key = cleaned if isinstance(cleaned, list) else [cleaned] * len(shown)
+        arguments, why, citations, key = self._proposed(case)
         packet: JsonObject = {
             "v": PACKET_VERSION,
             "call": case.call,
@@ -239,6 +231,20 @@ class Evidence:
             if (cached := case.cached) is not None:
                 packet["cached"] = {"call": cached.call, "read_ms": cached.read_ms, "age_s": cached.age_s}
         return self._record(record_type, case, packet)
+
+    def _proposed(self, case: Case) -> list[Any]:
+        """The arguments, the why, the citations and the key of the record, as records may hold them."""
+        shown: list[Any] = [
+            case.arguments,
+            case.why,
+            case.citations,
+            case.record.key if case.record else None,
+        ]
+        if case.searched is case.arguments and not any(shown[1:]):
+            return shown  # step 4 found nothing in them, and field rules hide nothing from records
+        cleaned = self._clean(shown)
+        # What cannot be searched is withheld as a whole, and stands for each of them.
+        return cleaned if isinstance(cleaned, list) else [cleaned] * len(shown)
 
     def traces(self, case: Case, *, after: bool | None) -> tuple[LogRecord, ...]:
         """What the configured levels tell of this call beside its packets."""

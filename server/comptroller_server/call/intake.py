@@ -186,7 +186,8 @@ class Intake:
         """4: `why`, arguments, canonical bytes, outgoing secrets, citations, and which call this is."""
         tool = case.tool_in_hand
         # First of all: the sentences below name what was wrong, and unknown keys are part of that.
-        self._refuse_secrets(tool, [case.proposal.arguments, case.proposal.meta.get(META_WHY)])
+        if not self._refuse_secrets(tool, [case.proposal.arguments, case.proposal.meta.get(META_WHY)]):
+            case.searched = case.proposal.arguments
         self._split_why(case, tool)
         await self._books.resolve(case)
         self.fit(case)
@@ -279,8 +280,11 @@ class Intake:
     def _principal_key(self, tenant: str, principal: str) -> str:
         return keyed_digest(self._ring.claim_key(tenant), "principal", principal.encode())[:32]
 
-    def _refuse_secrets(self, tool: Tool, sent: Json) -> None:
-        """Configured secrets go to no tool; what looks like a credential to none whose arguments leave the house."""
+    def _refuse_secrets(self, tool: Tool, sent: Json) -> frozenset[str]:
+        """Configured secrets go to no tool; what looks like a credential to none whose arguments leave the house.
+
+        Returns the kinds of what was found and may be sent.
+        """
         found = self._release.secrets_in(sent)
         if found - {CREDENTIALS.value}:
             text = "The arguments contain a secret of this installation, so they are not sent anywhere."
@@ -291,6 +295,7 @@ class Intake:
                 "Leave it out, or hand the task to a person."
             )
             raise Refused(Refusal(Code.SECRET_IN_ARGUMENTS, text, "other_arguments"))
+        return found
 
     def told(self, case: Case, refusal: Refusal) -> Refusal:
         """The refusal as this caller may read it: what sources, records and people said in it is released."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, NoReturn, TypeAlias, cast
 
 import structlog
@@ -191,8 +192,13 @@ class GovernedServer(Server[Any]):
             result = serialize_server_result("tools/call", ctx.protocol_version, dumped)
         else:
             result = _plain_result(answer)
-        result["_meta"] = {**result.get("_meta", {}), SERVER_INFO_META_KEY: self.server_info_stamp}
+        result["_meta"] = {**result.get("_meta", {}), SERVER_INFO_META_KEY: self._stamp}
         return result
+
+    @cached_property
+    def _stamp(self) -> JsonObject:
+        """Who we are, for answers that are written down at once: the SDK makes each a copy of its own."""
+        return self.server_info_stamp
 
     async def _answered(
         self, ctx: RequestContext, params: CallToolRequestParams

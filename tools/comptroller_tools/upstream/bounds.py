@@ -6,7 +6,6 @@ and a kilobyte of words about it, while everybody else waits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, cast
 
 __all__ = ["PARTS_MAX", "TooManyParts", "check_parts"]
@@ -30,13 +29,15 @@ def check_parts(message: Any, beside: str | None = None) -> None:
         waiting = [value for key, value in members.items() if key != beside]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, Mapping):
-            inner: list[Any] = list(cast("Mapping[str, Any]", one).values())
-        elif isinstance(one, list):
-            inner = cast("list[object]", one)
-        else:
+        if isinstance(one, str):  # most are
             continue
-        left -= len(inner)
+        if isinstance(one, dict):
+            inner = cast("dict[str, Any]", one)
+            left -= len(inner)
+            waiting += inner.values()
+        elif isinstance(one, list):
+            items = cast("list[object]", one)
+            left -= len(items)
+            waiting += items
         if left < 0:
             raise TooManyParts
-        waiting += inner

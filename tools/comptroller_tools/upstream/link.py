@@ -31,7 +31,7 @@ from comptroller_tools.upstream.over_http import http_streams
 from comptroller_tools.upstream.over_stdio import Ended, stdio_streams
 from comptroller_tools.upstream.refusals import Refusals
 from comptroller_tools.upstream.settings import StdioCommand, UpstreamSettings
-from comptroller_tools.upstream.speaking import Speaking
+from comptroller_tools.upstream.speaking import During, Speaking
 from comptroller_tools.upstream.tokens import Tokens
 from comptroller_tools.upstream.watching import Watching
 
@@ -171,13 +171,14 @@ class Link:
         """Whether the request certainly never reached the upstream, or was turned away before it was read."""
         return self._refusals.not_taken(error.error.data)
 
-    @contextlib.asynccontextmanager
-    async def during(self, action: Action, asking: Asking | None = None) -> AsyncGenerator[None]:
-        """What is asked inside is asked for `action`, and what the upstream says of it goes there."""
+    async def listen(self, log_level: str | None) -> None:
+        """Ask the upstream for messages of `log_level`, if somebody wants any."""
         assert self._session is not None
-        await self._speaking.ask(self._session, action.log_level)
-        with self._speaking.during(action, asking):
-            yield
+        await self._speaking.ask(self._session, log_level)
+
+    def during(self, action: Action, asking: Asking | None = None) -> During:
+        """What is asked inside is asked for `action`, and what the upstream says of it goes there."""
+        return self._speaking.during(action, asking)
 
     async def call(
         self, tool: str, arguments: Mapping[str, Any], progress: ProgressFnT, given: Given = NOTHING_GIVEN

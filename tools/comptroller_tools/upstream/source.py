@@ -214,11 +214,8 @@ class UpstreamSource:
     ) -> None:
         """Wait until one is done, or `deadline` has passed; while somebody is asked, it does not come nearer."""
         left_s = max(0.0, deadline - self._clock.monotonic())
-        if patience is None and len(waiting) == 1:
-            await _done_or_late(waiting[0], left_s)
-            return
         if patience is None:
-            await asyncio.wait(waiting, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            await _first_or_late(waiting, left_s)
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(left_s) as limit:
@@ -262,7 +259,9 @@ class UpstreamSource:
         sent[0] = True
         errors, media = self._settings.errors_mean, self._settings.media
         asking = self._asking(action)
-        async with link.during(action, asking):
+        if action.log_level is not None:
+            await link.listen(action.log_level)
+        with link.during(action, asking):
             if pin.kind is Kind.TOOL:
                 structured = "outputSchema" in pin.definition
                 outcome = await call_tool(self._name, link, action, structured, errors, media, asking)
@@ -383,21 +382,24 @@ def _definitions(source: str, pins: Mapping[str, Written]) -> dict[str, ToolDefi
     return found
 
 
-async def _done_or_late(task: asyncio.Future[Any], left_s: float) -> None:
-    """As `asyncio.wait([task], timeout=left_s)`, at half its price."""
-    over: asyncio.Future[None] = task.get_loop().create_future()
+async def _first_or_late(waiting: list[asyncio.Future[Any]], left_s: float) -> None:
+    """As `asyncio.wait(waiting, timeout=left_s, return_when=FIRST_COMPLETED)`, at half its price."""
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
 
     def end(_: object = None) -> None:
         if not over.done():
             over.set_result(None)
 
-    timer = task.get_loop().call_later(left_s, end)
-    task.add_done_callback(end)
+    timer = loop.call_later(left_s, end)
+    for one in waiting:
+        one.add_done_callback(end)
     try:
         await over
     finally:
         timer.cancel()
-        task.remove_done_callback(end)
+        for one in waiting:
+            one.remove_done_callback(end)
 
 
 def _cancelled(effect: EffectHappened, what: str) -> Outcome:
