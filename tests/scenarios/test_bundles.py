@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,8 +177,10 @@ async def test_rows_turned_back_turn_no_server_back(tmp_path: Path) -> None:
         assert "audit verify" in shop.service.pipeline.why and shop.moved() == []
 
 
-def _sql(folder: Path) -> sqlite3.Connection:
-    return sqlite3.connect(folder / "comptroller.db", timeout=10)
+@contextmanager
+def _sql(folder: Path) -> Generator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder / "comptroller.db", timeout=10)) as database, database:
+        yield database
 
 
 async def test_clients_hear_that_other_rules_offer_them_other_things_of_the_same_upstreams(

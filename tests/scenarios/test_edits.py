@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -365,7 +366,7 @@ async def test_whoever_can_write_the_table_alone_gets_no_edited_call_through(
         call = await shop.pending(shop.paid()[0], 45)
         await shop.edit(call, amount_usd=40)
         await shop.vote(call, by="ann")
-        with sqlite3.connect(tmp_path / "comptroller.db") as raw:
+        with closing(sqlite3.connect(tmp_path / "comptroller.db")) as raw, raw:
             raw.execute(f"UPDATE approvals SET {forgery} WHERE call = ?", (call,))  # noqa: S608
         raw.close()
         assert code_of(await shop.resume(call)) is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,8 @@ AGREED = """
 
 
 def rewrite(folder: Path, statement: str, *values: object) -> None:
-    with sqlite3.connect(folder / "comptroller.db", timeout=10) as connection:
+    with closing(sqlite3.connect(folder / "comptroller.db", timeout=10)) as connection, connection:
         assert connection.execute(statement, values).rowcount == 1
-    connection.close()
 
 
 def yes(at_ms: int = 1) -> str:
@@ -236,10 +236,8 @@ async def test_a_store_older_than_its_newest_checkpoint_is_not_served(tmp_path: 
     database, kept = tmp_path / "comptroller.db", tmp_path / "copy.db"
     async with opened(tmp_path) as shop:
         invoice = shop.paid()[0]
-    with sqlite3.connect(database) as connection, sqlite3.connect(kept) as copy:
+    with closing(sqlite3.connect(database)) as connection, closing(sqlite3.connect(kept)) as copy:
         connection.backup(copy)
-    connection.close()
-    copy.close()
     async with opened(tmp_path) as shop:
         assert code_of(await shop.refund(invoice, 5)) is None
     for tail in ("-wal", "-shm"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,7 @@ async def test_what_cannot_be_read_of_a_task_denies(tmp_path: Path) -> None:
         assert not (await shop.call("get_ticket", ticket_id=ticket)).is_error
 
     for marks, code in (("marks || 'x'", "lookup_failed"), ("''", "denied")):
-        with sqlite3.connect(tmp_path / "comptroller.db") as connection:
+        with closing(sqlite3.connect(tmp_path / "comptroller.db")) as connection, connection:
             connection.execute(f"UPDATE provenance SET marks = {marks}")  # noqa: S608 -- two fixed texts
         async with opened(tmp_path, mailing(), cedar=NAMED) as shop:
             assert code_of(await sent(shop, reply, address)) == code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ async def accepted(folder: Path, page: str, yes: str) -> None:
 
 def notes(path: Path) -> list[str]:
     """The database itself is the oracle."""
-    with sqlite3.connect(path) as opened:
+    with closing(sqlite3.connect(path)) as opened, opened:
         rows = opened.execute("SELECT text FROM notes ORDER BY id").fetchall()
     opened.close()
     return [str(row[0]) for row in rows]
@@ -34,7 +35,7 @@ def notes(path: Path) -> list[str]:
 
 async def test_rows_are_added_as_the_page_says_and_deleted_when_a_person_agreed(tmp_path: Path) -> None:
     path = tmp_path / "notes.db"
-    with sqlite3.connect(path) as made:
+    with closing(sqlite3.connect(path)) as made, made:
         made.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
         made.execute("INSERT INTO notes (text) VALUES ('keep'), ('old')")
     made.close()

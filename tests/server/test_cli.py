@@ -483,7 +483,7 @@ async def test_an_expired_request_is_said_to_be_expired_and_cannot_be_approved(t
     async with at_work(tmp_path, hurried) as desk:
         call = await desk.shop.pending(desk.shop.paid()[0])
         approval = desk.shop.row(call)["approval"]
-        with sqlite3.connect(tmp_path / "comptroller.db") as raw:
+        with contextlib.closing(sqlite3.connect(tmp_path / "comptroller.db")) as raw, raw:
             raw.execute("UPDATE approvals SET expires_ms = expires_ms - 5000 WHERE id = ?", (approval,))
         raw.close()
         assert "expired" in await desk.run("approvals", "show", approval)
@@ -529,7 +529,7 @@ async def test_a_row_that_asks_for_another_action_than_is_shown_cannot_be_decide
     async with at_work(tmp_path) as desk:
         first, second = [await desk.shop.pending(invoice) for invoice in desk.shop.paid()[:2]]
         one, two = desk.shop.row(first)["approval"], desk.shop.row(second)["approval"]
-        with sqlite3.connect(tmp_path / "comptroller.db") as raw:
+        with contextlib.closing(sqlite3.connect(tmp_path / "comptroller.db")) as raw, raw:
             taken = "(SELECT requested_digest FROM approvals WHERE id = ?)"
             raw.execute(f"UPDATE approvals SET requested_digest = {taken} WHERE id = ?", (two, one))  # noqa: S608
         raw.close()
@@ -601,7 +601,7 @@ async def test_an_entry_that_was_changed_is_no_longer_proved(tmp_path: Path) -> 
         call = call_of(await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[0]))
         await desk.shop.service.checkpointer.write(TENANT)
         index = desk.shop.row(call)["records"]
-        with sqlite3.connect(tmp_path / "comptroller.db") as raw:
+        with contextlib.closing(sqlite3.connect(tmp_path / "comptroller.db")) as raw, raw:
             raw.execute("UPDATE log_entry SET leaf = zeroblob(32) WHERE idx = ?", (int(index),))
         raw.close()
         assert "NOT in the signed checkpoint" in await desk.run("why", call)

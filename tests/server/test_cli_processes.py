@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ async def made(folder: Path, changes: Changes | None = accepting_own_files) -> P
 
 
 def invoices(place: Place, count: int) -> list[str]:
-    with sqlite3.connect(place.desk) as desk:
+    with closing(sqlite3.connect(place.desk)) as desk, desk:
         found = desk.execute(
             "SELECT id FROM invoices WHERE paid_cents - refunded_cents >= 10000 ORDER BY id LIMIT ?", (count,)
         ).fetchall()

@@ -12,6 +12,7 @@ import signal
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -177,7 +178,7 @@ class Life:
         self.folder.mkdir(exist_ok=True)
         ensure(self.desk, self.number)
         self.before = len(effects(self.desk))
-        with sqlite3.connect(self.desk) as connection:
+        with closing(sqlite3.connect(self.desk)) as connection, connection:
             rows = connection.execute(
                 "SELECT id FROM invoices WHERE paid_cents > 9000 ORDER BY id"
             ).fetchall()

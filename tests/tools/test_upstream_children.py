@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import subprocess
@@ -79,11 +80,9 @@ async def test_only_as_many_are_begun_as_have_a_core_to_start_on(
     async with HeadStarts() as ahead:
         commands = {f"{number}": command_of(one) for number, one in enumerate(upstreams)}
         await ahead.begin(commands)
-        assert [ahead.take(name, command) is not None for name, command in commands.items()] == [
-            True,
-            True,
-            False,
-        ]
+        taken = [ahead.take(name, command) for name, command in commands.items()]
+        assert [child is not None for child in taken] == [True, True, False]
+        await asyncio.gather(*(child.end() for child in taken if child is not None))
 
 
 async def test_a_command_that_is_not_there_is_left_to_its_first_connection(upstream: Upstream) -> None:

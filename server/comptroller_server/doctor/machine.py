@@ -6,6 +6,7 @@ import platform
 import sqlite3
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import version
 
 from comptroller_audit.addresses import shown_address
@@ -44,9 +45,8 @@ def python(_patient: Patient) -> Iterator[Line]:
 def sqlite(patient: Patient) -> Iterator[Line]:
     if patient.config is not None and patient.database is None:
         return
-    with sqlite3.connect(":memory:") as connection:
+    with closing(sqlite3.connect(":memory:")) as connection:
         built = sorted(str(row[0]) for row in connection.execute("PRAGMA compile_options"))
-    connection.close()
     found = f"SQLite {sqlite3.sqlite_version}, built with {', '.join(_telling(built))}"
     if "THREADSAFE=0" in built or any(option.startswith("OMIT_WAL") for option in built):
         yield problem(
