@@ -19,7 +19,7 @@ WORKERS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 # tests/conftest.py puts the longest files first.
 PARALLEL := --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help venv demo test test-long check lint format types layers upstreams clients test-clients docs fuzz bench coverage package lock clean
+.PHONY: help venv demo test test-long test-pythons check lint format types layers upstreams clients test-clients docs fuzz bench coverage package lock clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test: $(STAMP) ## Run the suite, without the long rounds.
 
 test-long: $(STAMP) ## Run what `test` leaves out: the long rounds, the kills, the mutations, real servers.
 	$(BIN)/python -m pytest -m "long and not clients" --hypothesis-profile=long -o faulthandler_timeout=3000 -n auto --maxprocesses=4 --dist=worksteal
+
+test-pythons: $(STAMP) ## Run the suite on each other Python from 3.11 on that is here.
+	@.ci/pythons $(VENV)
 
 check: lint types layers test ## Everything a change must pass before review.
 
