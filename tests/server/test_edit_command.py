@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -194,10 +195,11 @@ async def test_a_script_names_what_it_agrees_to_or_says_that_it_does_not_look(tm
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize(("typed", "state"), [("n", "pending"), ("y", "approved")])
+@pytest.mark.parametrize(("typed", "state"), [("n", "pending"), ("y", "approved"), ("", "pending")])
 async def test_at_a_terminal_the_card_comes_first_and_the_person_is_asked(
     tmp_path: Path, typed: str, state: str
 ) -> None:
+    """Where nothing is `typed`, the credential is pasted at the wrong question."""
     async with at_work(tmp_path, None) as desk:
         call = await waiting(desk)
         ours, theirs = os.openpty()
@@ -217,11 +219,17 @@ async def test_at_a_terminal_the_card_comes_first_and_the_person_is_asked(
                 shown += await asyncio.to_thread(os.read, ours, 65_536)
             assert b'"amount_usd":45' in shown
             assert b"digest" in shown
-            os.write(ours, typed.encode() + b"\n")
+            secret = desk.credential.read_bytes().strip()
+            os.write(ours, (typed.encode() or secret) + b"\n")
             if typed == "y":
                 while b"credential (" not in shown:
                     shown += await asyncio.to_thread(os.read, ours, 65_536)
-                os.write(ours, desk.credential.read_bytes().strip() + b"\n")
+                os.write(ours, secret + b"\n")
+            with contextlib.suppress(OSError):  # how a terminal ends whose other side is gone
+                while more := await asyncio.to_thread(os.read, ours, 65_536):
+                    shown += more
             assert await process.wait() == (0 if typed == "y" else 1)
         os.close(ours)
+        assert secret not in shown
+        assert (b"neither yes nor no" in shown) == (typed == "")
         assert (await desk.json("approvals", "show", call))["state"] == state

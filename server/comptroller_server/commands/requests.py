@@ -241,4 +241,15 @@ def looked_at(
             "nobody has looked at it, so nothing was done; name what you agree to with --digest (it stands on the card "
             f"of `comptroller approvals show {request.approval}`), or say --yes to whatever it asks for now"
         )
-    return None if click.confirm(question, default=False, err=True) else "you did not say yes"
+    return None if _says_yes(question) else "you did not say yes"
+
+
+def _says_yes(question: str) -> bool:
+    """Ask a person. What is typed stays unseen: who expects to be asked for a credential pastes it here."""
+    asked: str = click.prompt(
+        f"{question} [y/N] (not shown as you type)", hide_input=True, default="", show_default=False, err=True
+    )
+    word = asked.strip().lower()
+    told = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "": "no"}.get(word)
+    click.echo(told or "That is neither yes nor no. A credential is asked for after this.", err=True)
+    return told == "yes"
