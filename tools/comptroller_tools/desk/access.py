@@ -155,12 +155,13 @@ def search_access_requests(
     words, values = containing("e.name || ' ' || q.resource || ' ' || q.reason", query)
     wanted = (
         "FROM access_requests q JOIN employees e ON e.id = q.requester_id "
-        f"WHERE (?1 IS NULL OR q.status = ?1) AND {words}"
+        f"WHERE (? IS NULL OR q.status = ?) AND {words}"
     )
     with call.reading() as connection:
-        total = connection.execute(f"SELECT count(*) {wanted}", (status, *values)).fetchone()[0]
+        total = connection.execute(f"SELECT count(*) {wanted}", (status, status, *values)).fetchone()[0]
         rows = connection.execute(
-            f"SELECT q.*, e.name {wanted} ORDER BY q.created_at DESC, q.id LIMIT {limit:d}", (status, *values)
+            f"SELECT q.*, e.name {wanted} ORDER BY q.created_at DESC, q.id LIMIT {limit:d}",
+            (status, status, *values),
         ).fetchall()
     found = [
         AccessRequestSummary(
@@ -272,8 +273,8 @@ def find_access(effect_key: Annotated[str, Field(min_length=1, max_length=200)])
     call = begin("find_access", {"effect_key": effect_key})
     with call.reading() as connection:
         rows = connection.execute(
-            "SELECT * FROM accesses WHERE granted_by_key = ?1 OR revoked_by_key = ?1 ORDER BY rowid",
-            (effect_key,),
+            "SELECT * FROM accesses WHERE granted_by_key = :key OR revoked_by_key = :key ORDER BY rowid",
+            {"key": effect_key},
         ).fetchall()
     found = FoundAccess(
         found=bool(rows), count=len(rows), access=_access(rows[0], call.flood()) if rows else None

@@ -110,8 +110,8 @@ def effects(path: Path, effect_key: str | None = None) -> list[DeskEffect]:
     with contextlib.closing(sqlite3.connect(path, timeout=10)) as connection:
         rows = connection.execute(
             "SELECT seq, at, kind, effect_key, record_id, about_id, amount_cents, detail FROM effects "
-            "WHERE ?1 IS NULL OR effect_key = ?1 ORDER BY seq",
-            (effect_key,),
+            "WHERE :key IS NULL OR effect_key = :key ORDER BY seq",
+            {"key": effect_key},
         ).fetchall()
     return [DeskEffect(row[0], row[1], EffectKind(row[2]), *row[3:]) for row in rows]
 

@@ -147,15 +147,15 @@ def search_tickets(
     """Find support tickets, newest first. Read one in full with get_ticket."""
     call = begin("search_tickets", {"query": query, "status": status, "limit": limit})
     words, values = containing("subject || ' ' || body", query)
-    wanted = f"(?1 IS NULL OR status = ?1) AND {words}"
+    wanted = f"(? IS NULL OR status = ?) AND {words}"
     with call.reading() as connection:
         total = connection.execute(
             f"SELECT count(*) FROM tickets WHERE {wanted}",  # noqa: S608 -- placeholders only
-            (status, *values),
+            (status, status, *values),
         ).fetchone()[0]
         rows = connection.execute(
             f"SELECT * FROM tickets WHERE {wanted} ORDER BY created_at DESC, id LIMIT {limit:d}",  # noqa: S608 -- placeholders and an int
-            (status, *values),
+            (status, status, *values),
         ).fetchall()
     return call.told(TicketList(tickets=[_summary(row) for row in rows], total=total))
 
@@ -238,8 +238,8 @@ def find_status_change(
     call = begin("find_status_change", {"effect_key": effect_key})
     with call.reading() as connection:
         rows = connection.execute(
-            "SELECT * FROM status_changes WHERE effect_key = ?1 OR undone_by_key = ?1 ORDER BY rowid",
-            (effect_key,),
+            "SELECT * FROM status_changes WHERE effect_key = :key OR undone_by_key = :key ORDER BY rowid",
+            {"key": effect_key},
         ).fetchall()
     found = FoundStatusChange(
         found=bool(rows), count=len(rows), change=_change(rows[0], call.flood()) if rows else None

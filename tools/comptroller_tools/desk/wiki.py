@@ -73,7 +73,8 @@ def search_policy(
     words = query.lower().split()
     with call.reading() as connection:
         rows: list[sqlite3.Row] = connection.execute(
-            "SELECT * FROM wiki_pages WHERE ?1 IS NULL OR origin = ?1 ORDER BY slug", (origin,)
+            "SELECT * FROM wiki_pages WHERE :origin IS NULL OR origin = :origin ORDER BY slug",
+            {"origin": origin},
         ).fetchall()
     scored = [(_score(row, words), row) for row in rows]
     found = [row for score, row in sorted(scored, key=lambda hit: -hit[0]) if score or not words]
