@@ -159,6 +159,8 @@ def test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_ca
     result = run(tmp_path, "--yes")
     assert result.exit_code == 1
     assert "cannot be asked" in result.stdout
+    assert f"or take it out of {path}" in result.stdout
+    assert f"{path} is as it was: there is something left to accept" in result.stdout.splitlines()[-1]
     assert path.read_bytes() == before
     (upstream.folder / "away").rename(told)
     assert run(tmp_path, "--yes").exit_code == 0

@@ -95,19 +95,19 @@ def import_servers(
     if isinstance(config, Config) and not keep_client:
         _client_names(config, found, client)
     if not _may_go_on(invocation, yes=yes or file is not None):
-        _tell(invocation, path, found, {}, "Nothing was written: use a terminal, --accept FILE or --yes.")
+        _tell(invocation, path, found, {}, ["Nothing was written: use a terminal, --accept FILE or --yes."])
         return
     if _fill_in(invocation, found):
         found = _read(invocation, config, path)
     waiting = [one for each in found for one in _asks(each)]
     if waiting and not any(one.governable for one in found):
-        _tell(invocation, path, found, {}, f"Nothing was written. {_what_waits(waiting)}")
+        _tell(invocation, path, found, {}, [f"Nothing was written. {_what_waits(waiting)}"])
         findings()
     _write(config, invocation, found)
     choice = _take_over(invocation, found, file, yes=yes)
     kept = {} if keep_client or choice.left else _switch(invocation, found, client)
-    told = [_outcome(found, kept), *([_what_waits(waiting)] if waiting else [])]
-    _tell(invocation, path, found, kept, " ".join(told), choice.left)
+    told = [*_outcome(found, kept), *([_what_waits(waiting)] if waiting else [])]
+    _tell(invocation, path, found, kept, told, choice.left)
     if waiting or len(kept) < sum(1 for one in found if one.governable):
         findings()
 
@@ -254,11 +254,12 @@ def _tell(
     path: Path | None,
     found: Sequence[ClientFile],
     kept: Mapping[Path, Path],
-    text: str,
+    lines: Sequence[str],
     left: Sequence[str] = (),
 ) -> None:
     if not invocation.as_json:
-        say(text)
+        for line in lines:
+            say(line)
         return
     told = [_as_json(one, kept.get(one.path)) for one in found]
     emit({**(told[0] if path is not None else {"files": told}), "left": list(left)})
@@ -283,7 +284,7 @@ def _as_json(found: ClientFile, kept: Path | None) -> dict[str, Any]:
     }
 
 
-def _outcome(found: Sequence[ClientFile], kept: Mapping[Path, Path]) -> str:
+def _outcome(found: Sequence[ClientFile], kept: Mapping[Path, Path]) -> list[str]:
     told = [
         f"What {path} was is in {copy}; --undo gives it back. Restart the client."
         for path, copy in kept.items()
@@ -293,7 +294,7 @@ def _outcome(found: Sequence[ClientFile], kept: Mapping[Path, Path]) -> str:
         for one in found
         if one.governable and one.path not in kept
     ]
-    return " ".join(told)
+    return told
 
 
 def _what_waits(waiting: Sequence[Found]) -> str:
@@ -377,7 +378,9 @@ def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | N
         missing = [server.name for server in one.governable if not config.pins.get(server.source)]
         if missing:
             if not invocation.as_json:
-                say(f"Nothing of {', '.join(missing)} is accepted yet; run this again when it can be.")
+                say(
+                    f"Nothing of {', '.join(missing)} is accepted yet. Mend it, or take it out of {one.path}, and run this again."
+                )
         elif one.governable:
             words = serve_words(name, config.path, invocation.data_dir)
             kind = one.client if one.client is not None else next(iter(CLIENTS.values()))

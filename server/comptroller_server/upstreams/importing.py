@@ -202,7 +202,7 @@ def _notes(whole: Mapping[str, Any], mcp: Mapping[str, Any], filled: Mapping[str
     if narrowed := sorted(_NARROWING & whole.keys()):
         yield f"its client hides some of its tools (`{narrowed[0]}`): leave those out below"
     if names := sorted({name for one in filled.values() for name in one.names}):
-        yield f"{', '.join(names)}: taken over with the value it has now"
+        yield f"{', '.join(names)}: taken over with the value it has now, or else its default"
 
 
 def _moved(
