@@ -20,7 +20,8 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 
 from comptroller_server.cli import cli
 from comptroller_server.config.loading import data_directory
-from comptroller_server.setting_up.clients import CLIENTS, ClientKind, start_words
+from comptroller_server.setting_up.clients import CLIENTS, ClientKind
+from comptroller_server.setting_up.starting import start_words
 from tests.clients.served_desk import serving
 
 README = (Path(__file__).parents[2] / "README.md").read_text()

@@ -12,7 +12,8 @@ from comptroller_server.commands.showing import emit
 from comptroller_server.config.editor_schema import published_schema
 from comptroller_server.config.loading import data_directory
 from comptroller_server.errors import CommandError
-from comptroller_server.setting_up.clients import CLIENTS, ClientKind, serve_words
+from comptroller_server.setting_up.clients import CLIENTS, ClientKind
+from comptroller_server.setting_up.starting import serve_words
 
 __all__ = ["config"]
 

@@ -23,7 +23,8 @@ from comptroller_server.commands.showing import emit, plain, say
 from comptroller_server.config.loading import data_directory, load_config
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
-from comptroller_server.setting_up.clients import CLIENTS, Machine, serve_words
+from comptroller_server.setting_up.clients import CLIENTS, Machine
+from comptroller_server.setting_up.starting import serve_words
 from comptroller_server.upstreams.accepting import accept
 from comptroller_server.upstreams.asking import ask
 from comptroller_server.upstreams.client_files import ClientFile, Found

@@ -23,10 +23,11 @@ from comptroller_server.config.loading import data_directory
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.setting_up.answers import Answers, SourceKind
-from comptroller_server.setting_up.clients import CLIENTS, ClientKind, serve_words, start_words
+from comptroller_server.setting_up.clients import CLIENTS, ClientKind
 from comptroller_server.setting_up.documents import CONFIG, documents
 from comptroller_server.setting_up.placing import place
 from comptroller_server.setting_up.proposing import Proposed, proposed_tools
+from comptroller_server.setting_up.starting import serve_words, start_words
 
 __all__ = ["init"]
 

@@ -8,10 +8,7 @@ Windsurf (docs.windsurf.com/windsurf/cascade/mcp).
 from __future__ import annotations
 
 import json
-import os
 import shlex
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -25,8 +22,6 @@ __all__ = [
     "ClientKind",
     "Machine",
     "project_of",
-    "serve_words",
-    "start_words",
 ]
 
 ENTRY = "comptroller"
@@ -173,18 +168,3 @@ def project_of(client: Client, path: Path) -> Path | None:
         if path.parts[-len(parts) :] == parts:
             return path.parents[len(parts) - 1]
     return None
-
-
-def start_words() -> list[str]:
-    """The absolute command that starts this program: the console script beside this Python, or on `PATH`."""
-    beside = Path(sys.executable).with_name("comptroller")
-    if beside.is_file() and os.access(beside, os.X_OK):
-        return [str(beside)]
-    found = shutil.which("comptroller")
-    return [str(Path(found).absolute())] if found else [sys.executable, "-m", "comptroller_server.cli"]
-
-
-def serve_words(client: str, config: Path, data_dir: Path | None) -> list[str]:
-    """The whole command for `client` on stdio. `data_dir` is None for the user's own."""
-    words = [*start_words(), "serve", "--client", client, "--config", str(config.absolute())]
-    return [*words, "--data-dir", str(data_dir.absolute())] if data_dir is not None else words
