@@ -73,7 +73,7 @@ def test_an_environment_of_ones_own_is_named_by_its_console_script(
     ("origin", "spelled"),
     [
         (None, f"comptroller=={__version__}"),
-        ({"url": "file:///home/me/my%20files/c.whl", "archive_info": {}}, "/home/me/my files/c.whl"),
+        ({"url": "file:///srv/my%20files/c.whl", "archive_info": {}}, "/srv/my files/c.whl"),
         ({"url": "https://example.org/c.whl", "archive_info": {}}, "https://example.org/c.whl"),
         (
             {"url": "https://example.org/c", "vcs_info": {"vcs": "git", "commit_id": "4f1e"}},
