@@ -536,11 +536,17 @@ MUTATIONS: tuple[Mutation, ...] = (
         "if False:",
         f"{_S}/test_metering.py::test_what_could_not_be_counted_does_not_load",
     ),
+    Mutation(
+        f"{_SERVER}/pipeline.py",
+        "            if not case.committed:\n                slot.give_back()",
+        "            if True:\n                slot.give_back()",
+        f"{_S}/test_verification.py::test_a_change_keeps_its_slot_until_it_was_read_back",
+    ),
     # -- no record, no effect -------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/pipeline.py",
-        "                    if stop is None:\n                        await self._act(case)\n",
-        "                    if True:\n                        await self._act(case)\n",
+        "                    if stop is None:\n                        await self._act(case, slot)\n",
+        "                    if True:\n                        await self._act(case, slot)\n",
         f"{_S}/test_repeats.py::test_a_create_that_is_done_is_answered_again_and_says_so",
     ),
     Mutation(

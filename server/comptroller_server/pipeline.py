@@ -14,7 +14,7 @@ from comptroller_policy.model import Verdict
 from comptroller_server.call.answers import refusal_answer, success_answer
 from comptroller_server.call.case import UNDECIDED, Case, Refused
 from comptroller_server.call.decisions import Decisions
-from comptroller_server.call.dispatch import Dispatcher
+from comptroller_server.call.dispatch import Dispatcher, Slot
 from comptroller_server.call.intake import Intake
 from comptroller_server.call.kept_reads import KeptReads
 from comptroller_server.call.lookups import LookUps
@@ -153,11 +153,11 @@ class Pipeline:
                 stop = await self._confirmations.ask(case)
             else:
                 await self._kept_reads.recall(case)  # what was just read is not read again
-                async with self._dispatcher.slot(case):
+                async with self._dispatcher.slot(case) as slot:
                     case.took.mark(Step.WAIT)
                     stop = await self._outcomes.begin(case)  # 9 commit (a free read commits once, at 14)
                     if stop is None:
-                        await self._act(case)
+                        await self._act(case, slot)
                         stop = await self._outcomes.end(case)  # 14 commit
             if stop is None:
                 self._kept_reads.keep(case)
@@ -173,10 +173,12 @@ class Pipeline:
                 await self._intake.look_again(case, stop)
         raise Refused(_MOVING)
 
-    async def _act(self, case: Case) -> None:
+    async def _act(self, case: Case, slot: Slot) -> None:
         """From dispatch to what may be released. A side effect that was committed always comes out with a state."""
         try:
             case.outcome = await self._dispatcher.run(case)  # 10 run
+            if not case.committed:
+                slot.give_back()  # what a read still has to do is not its source's load
             case.took.mark(Step.RUN)
             await self._outcomes.verify(case, self._look_ups)  # 11 verify
             case.took.mark(Step.VERIFY)

@@ -31,7 +31,17 @@ def governed_config(mcp: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "identity": {"local": {"roles": ["clerk"], "clients": {"bench": {}}}},
         "sources": {f"up{at}": {"mcp": one} for at, one in enumerate(mcp)},
-        "tools": [{"name": "read_item", "source": "up0", "allow_actions": ["read"], "roles": ["clerk"]}],
+        "tools": [
+            {
+                "name": "read_item",
+                "source": "up0",
+                "allow_actions": ["read"],
+                "roles": ["clerk"],
+                "limits": {
+                    "concurrency_max": 128
+                },  # as the warehouse's: what waits for a slot measures nothing
+            }
+        ],
         "budgets": {"max_tool_calls": 1_000_000_000},
         "limits": {"identical_calls_max": 1_000_000},
     }

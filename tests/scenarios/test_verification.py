@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -264,6 +265,56 @@ async def test_a_call_that_outlives_its_deadline_keeps_its_slot_until_it_ends(tm
         assert not done, "the one slot is still taken by the call that hangs"
         release.touch()
         assert code_of(await asyncio.wait_for(waiting, 20)) is None
+
+
+async def test_a_read_leaves_its_slot_to_the_next_one_while_it_waits_for_its_record(tmp_path: Path) -> None:
+    def one_slot(document: dict[str, Any]) -> None:
+        tool_of(document, "lookup_invoice")["limits"] = {"concurrency_max": 1}
+
+    async with opened(tmp_path, one_slot) as shop:
+        go_on, asked = threading.Event(), list[None]()
+        shop.faults.at["dispatch.after"] = lambda: asked.append(None)
+        shop.faults.at["commit.begin"] = lambda: _wait_for(go_on)
+        reads = [
+            asyncio.create_task(shop.call("lookup_invoice", invoice_id=invoice))
+            for invoice in shop.paid()[:3]
+        ]
+        try:
+            await until(lambda: len(asked) == 3)
+            assert not any(read.done() for read in reads)
+        finally:
+            go_on.set()
+        assert [code_of(answer) for answer in await asyncio.gather(*reads)] == [None] * 3
+
+
+async def test_a_change_keeps_its_slot_until_it_was_read_back(tmp_path: Path) -> None:
+    def one_slot(document: dict[str, Any]) -> None:
+        tool_of(document, "issue_refund")["limits"] = {"timeout_s": 10, "concurrency_max": 1}
+
+    async with opened(tmp_path, one_slot) as shop:
+        first, second = shop.paid()[:2]
+        go, reached = tmp_path / "go-on", tmp_path / "reached"
+        read_back = Fault(
+            tool="lookup_invoice",
+            kind=FaultKind.HANG,
+            when={"invoice_id": first},
+            skip=1,
+            until=go,
+            reached=reached,
+        )
+        shop.misbehave(read_back)
+        refunding = asyncio.create_task(shop.refund(first, 5))
+        await until(reached.exists)
+        waiting = asyncio.create_task(shop.refund(second, 5))
+        done, _ = await asyncio.wait({waiting, refunding}, timeout=1)
+        assert not done
+        assert len(shop.moved()) == 1, "the second one waits for the slot"
+        go.touch()
+        assert [code_of(answer) for answer in await asyncio.gather(refunding, waiting)] == [None, None]
+
+
+def _wait_for(event: threading.Event) -> None:
+    assert event.wait(20)
 
 
 async def test_a_change_is_looked_up_by_its_effect_key_where_another_one_of_the_same_size_may_land(

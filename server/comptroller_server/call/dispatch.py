@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.owners import Owner
@@ -40,29 +40,39 @@ class Counts:
     done: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Slot:
     """One of a tool's slots; taken on entering, given back on leaving, or when what outlived its deadline ends."""
 
     dispatcher: Dispatcher
     slots: asyncio.Semaphore
     case: Case
+    taken: bool = False
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Self:
         self.dispatcher.count(1)
         try:
             await self.slots.acquire()
         except BaseException:
             self.dispatcher.count(-1)
             raise
+        self.taken = True
+        return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.give_back()
+        self.dispatcher.count(-1)
+
+    def give_back(self) -> None:
+        """The source is done with this call, and the next one may go to it. Again, it does nothing."""
+        if not self.taken:
+            return
+        self.taken = False
         running = self.case.outcome.running if self.case.outcome is not None else None
         if running is None or running.done():
             self.slots.release()
         else:
             running.add_done_callback(lambda _: self.slots.release())
-        self.dispatcher.count(-1)
 
 
 class Dispatcher:

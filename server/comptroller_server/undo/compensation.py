@@ -25,7 +25,7 @@ from comptroller_policy.model import Verdict
 from comptroller_server.call.case import Case, Compensates, Refused
 from comptroller_server.call.commits import Commits
 from comptroller_server.call.decisions import Decisions
-from comptroller_server.call.dispatch import Dispatcher
+from comptroller_server.call.dispatch import Dispatcher, Slot
 from comptroller_server.call.intake import Intake
 from comptroller_server.call.lookups import LookUps, service_subject
 from comptroller_server.call.outcomes import Outcomes
@@ -55,7 +55,7 @@ class Ordered:
 class Reversals:
     """Runs the calls that reverse others. `act` is the pipeline's own road from dispatch to release."""
 
-    act: Callable[[Case], Awaitable[None]]
+    act: Callable[[Case, Slot], Awaitable[None]]
 
     def __init__(
         self,
@@ -201,11 +201,11 @@ class Reversals:
             if case.decision.verdict is Verdict.NEEDS_APPROVAL:
                 raise Refused(_not_covered(case))
             case.took.mark(Step.DECIDE)
-            async with self._dispatcher.slot(case):
+            async with self._dispatcher.slot(case) as slot:
                 case.took.mark(Step.WAIT)
                 stop = await self._outcomes.begin(case)
                 if stop is None:
-                    await self.act(case)
+                    await self.act(case, slot)
                     await self._outcomes.end(case)
                     self._fault("compensation.after")
                     return
