@@ -211,8 +211,10 @@ class OpeningKeys:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise EvidenceError(f"the key file {path} is malformed") from None
 
-    def complaint(self, tenant: str, index: int, key_id: str, wrapped: bytes, sealed: bytes) -> str | None:
-        """Why this payload does not open, or None when it does."""
+    def opened(
+        self, tenant: str, index: int, key_id: str, wrapped: bytes, sealed: bytes
+    ) -> dict[str, object] | str:
+        """The packet in this payload, or why it does not open."""
         cipher = self._keys.get(key_id)
         if cipher is None:
             return f"it is sealed under key {key_id!r}, which the key file does not list"
@@ -226,7 +228,7 @@ class OpeningKeys:
                 and len(base64.b64decode(payload["hmac_key"])) == 32
                 and type(payload["packet"]) is dict
             ):
-                return None
+                return cast("dict[str, object]", payload["packet"])
         except InvalidTag:
             return "its key or its ciphertext was changed"
         except (ValueError, KeyError, TypeError):

@@ -22,6 +22,13 @@ Progress = Callable[[str, int, int], None]
 _Span = tuple[int, int]
 _NODES_BAD_MAX = 10_000
 _HEX_64 = re.compile(r"[0-9a-f]{64}")
+_STATES = {
+    "switch_set": "switch_seq",
+    "switch_cleared": "switch_seq",
+    "rollout_changed": "switch_seq",
+    "bundle_activated": "bundle",
+}
+"""Records that move a column of the head row, and which: the state of the switches, the rules in force."""
 
 
 class _Tree:
@@ -74,6 +81,8 @@ class TenantCheck:
         self.erased: list[_Span] = []  # what erasure entries name
         self.good_size = 0  # size of the newest checkpoint that agreed
         self.bad_checkpoints = 0
+        self.stated: dict[str, object] = {}
+        """What the newest record that moved it says of a column of the head row. One that does not open says nothing."""
 
     def run(self, progress: Progress | None) -> TenantReport:
         try:
@@ -165,6 +174,9 @@ class TenantCheck:
         self.last_ms = cast("int", fields["t"])
         if fields["type"] == "erased":
             self.erased += cast("list[_Span]", fields.get("erases", []))
+        states = _STATES.get(str(fields["type"]))
+        if states is not None:
+            self.stated.pop(states, None)
         if payload is None:
             _extend(self.missing, index)
         elif sha256(payload.sealed).hexdigest() != fields["payload"]:
@@ -172,13 +184,15 @@ class TenantCheck:
                 FindingKind.PAYLOAD, f"the payload of entry {index} was changed or swapped", index
             )
         elif self.keys is not None:
-            why = self.keys.complaint(self.tenant, index, payload.key_id, payload.wrapped, payload.sealed)
-            if why is not None:
+            packet = self.keys.opened(self.tenant, index, payload.key_id, payload.wrapped, payload.sealed)
+            if isinstance(packet, str):
                 self.report.add(
-                    FindingKind.PAYLOAD, f"the payload of entry {index} does not open: {why}", index
+                    FindingKind.PAYLOAD, f"the payload of entry {index} does not open: {packet}", index
                 )
-            else:
-                self.report.opened = (self.report.opened or 0) + 1
+                return
+            self.report.opened = (self.report.opened or 0) + 1
+            if states is not None:
+                self.stated[states] = packet.get(states)
 
     def _compare_checkpoint(self) -> None:
         size = self.tree.size
@@ -242,6 +256,11 @@ class TenantCheck:
             self._compare_frontier(head.frontier)
         if head.record_ms < self.last_ms:
             add(FindingKind.HEAD, "the head row's record time is before that of the newest entry")
+        if head.bundle != self.stated.get("bundle", head.bundle):
+            add(FindingKind.HEAD, "the head row puts rules in force that no record did")
+        if head.switch_seq != (stated := self.stated.get("switch_seq", head.switch_seq)):
+            text = f"the head row counts {head.switch_seq} changes of switches, and the newest record of one says {stated}"
+            add(FindingKind.HEAD, text)
 
     def _compare_frontier(self, frontier: str) -> None:
         if frontier == "".join(value.hex() for _, value in self.tree.peaks):

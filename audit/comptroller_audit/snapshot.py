@@ -29,6 +29,8 @@ class Head:
     size: int
     frontier: str
     record_ms: int
+    switch_seq: int
+    bundle: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +81,11 @@ class Snapshot:
         return found
 
     def head(self, tenant: str) -> Head | None:
-        query = "SELECT size, frontier, record_ms FROM log_head WHERE tenant = :tenant"
+        query = "SELECT size, frontier, record_ms, switch_seq, bundle FROM log_head WHERE tenant = :tenant"
         row = self._connection.execute(text(query), {"tenant": tenant}).first()
-        return None if row is None else Head(_int(row[0]), _str(row[1]), _int(row[2]))
+        if row is None:
+            return None
+        return Head(_int(row[0]), _str(row[1]), _int(row[2]), _int(row[3]), _str(row[4]))
 
     def head_count(self, tenant: str) -> int:
         """Head rows of the tenant: more than one only where somebody changed the table itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -12,42 +13,28 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlmodel import SQLModel
 
-import comptroller_audit.calls
-import comptroller_audit.compensations
-import comptroller_audit.log
-import comptroller_audit.own_keys  # pyright: ignore[reportUnusedImport] -- its table
-import comptroller_audit.owners
-import comptroller_budgets.handoffs
-import comptroller_budgets.history
-import comptroller_budgets.ledger
-import comptroller_budgets.tasks
-import comptroller_policy.approvals
-import comptroller_policy.approvers
-import comptroller_policy.switches
-import comptroller_tools.provenance
-import comptroller_tools.refs
 from comptroller_audit import migrate
 from comptroller_audit.database import Database
 from comptroller_audit.errors import StoreUnavailable, StoreUnsuitable
 from comptroller_audit.migrate import SCHEMA_VERSION, schema_is_current, upgrade
 
-__all__ = ["WITH_TABLES"]
-
-WITH_TABLES = (
-    comptroller_audit.calls,
-    comptroller_audit.compensations,
-    comptroller_audit.log,
-    comptroller_audit.owners,
-    comptroller_budgets.handoffs,
-    comptroller_budgets.history,
-    comptroller_budgets.ledger,
-    comptroller_budgets.tasks,
-    comptroller_policy.approvals,
-    comptroller_policy.approvers,
-    comptroller_policy.switches,
-    comptroller_tools.provenance,
-    comptroller_tools.refs,
+PACKAGES = (
+    "comptroller_audit",
+    "comptroller_budgets",
+    "comptroller_policy",
+    "comptroller_tools",
+    "comptroller_server",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def every_table() -> None:
+    """A table is known once its module is imported, and nothing else here imports them all."""
+    for package in PACKAGES:
+        (top,) = importlib.import_module(package).__path__
+        for path in Path(top).rglob("*.py"):
+            if "table=True" in path.read_text():
+                importlib.import_module(".".join((package, *path.relative_to(top).with_suffix("").parts)))
 
 
 def differences(database: Database) -> list[Any]:

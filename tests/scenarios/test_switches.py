@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
+from comptroller_audit.database import Database
 from comptroller_audit.unit import Unit
+from comptroller_audit.verify import verify
 from comptroller_audit.vocabulary import CallState, RecordType
 from comptroller_policy.activations import ActivateBundle
 from comptroller_policy.switches import SwitchScope
@@ -209,3 +212,30 @@ async def test_a_process_started_on_another_policy_takes_the_store_over(tmp_path
             assert code_of(await second.refund(first, 15)) == "denied"
             assert code_of(await second.refund(first, 9)) is None
         assert len(shop.moved()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "found"),
+    [
+        (
+            "switch_seq = switch_seq - 1",
+            "the head row counts 1 changes of switches, and the newest record of one says 2",
+        ),
+        ("bundle = 'another'", "the head row puts rules in force that no record did"),
+    ],
+)
+async def test_a_halt_or_rules_that_somebody_took_back_in_the_database_are_found(
+    store_url: str, tmp_path: Path, changed: str, found: str
+) -> None:
+    async with opened(tmp_path, url=store_url) as shop:
+        await shop.halt(SwitchScope.TOOL, "cancel_refund")
+        await shop.halt(SwitchScope.GLOBAL)
+        ring = shop.service.installation.config.store.keys_file
+    assert verify(store_url, ring=ring).ok
+    database = Database(store_url)
+    with database.engine.begin() as connection:
+        connection.execute(text(f"UPDATE log_head SET {changed}"))  # noqa: S608 -- fixed texts
+    database.close()
+    assert verify(store_url).ok, "what payloads say is not read without keys"
+    report = verify(store_url, ring=ring)
+    assert [finding.text for finding in report.tenants[0].findings] == [found]
