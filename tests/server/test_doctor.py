@@ -277,6 +277,20 @@ def test_clients_that_name_us_are_examined_one_by_one(place: Place) -> None:
     assert not any("other" in line.found.partition("`")[2] for line in lines)
 
 
+def test_a_command_in_a_cache_that_is_tidied_some_day_is_a_warning(place: Place, tmp_path: Path) -> None:
+    environment = tmp_path / "cache" / "archive-v0" / "x1" / "bin"
+    environment.mkdir(parents=True)
+    (tmp_path / "cache" / "CACHEDIR.TAG").write_text("Signature: 8a477f597d28d172789f06886806bc55")
+    command = environment / "comptroller"
+    command.symlink_to(sys.executable)
+    written = {"mcpServers": {"comptroller": entry(place, "claude-desktop", str(command))}}
+    client_file(place, ClientKind.CLAUDE_DESKTOP, json.dumps(written))
+    (line,) = clients.clients(place.patient())
+    assert (line.level, str(tmp_path / "cache") in line.found) == (Level.WARNING, True)
+    (tmp_path / "cache" / "CACHEDIR.TAG").unlink()
+    assert levels(clients.clients(place.patient())) == [Level.OK]
+
+
 def test_a_command_that_a_client_must_look_for_is_a_warning(place: Place) -> None:
     client_file(
         place,

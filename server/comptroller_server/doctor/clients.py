@@ -11,6 +11,7 @@ from typing import Any, cast
 from comptroller_server.doctor.lines import Line, Patient, ok, problem, warning
 from comptroller_server.setting_up.clients import ENTRY, Client, Machine
 from comptroller_server.setting_up.jsonc import read_json
+from comptroller_server.setting_up.starting import cache_around
 
 __all__ = ["clients"]
 
@@ -104,6 +105,14 @@ def _examined(patient: Patient, where: str, entry: Mapping[str, Any]) -> Iterato
             f"{where}: {words[0]} or its --config is no absolute path",
             "clients start servers in a folder and with a PATH of their own",
             "write what `comptroller config snippet` prints for it",
+        )
+        return
+    if (cache := cache_around(Path(words[0]).parent.parent)) is not None:
+        yield warning(
+            "clients",
+            f"{where}: {words[0]} lies in the cache {cache}",
+            "one day the cache is tidied, and the client shows no tools",
+            "write what `comptroller config snippet` prints for it, which names the runner or an installed program",
         )
         return
     named, known = _option(words, "--client"), patient.config

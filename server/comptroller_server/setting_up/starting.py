@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from comptroller_server import __version__
 
-__all__ = ["serve_words", "start_words"]
+__all__ = ["cache_around", "serve_words", "start_words"]
 
 PACKAGE = "comptroller"
 CACHE_TAG = "CACHEDIR.TAG"
@@ -39,10 +39,15 @@ def serve_words(client: str, config: Path, data_dir: Path | None) -> list[str]:
     return [*words, "--data-dir", str(data_dir.absolute())] if data_dir is not None else words
 
 
+def cache_around(prefix: Path) -> Path | None:
+    """The cache that the environment at `prefix` lies in, if it lies in one."""
+    # An environment of uv has the tag itself, wherever it lies.
+    return next((folder for folder in prefix.parents if (folder / CACHE_TAG).is_file()), None)
+
+
 def _by_runner(prefix: Path) -> list[str] | None:
     """The command of whoever made the environment at `prefix` in a cache; None where it is no such environment."""
-    # An environment of uv has the tag itself, wherever it lies.
-    cache = next((folder for folder in prefix.parents if (folder / CACHE_TAG).is_file()), None)
+    cache = cache_around(prefix)
     if cache is None:
         return None
     if cache.name == "pipx":
