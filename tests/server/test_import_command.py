@@ -159,7 +159,7 @@ def test_a_server_that_cannot_be_started_leaves_the_client_as_it_was_until_it_ca
     result = run(tmp_path, "--yes")
     assert result.exit_code == 1
     assert "cannot be asked" in result.stdout
-    assert f"or take it out of {path}" in result.stdout
+    assert f"take it out of {path}, or let it stay there ungoverned (--leave 'My Files')" in result.stdout
     assert f"{path} is as it was: there is something left to accept" in result.stdout.splitlines()[-1]
     assert path.read_bytes() == before
     (upstream.folder / "away").rename(told)
@@ -187,6 +187,26 @@ def test_what_cannot_be_governed_stays_in_the_clients_file(tmp_path: Path, upstr
     assert set(entries(path)) == {"comptroller", "old", "odd", "none"}
     assert entries(path)["old"] == old
     assert "old: stays as it is and is not governed" in result.stdout
+
+
+def test_a_server_that_somebody_leaves_stays_in_the_clients_file_and_the_others_are_governed(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    dead = {"command": "/nowhere/server", "args": ["--of", "notes"]}
+    path = client_file(tmp_path, upstream, notes=dead)
+    before = path.read_bytes()
+    refused = run(tmp_path, "--yes", "--leave", "note")
+    assert refused.exit_code == 2
+    assert "--leave note: no such server; these are listed: My Files, notes" in refused.output
+    assert not (tmp_path / "here").exists()
+    assert run(tmp_path, "--yes").exit_code == 1
+    assert path.read_bytes() == before
+    result = run(tmp_path, "--yes", "--leave", "notes")
+    assert result.exit_code == 0, result.output
+    assert "notes: stays as it is and is not governed: --leave says so" in result.stdout
+    assert (set(entries(path)), entries(path)["notes"]) == ({"comptroller", "notes"}, dead)
+    assert run(tmp_path, "--undo").exit_code == 0
+    assert path.read_bytes() == before
 
 
 def test_a_file_that_names_the_tools_accepts_only_those(tmp_path: Path, upstream: Upstream) -> None:

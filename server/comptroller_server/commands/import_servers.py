@@ -6,8 +6,9 @@ import asyncio
 import functools
 import os
 import re
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from comptroller_server.upstreams.switching import file_mark, switch, switched_f
 
 __all__ = ["import_servers"]
 
+_LEFT = "--leave says so"
 ANYBODY = "default"
 """The configured client that a file belongs to where no client has its own name there."""
 
@@ -53,6 +55,10 @@ ANYBODY = "default"
     metavar="NAME",
     help="Which configured client the file belongs to, where its own name is none.",
 )
+@click.option(
+    "--leave", "left_out", metavar="SERVER", multiple=True,
+    help="Leave this server in the client's file, ungoverned; may be given again.",
+)  # fmt: skip
 @click.option("--keep-client", is_flag=True, help="Leave the client's file as it is.")
 @click.option("--undo", "back", is_flag=True, help="Give the client's file the bytes it had before.")
 @click.option(
@@ -66,6 +72,7 @@ def import_servers(
     file: Path | None,
     yes: bool,
     client: str | None,
+    left_out: tuple[str, ...],
     keep_client: bool,
     back: bool,
     only_servers: bool,
@@ -86,7 +93,7 @@ def import_servers(
         _undo(invocation, path, only_servers=only_servers)
         return
     config = _config(invocation)
-    found = _read(invocation, config, path)
+    found = _read(invocation, config, path, left_out)
     if not invocation.as_json:
         _show_plan(found, config)
     if not any(one.governable or _asks(one) for one in found):
@@ -99,7 +106,7 @@ def import_servers(
         _tell(invocation, path, found, {}, ["Nothing was written: use a terminal, --accept FILE or --yes."])
         return
     if _fill_in(invocation, found):
-        found = _read(invocation, config, path)
+        found = _read(invocation, config, path, left_out)
     waiting = [one for each in found for one in _asks(each)]
     if waiting and not any(one.governable for one in found):
         _tell(invocation, path, found, {}, [f"Nothing was written. {_what_waits(waiting)}"])
@@ -152,8 +159,21 @@ def _config(invocation: Invocation) -> Config | Path:
     return load_config(named, data_dir=invocation.data_dir) if named.is_file() else named.absolute()
 
 
-def _read(invocation: Invocation, config: Config | Path, path: Path | None) -> list[ClientFile]:
-    """The files that are meant: the one named, or those found that list any server but us."""
+def _read(
+    invocation: Invocation, config: Config | Path, path: Path | None, left_out: Collection[str]
+) -> list[ClientFile]:
+    """The files that are meant, without the servers that are left to their clients. Raises `CommandError`."""
+    found = _files(invocation, config, path)
+    names = {one.name for each in found for one in each.servers}
+    if unknown := sorted(set(left_out) - names):
+        raise CommandError(
+            f"--leave {unknown[0]}: no such server; these are listed: {', '.join(sorted(names))}"
+        )
+    return [each.leaving(left_out, _LEFT) for each in found]
+
+
+def _files(invocation: Invocation, config: Config | Path, path: Path | None) -> list[ClientFile]:
+    """The file that is named, or those found that list any server but us."""
     machine = Machine(Path.home(), sys.platform, os.environ)
     there = _imported(config)
     names = SourceNames([name for name in _sources(config) if name not in there], there)
@@ -380,7 +400,8 @@ def _switch(invocation: Invocation, found: Sequence[ClientFile], client: str | N
         if missing:
             if not invocation.as_json:
                 say(
-                    f"Nothing of {', '.join(missing)} is accepted yet. Mend it, or take it out of {one.path}, and run this again."
+                    f"Nothing of {', '.join(missing)} is accepted yet. Mend it, take it out of {one.path}, or let it stay there "
+                    f"ungoverned ({' '.join(f'--leave {shlex.quote(name)}' for name in missing)}), and run this again."
                 )
         elif one.governable:
             words = serve_words(name, config.path, invocation.data_dir)

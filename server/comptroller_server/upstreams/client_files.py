@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,19 @@ class ClientFile:
     @property
     def governable(self) -> tuple[Found, ...]:
         return tuple(one for one in self.servers if one.why_not is None)
+
+    def leaving(self, names: Collection[str], why: str) -> ClientFile:
+        """The same file, of which the servers with these names stay as they are."""
+        lists = [
+            replace(
+                each,
+                servers=tuple(
+                    replace(one, why_not=why, asks=None) if one.name in names else one for one in each.servers
+                ),
+            )
+            for each in self.lists
+        ]
+        return replace(self, lists=tuple(lists))
 
     @property
     def switched_lists(self) -> tuple[tuple[str, ...], ...]:
