@@ -109,3 +109,7 @@ async def test_the_picture_fits_its_terminal_and_says_what_it_leaves_out(
     assert told.sections[0][2][0][1][:14] in captured.get()
     assert all(heading in captured.get() for heading in ("Waits for a person", "Calls", "Budgets"))
     assert ("more" in captured.get()) == (height < 60)
+    day, _, time = told.sections[1][2][0][0].partition(" ")
+    listed = captured.get().partition("Calls")[2].partition("Budgets")[0]
+    assert (f" {time} " in listed) == (width >= 100)
+    assert day not in listed, "the heading has it"

@@ -196,7 +196,9 @@ def picture(look: Look, width: int, height: int) -> RenderableType:
     from rich.table import Column, Table
     from rich.text import Text
 
-    heading = f"comptroller  {at(look.now_ms)}  (Ctrl-C ends)"
+    now = at(look.now_ms)
+    today = now[: now.index(" ") + 1]
+    heading = f"comptroller  {now}  (Ctrl-C ends)"
     parts: list[RenderableType] = [Text(heading, style="bold", no_wrap=True, overflow="ellipsis")]
     sections = look.sections
     most = _rows_each(height, [len(rows) for _, _, rows, _ in sections])
@@ -218,7 +220,12 @@ def picture(look: Look, width: int, height: int) -> RenderableType:
         )
         fits = rows if len(rows) <= most else rows[: most - 1]
         for row in fits:
-            shown.add_row(*(Text(plain(row[number]), style=_STYLES.get(row[number], "")) for number in kept))
+            # The heading has the date, and what happened today needs no other.
+            cells = [
+                (row[number].removeprefix(today) if columns[number] == "AT" else row[number])
+                for number in kept
+            ]
+            shown.add_row(*(Text(plain(cell), style=_STYLES.get(cell, "")) for cell in cells))
         if len(fits) < len(rows):
             shown.add_row(Text(f"… {len(rows) - len(fits)} more", style="dim"))
         parts += [shown] if rows else [Text(title, style="bold"), Text(f"  {nothing}")]
