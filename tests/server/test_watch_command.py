@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from comptroller_server.commands.watch import Look, look_at, picture
 from comptroller_tools.desk.faults import Fault, FaultKind
 from tests.scenarios.kit import call_of, code_of
 from tests.server.cli_kit import Desk, accepting_own_files, at_work
+from tests.server.test_cli_processes import Place
 
 pytestmark = pytest.mark.anyio
 
@@ -70,6 +72,32 @@ async def test_a_look_is_printed_again_only_when_it_differs_until_an_interrupt(t
         assert ended == 0, "an interrupt is how it is meant to end"
         assert call_of(read) not in {one["call"] for one in first["calls"]}
         assert second["calls"][0]["call"] == call_of(read)
+
+
+@pytest.mark.parametrize("kind", ["dumb", "xterm"])
+async def test_a_terminal_that_cannot_draw_anew_is_told_one_look_below_the_other(
+    tmp_path: Path, kind: str
+) -> None:
+    async with at_work(tmp_path, accepting_own_files):
+        ours, theirs = os.openpty()
+        place = Place(tmp_path)
+        watching = await asyncio.create_subprocess_exec(
+            sys.executable, *place.words("watch"), env=place.environment | {"TERM": kind}, stdout=theirs
+        )
+        os.close(theirs)
+        shown = b""
+        try:
+            async with asyncio.timeout(60):
+                while b"Budgets" not in shown:
+                    shown += await asyncio.to_thread(os.read, ours, 65_536)
+                watching.send_signal(signal.SIGINT)
+                assert await watching.wait() == 0
+        finally:
+            if watching.returncode is None:
+                watching.kill()
+                await watching.wait()
+            os.close(ours)
+        assert (b"\x1b[?1049h" in shown) == (kind == "xterm"), "another screen, which is given back"
 
 
 async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_terminal_sequence(

@@ -113,13 +113,13 @@ class Look:
 def watch(ctx: click.Context, task: str | None, count: int, every: float, once: bool) -> None:
     """What waits for a person, the newest calls, and the limits nearest to their end, until interrupted.
 
-    On a terminal the picture is renewed in place; elsewhere, and with --json, a look is printed whenever it differs from
+    On a terminal the picture is renewed in place; elsewhere (and where TERM is `dumb`), and with --json, a look is printed whenever it differs from
     the one before. For example: comptroller watch --task 019a
     """
     invocation = invocation_of(ctx)
 
     async def go_on(installation: Installation) -> None:
-        if sys.stdout.isatty() and not invocation.as_json and not once:
+        if _redraws() and not invocation.as_json and not once:
             await _live(installation, task, count, every)
             return
         last = ""
@@ -137,6 +137,13 @@ def watch(ctx: click.Context, task: str | None, count: int, every: float, once: 
     # An interrupt is how it is meant to end, so it ends well.
     with contextlib.suppress(KeyboardInterrupt):
         on_store(invocation, go_on)
+
+
+def _redraws() -> bool:
+    """Whether standard output is a terminal that can go back to where it has written."""
+    from rich.console import Console
+
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 async def look_at(installation: Installation, task: str | None, count: int) -> Look:
