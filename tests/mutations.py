@@ -543,12 +543,6 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_switches.py::test_a_halt_or_rules_that_somebody_took_back_in_the_database_are_found",
     ),
     Mutation(
-        f"{_AUDIT}/rebuild.py",
-        "self.stated[states] = packet.get(states)",
-        'self.stated["bundle"] = packet.get(states)',
-        f"{_S}/test_switches.py::test_a_halt_or_rules_that_somebody_took_back_in_the_database_are_found",
-    ),
-    Mutation(
         f"{_SERVER}/pipeline.py",
         "            if not case.committed:\n                slot.give_back()",
         "            if True:\n                slot.give_back()",
