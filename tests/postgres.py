@@ -7,6 +7,7 @@ account `postgres` or `nobody`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -98,11 +99,14 @@ class Cluster:
     def stopped(self, how: signal.Signals = signal.SIGINT) -> Generator[None]:
         """The server is down inside the block, by a fast shutdown, and up again after it, on the same data.
 
-        With SIGQUIT it ends as a power cut would have it: it flushes nothing, and recovers when it starts.
+        With SIGQUIT it ends as a power cut would have it: it flushes nothing, and recovers when it starts. With SIGKILL
+        it cannot even do that: its children notice, and its pid file stays. Linux only.
         """
+        pid_file = self.directory / "data" / "postmaster.pid"
+        family = _family(int(pid_file.read_text().splitlines()[0])) if how == signal.SIGKILL else []
         _signal_server(self.directory, how)
         until = time.monotonic() + STOP_S_MAX
-        while (self.directory / "data" / "postmaster.pid").exists():
+        while any(map(_lives, family)) if family else pid_file.exists():
             assert time.monotonic() < until, f"the server did not stop within {STOP_S_MAX:.0f} s"
             time.sleep(READY_POLL_S)
         try:
@@ -265,6 +269,23 @@ def _wait_until_ready(programs: Path, directory: Path, process: subprocess.Popen
         if time.monotonic() > until:
             raise PostgresUnavailableError(f"the server was not ready after {READY_S_MAX:.0f} s")
         time.sleep(READY_POLL_S)
+
+
+def _family(pid: int) -> list[int]:
+    """A process and its children."""
+    found = [pid]
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _signal_server(directory: Path, number: signal.Signals) -> None:
