@@ -1290,6 +1290,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_rollout_command.py::test_a_credential_that_the_agent_can_read_promotes_nothing",
     ),
     Mutation(
+        f"{_SERVER}/commands/opening.py",
+        "signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "signal.getsignal(signal.SIGINT)",
+        "tests/server/test_edit_command.py::test_an_interrupt_at_a_question_ends_the_command_at_once",
+    ),
+    Mutation(
         f"{_SERVER}/commands/credentials.py",
         "    return voter.name if voter.counts else None",
         "    return voter.name",

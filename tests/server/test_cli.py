@@ -792,6 +792,16 @@ async def test_a_halt_is_lifted_by_an_approver_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_whose_credential_file_does_not_count_is_told_why_and_what_to_do(tmp_path: Path) -> None:
+    async with at_work(tmp_path, None) as desk:
+        words = ("resume", "--reason", "looked", "--credential-file", str(desk.credential))
+        told = await run_in_thread(tmp_path, *words)
+        assert told.exit_code == 1
+        assert f"{desk.credential} belongs to this very account" in told.stderr
+        assert "Leave --credential-file out" in told.stderr
+
+
+@pytest.mark.anyio
 async def test_where_nobody_is_enrolled_whoever_has_the_account_lifts_a_halt(tmp_path: Path) -> None:
     async with opened(tmp_path, clock=RealClock()) as shop:
         for word in ("halt", "resume"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -233,3 +234,42 @@ async def test_at_a_terminal_the_card_comes_first_and_the_person_is_asked(
         assert secret not in shown
         assert (b"neither yes nor no" in shown) == (typed == "")
         assert (await desk.json("approvals", "show", call))["state"] == state
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [(("approvals", "approve", "CALL"), b"[y/N]"), (("resume", "--reason", "looked"), b"credential (")],
+)
+async def test_an_interrupt_at_a_question_ends_the_command_at_once(
+    tmp_path: Path, words: tuple[str, ...], question: bytes
+) -> None:
+    async with at_work(tmp_path, None) as desk:
+        call = await waiting(desk)
+        ours, theirs = os.openpty()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *Place(tmp_path).words(*(word.replace("CALL", call) for word in words)),
+            env=Place(tmp_path).environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        shown = b""
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                while question not in shown:
+                    shown += await asyncio.to_thread(os.read, ours, 65_536)
+                process.send_signal(signal.SIGINT)
+                ended = await process.wait()
+            shown += os.read(ours, 65_536)
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            os.close(theirs)
+            os.close(ours)
+        assert ended == 2
+        assert b"Stopped." in shown
+        assert desk.shop.moved() == []

@@ -98,6 +98,7 @@ async def test_a_terminal_that_cannot_draw_anew_is_told_one_look_below_the_other
                 await watching.wait()
             os.close(ours)
         assert (b"\x1b[?1049h" in shown) == (kind == "xterm"), "another screen, which is given back"
+        assert (b"\x1b" in shown) == (kind == "xterm"), "a terminal that knows no sequences is sent none"
 
 
 async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_terminal_sequence(

@@ -13,7 +13,8 @@ import click
 
 from comptroller_policy.approvals import Assurance
 from comptroller_policy.approvers import approver_by_credential, approver_names
-from comptroller_server.commands.opening import account
+from comptroller_server.commands.opening import account, interruptible
+from comptroller_server.commands.showing import plain
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
@@ -63,6 +64,7 @@ async def identify(installation: Installation, file: Path | None) -> Voter:
         credential, owner = _read(file)
         if owner == os.geteuid() and not installation.config.approvals.allow_same_uid_file:
             assurance = Assurance.SAME_UID
+            _say_it_is_ours(file)
     else:
         credential = _ask()
     if not credential:
@@ -84,13 +86,24 @@ async def entitled(installation: Installation, file: Path | None) -> str | None:
     return voter.name if voter.counts else None
 
 
+def _say_it_is_ours(file: Path) -> None:
+    """To standard error, because what the command then says only asks for what was just given."""
+    click.echo(
+        f"comptroller: {plain(str(file))} belongs to this very account, so whatever runs as it could have used it, and it "
+        "does not count. Leave --credential-file out and type the credential, give a file of another user, or set "
+        "`approvals.allow_same_uid_file`.",
+        err=True,
+    )
+
+
 def _ask() -> str:
     """Asked only of a terminal, never shown; empty when nobody can be asked."""
     if not sys.stdin.isatty():
         return ""
-    asked: str = click.prompt(
-        "Approver credential (empty for none)", hide_input=True, default="", show_default=False, err=True
-    )
+    with interruptible():
+        asked: str = click.prompt(
+            "Approver credential (empty for none)", hide_input=True, default="", show_default=False, err=True
+        )
     return asked.strip()
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -31,6 +33,7 @@ __all__ = [
     "account",
     "call_named",
     "installation_of",
+    "interruptible",
     "on_store",
     "quiet_stdout",
 ]
@@ -95,6 +98,21 @@ def call_named(reader: Reader, wanted: str) -> tuple[str, Row]:
         raise CommandError(f"no call has an id that begins with {wanted!r}; see `comptroller calls list`")
     listed = ", ".join(call for call, _ in found[:5])
     raise CommandError(f"several calls begin with {wanted!r} ({listed}…); give more of the id")
+
+
+@contextlib.contextmanager
+def interruptible() -> Generator[None]:
+    """While a person is asked, Ctrl-C ends the command. Under `asyncio.run` the first would only cancel the task that asks,
+    which notices nothing before the answer has come.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def account() -> str:

@@ -69,7 +69,7 @@ def emit(document: Any) -> None:
 
 
 def _color() -> bool | None:
-    return False if os.environ.get("NO_COLOR") else None
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
