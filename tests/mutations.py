@@ -1296,6 +1296,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_edit_command.py::test_an_interrupt_at_a_question_ends_the_command_at_once",
     ),
     Mutation(
+        f"{_SERVER}/commands/watch.py",
+        "            live.stop()\n",
+        "",
+        "tests/server/test_watch_command.py::test_who_sets_it_aside_gets_the_terminal_back_and_the_picture_when_it_goes_on",
+    ),
+    Mutation(
         f"{_SERVER}/commands/credentials.py",
         "    return voter.name if voter.counts else None",
         "    return voter.name",

@@ -101,6 +101,40 @@ async def test_a_terminal_that_cannot_draw_anew_is_told_one_look_below_the_other
         assert (b"\x1b" in shown) == (kind == "xterm"), "a terminal that knows no sequences is sent none"
 
 
+async def test_who_sets_it_aside_gets_the_terminal_back_and_the_picture_when_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    async with at_work(tmp_path, accepting_own_files):
+        ours, theirs = os.openpty()
+        place = Place(tmp_path)
+        watching = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *place.words("watch"),
+            env=place.environment | {"TERM": "xterm"},
+            stdout=theirs,
+            start_new_session=True,  # in which nobody could continue it, so that the kernel does not stop it
+        )
+        os.close(theirs)
+        shown = b""
+        try:
+            async with asyncio.timeout(60):
+                while b"Budgets" not in shown:
+                    shown += await asyncio.to_thread(os.read, ours, 65_536)
+                watching.send_signal(signal.SIGTSTP)
+                while b"Budgets" not in shown.partition(b"\x1b[?1049l")[2]:
+                    shown += await asyncio.to_thread(os.read, ours, 65_536)
+                watching.send_signal(signal.SIGINT)
+                assert await watching.wait() == 0
+        finally:
+            if watching.returncode is None:
+                watching.kill()
+                await watching.wait()
+            os.close(ours)
+        given_back, _, again = shown.partition(b"\x1b[?1049l")
+        assert given_back.endswith(b"\x1b[?25h"), "with its cursor"
+        assert b"\x1b[?1049h" in again
+
+
 async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_terminal_sequence(
     tmp_path: Path,
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +187,18 @@ async def _live(installation: Installation, task: str | None, count: int, every:
     from rich.live import Live
 
     console = Console(highlight=False)
+    loop = asyncio.get_running_loop()
     with Live(console=console, screen=True, auto_refresh=False) as live:
+
+        def aside() -> None:
+            """Ctrl-Z: whoever gets the terminal gets its own screen and cursor; after `fg` it is ours again."""
+            live.stop()
+            loop.remove_signal_handler(signal.SIGTSTP)
+            os.kill(os.getpid(), signal.SIGTSTP)  # returns when the process is continued
+            loop.add_signal_handler(signal.SIGTSTP, aside)
+            live.start(refresh=True)
+
+        loop.add_signal_handler(signal.SIGTSTP, aside)
         while True:
             look = await look_at(installation, task, count)
             live.update(picture(look, console.width, console.height), refresh=True)
