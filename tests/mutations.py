@@ -76,7 +76,7 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_AUDIT}/exported.py",
         "    if index != expected or type(index) is not int:",
         "    if False:",
-        "tests/server/test_export.py::test_a_line_left_out_is_noticed",
+        "tests/server/test_export.py::test_a_line_that_stands_twice_is_noticed_where_it_stands",
     ),
     Mutation(
         f"{_AUDIT}/exported.py",
@@ -547,6 +547,48 @@ MUTATIONS: tuple[Mutation, ...] = (
         "            if not case.committed:\n                slot.give_back()",
         "            if True:\n                slot.give_back()",
         f"{_S}/test_verification.py::test_a_change_keeps_its_slot_until_it_was_read_back",
+    ),
+    Mutation(
+        f"{_AUDIT}/pruning.py",
+        "if not holds.keep(reader, tenant, str(envelope))",
+        "if True",
+        f"{_S}/test_pruning.py::test_a_hold_that_comes_after_the_payload_went_keeps_the_envelope",
+    ),
+    Mutation(
+        f"{_AUDIT}/pruning.py",
+        "if max(self.indexes) >= self.signed_entries:",
+        "if False:",
+        f"{_S}/test_pruning.py::test_only_what_a_signed_checkpoint_of_this_log_holds_is_pruned",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/pruning.py",
+        "if end and not is_included(",
+        "if end and False and not is_included(",
+        f"{_S}/test_pruning.py::test_a_log_that_the_checkpoint_is_not_of_is_not_pruned",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/pruning.py",
+        "        if self._streams:\n",
+        "        if False:\n",
+        f"{_S}/test_pruning.py::test_pruning_waits_for_streams_and_one_that_begins_later_passes_over_what_went",
+    ),
+    Mutation(
+        f"{_AUDIT}/rebuild.py",
+        "for first, last in _subtract(blank, pruned):",
+        "for first, last in _subtract(blank, blank):",
+        f"{_S}/test_pruning.py::test_an_envelope_that_somebody_else_took_away_or_brought_back_is_found",
+    ),
+    Mutation(
+        f"{_AUDIT}/exported.py",
+        "    _judge_missing(missing, pruned, report)\n",
+        "    report.pruned += len(missing)\n",
+        f"{_S}/test_pruning.py::test_what_reads_the_record_passes_over_what_was_pruned",
+    ),
+    Mutation(
+        f"{_SERVER}/config/model.py",
+        "self.retention_days is None or self.prune_days <= self.retention_days",
+        "self.retention_days is None",
+        f"{_S}/test_pruning.py::test_envelopes_are_never_to_go_before_their_payloads",
     ),
     # -- no record, no effect -------------------------------------------------------------------------------------
     Mutation(

@@ -13,7 +13,7 @@ __all__ = ["Envelope", "Payload"]
 
 
 class Envelope(OpenShape):
-    """What the tree's leaf hashes are made of (`build_envelope`). `erases` stands in entries of type `erased`."""
+    """What the tree's leaf hashes are made of (`build_envelope`). `erases` stands in entries of type `erased`, `prunes` in those of type `pruned`."""
 
     v: Version
     i: Annotated[int, Field(ge=0, description="index in the tenant's log")]
@@ -29,6 +29,7 @@ class Envelope(OpenShape):
     arguments: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical arguments")] = None
     output: Annotated[Hex64 | None, Field(description="HMAC-SHA-256 of the canonical output")] = None
     erases: Annotated[list[tuple[int, int]] | None, Field(description="spans first..last, inclusive")] = None
+    prunes: Annotated[list[tuple[int, int]] | None, Field(description="spans first..last, inclusive")] = None
 
 
 class Payload(OpenShape):

@@ -32,7 +32,7 @@ BAD_MAX = 100
 
 @dataclass(slots=True)
 class ExportReport:
-    """What the lines prove. `beyond` are entries after the checkpoint, which nothing proves yet."""
+    """What the lines prove. `beyond` are entries after the checkpoint, which nothing proves yet; `pruned` are not in the log any more."""
 
     log: str
     size: int
@@ -40,6 +40,7 @@ class ExportReport:
     end: int
     proved: int = 0
     beyond: int = 0
+    pruned: int = 0
     bad: list[str] = field(default_factory=list[str])
     bad_in_all: int = 0
 
@@ -61,6 +62,7 @@ class ExportReport:
             "end": self.end,
             "proved": self.proved,
             "beyond": self.beyond,
+            "pruned": self.pruned,
             "bad": self.bad,
             "bad_in_all": self.bad_in_all,
         }
@@ -69,6 +71,7 @@ class ExportReport:
         told = [
             f"{self.log}: {self.proved} entries from {self.first} on are proved by the checkpoint of {self.size}",
             *([f"{self.beyond} entries lie after it, and nothing proves them yet"] if self.beyond else []),
+            *([f"{self.pruned} entries were pruned, which the log itself says"] if self.pruned else []),
             *(f"WRONG {what}" for what in self.bad),
         ]
         more = self.bad_in_all - len(self.bad)
@@ -96,24 +99,65 @@ def check_export(lines: Iterable[str], vkey: str) -> ExportReport:
 
 def _check_lines(rest: Iterator[str], checkpoint: Checkpoint, report: ExportReport) -> None:
     expected = report.first
+    missing, pruned = list[tuple[int, int]](), list[tuple[int, int]]()
     for number, line in enumerate(rest, 2):
         if not line.strip():
             continue
-        problem = _line_problem(line, expected, checkpoint)
+        entry = _members(line)
+        index = entry.get("index") if entry is not None else None
+        if type(index) is int and expected < index < report.end:
+            missing.append((expected, index - 1))
+            expected = index
+        problem = _line_problem(entry, expected, checkpoint)
         if problem is None:
             report.proved += 1
+            pruned += _prunes(entry)
         elif problem == "":
             report.beyond += 1
         else:
             report.found(f"line {number}: {problem}")
         expected += 1
-    if expected != report.end:
+    if expected < report.end:
+        missing.append((expected, report.end - 1))
+    elif expected > report.end:
         report.found(f"{expected - report.first} entries are here, the head says {report.end - report.first}")
+    _judge_missing(missing, pruned, report)
 
 
-def _line_problem(line: str, expected: int, checkpoint: Checkpoint) -> str | None:
+def _judge_missing(
+    missing: list[tuple[int, int]], pruned: list[tuple[int, int]], report: ExportReport
+) -> None:
+    """Only what an entry that is proved says was pruned may be missing."""
+    pruned.sort()
+    at = 0
+    for first, last in missing:
+        left = first
+        while left <= last:
+            while at < len(pruned) and pruned[at][1] < left:
+                at += 1
+            if at == len(pruned) or pruned[at][0] > left:
+                break
+            left = pruned[at][1] + 1
+        report.pruned += min(left, last + 1) - first
+        if left <= last:
+            report.found(
+                f"entries {left} to {last} are missing, and no proved entry says that they were pruned"
+            )
+
+
+def _prunes(entry: dict[str, Any] | None) -> Iterator[tuple[int, int]]:
+    envelope = cast("dict[str, Any]", entry["envelope"]) if entry is not None else {}
+    spans: object = envelope.get("prunes") if envelope.get("type") == "pruned" else None
+    for span in cast("list[object]", spans) if isinstance(spans, list) else ():
+        match span:
+            case [int(first), int(last)]:
+                yield first, last
+            case _:
+                continue
+
+
+def _line_problem(entry: dict[str, Any] | None, expected: int, checkpoint: Checkpoint) -> str | None:
     """None when the line is proved, "" when it lies beyond the checkpoint, else what is wrong."""
-    entry = _members(line)
     if entry is None:
         return "is no entry"
     index, envelope, path = entry.get("index"), entry.get("envelope"), entry.get("proof")

@@ -50,6 +50,9 @@ class TenantReport:
     entries: int = 0
     root: str = ""
     erased: int = 0
+    pruned: int = 0
+    unsigned: int = 0
+    """Of the pruned ones, those that no checkpoint holds which was given and agreed."""
     checkpoints: int = 0
     receipts: int = 0
     beyond: int | None = None
@@ -124,6 +127,8 @@ def _tenant_lines(one: TenantReport) -> Iterator[str]:
     if one.more:
         yield f"  and {one.more} more findings"
     yield f"  {one.erased} payloads erased, {one.checkpoints} checkpoints and {one.receipts} receipts agree"
+    if one.pruned:
+        yield f"  {one.pruned} envelopes pruned, {one.unsigned} of them beyond every checkpoint that was given"
     if one.opened is None:
         yield "  payload keys not checked: no key file was given"
     if one.beyond is None:

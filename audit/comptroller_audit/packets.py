@@ -45,7 +45,7 @@ compact_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 class LogRecord:
     """One record to append. `arguments` and `output` are canonical bytes; only their keyed digests are kept.
 
-    `erases` are spans `(first, last)` of earlier entries whose payloads go with this record.
+    `erases` are spans `(first, last)` of earlier entries whose payloads go with this record, `prunes` of those whose envelopes do.
     """
 
     type: RecordType
@@ -56,6 +56,7 @@ class LogRecord:
     arguments: bytes | None = None
     output: bytes | None = None
     erases: tuple[tuple[int, int], ...] = ()
+    prunes: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def build_envelope(
 ) -> str:
     """The envelope: compact JSON, sorted keys, ASCII; absent fields are left out.
 
-    `{arguments, attempt, call, erases, i, output, payload, t, task, tenant, type, v}` with `i` the index, `t` the record
+    `{arguments, attempt, call, erases, i, output, payload, prunes, t, task, tenant, type, v}` with `i` the index, `t` the record
     time in milliseconds, `payload` the SHA-256 of the sealed bytes, `arguments` and `output` HMAC-SHA-256, in hex.
     """
     envelope: JsonObject = {}  # filled in sorted order, which sorting again would only pay for twice
@@ -88,6 +89,8 @@ def build_envelope(
     if record.output is not None:
         envelope["output"] = hmac.new(hmac_key, record.output, "sha256").hexdigest()
     envelope["payload"] = payload_sha256
+    if record.prunes:
+        envelope["prunes"] = [list(span) for span in record.prunes]
     envelope["t"] = record_ms
     if record.task is not None:
         envelope["task"] = record.task

@@ -24,6 +24,7 @@ __all__ = [
     "calls_matching",
     "calls_of_task",
     "entries",
+    "entry_from",
     "newest_calls",
     "page",
 ]
@@ -51,8 +52,19 @@ _PAYLOAD = select(_P.c.key_id, _P.c.wrapped, _P.c.sealed).where(
 _PAGE = (
     select(_E.c.idx, _E.c.envelope, _E.c.leaf, _P.c.key_id, _P.c.wrapped, _P.c.sealed)
     .outerjoin_from(_E, _P, (_E.c.tenant == _P.c.tenant) & (_E.c.idx == _P.c.idx))
-    .where(_E.c.tenant == bindparam("tenant"), _E.c.idx >= bindparam("first"), _E.c.idx < bindparam("end"))
+    .where(
+        _E.c.tenant == bindparam("tenant"),
+        _E.c.idx >= bindparam("first"),
+        _E.c.idx < bindparam("end"),
+        _E.c.envelope != "",
+    )
     .order_by(_E.c.idx)
+)
+_FROM = (
+    select(_E.c.idx, _E.c.envelope)
+    .where(_E.c.tenant == bindparam("tenant"), _E.c.idx >= bindparam("idx"), _E.c.envelope != "")
+    .order_by(_E.c.idx)
+    .limit(1)
 )
 _IN_STATE = (
     select(_C.c.id, *(c for c in _C.columns if c.name not in ("tenant", "id")))
@@ -62,13 +74,19 @@ _IN_STATE = (
 """Constants: a statement made anew each time is compiled each time."""
 
 
+def entry_from(reader: Reader, tenant: str, index: int) -> tuple[int, str] | None:
+    """Index and envelope of the first entry from `index` on that was not pruned."""
+    found = reader.query(_FROM, tenant=tenant, idx=index)
+    return (int(found[0][0]), str(found[0][1])) if found else None
+
+
 def entries(reader: Reader, ring: KeyRing, tenant: str, indexes: Sequence[int]) -> list[Logged]:
-    """The entries at `indexes`, in that order; missing ones are left out. Raises `KeyRingError` without the key."""
+    """The entries at `indexes`, in that order; missing and pruned ones are left out. Raises `KeyRingError` without the key."""
     logged: list[Logged] = []
     for index in indexes:
         found = reader.query(_ENTRY, tenant=tenant, idx=index)
         sealed = reader.query(_PAYLOAD, tenant=tenant, idx=index)
-        if found:
+        if found and found[0][0]:
             logged.append(_logged(ring, tenant, index, found[0], sealed[0] if sealed else None))
     return logged
 
@@ -95,7 +113,10 @@ def _entry(index: int, envelope: JsonObject, leaf: Any, packet: JsonObject | Non
 def page(
     reader: Reader, ring: KeyRing, tenant: str, first: int, end: int, wanted: Collection[RecordType]
 ) -> list[Logged]:
-    """The entries from `first` on and before `end`, in one select. Only packets of `wanted` types are opened."""
+    """The entries from `first` on and before `end`, in one select, without those that were pruned.
+
+    Only packets of `wanted` types are opened.
+    """
     found: list[Logged] = []
     for index, text, leaf, *sealed in reader.query(_PAGE, tenant=tenant, first=first, end=end):
         envelope, packet = _quickly(text), None

@@ -79,6 +79,8 @@ class TenantCheck:
         self.bad_nodes: set[tuple[int, int]] = set()
         self.missing: list[_Span] = []  # entries without a payload
         self.erased: list[_Span] = []  # what erasure entries name
+        self.blank: list[_Span] = []  # entries without an envelope
+        self.pruned: list[_Span] = []  # what pruning entries name
         self.good_size = 0  # size of the newest checkpoint that agreed
         self.bad_checkpoints = 0
         self.stated: dict[str, object] = {}
@@ -124,6 +126,7 @@ class TenantCheck:
         self._compare_head(head)
         self._compare_node_count()
         self._compare_erasures()
+        self._compare_prunings()
         self._compare_evidence_beyond()
 
     def _orphan(self, payload: Payload) -> None:
@@ -143,6 +146,8 @@ class TenantCheck:
             )
             self.whole = False
         self.next = index + 1
+        if not entry.envelope:
+            return self._blank(entry, payload)
         leaf = sha256(b"\x00" + entry.envelope).digest()
         if leaf != entry.leaf:
             self.report.add(
@@ -152,6 +157,20 @@ class TenantCheck:
             if len(self.bad_nodes) < _NODES_BAD_MAX:
                 self.bad_nodes.add((0, index))
         self._envelope(entry, payload)
+        return self._placed(index, leaf)
+
+    def _blank(self, entry: Entry, payload: Payload | None) -> list[tuple[int, int, bytes]]:
+        """An entry whose envelope is gone: its leaf stands for it. Who vouches for that is looked at in the end."""
+        _extend(self.blank, entry.index)
+        _extend(self.missing, entry.index)
+        self.stated.pop("switch_seq", None)  # it may have been a record of that
+        if payload is not None:
+            text = f"entry {entry.index} has a payload and no envelope"
+            self.report.add(FindingKind.ENTRY, text, entry.index)
+        return self._placed(entry.index, entry.leaf)
+
+    def _placed(self, index: int, leaf: bytes) -> list[tuple[int, int, bytes]]:
+        """Add a leaf to the tree, held to its receipt; the nodes that it completes."""
         if self.receipts.get(index, leaf) != leaf:
             self.report.add(
                 FindingKind.RECEIPT, f"entry {index} is not the one its receipt vouches for", index
@@ -174,6 +193,8 @@ class TenantCheck:
         self.last_ms = cast("int", fields["t"])
         if fields["type"] == "erased":
             self.erased += cast("list[_Span]", fields.get("erases", []))
+        elif fields["type"] == "pruned":
+            self.pruned += cast("list[_Span]", fields.get("prunes", []))
         states = _STATES.get(str(fields["type"]))
         if states is not None:
             self.stated.pop(states, None)
@@ -291,6 +312,21 @@ class TenantCheck:
             self.report.add(FindingKind.PAYLOAD, text, first, last)
         self.report.erased = _count(erased) - _count(present)
 
+    def _compare_prunings(self) -> None:
+        blank, pruned = _merge(self.blank), _merge(self.pruned)
+        for first, last in _subtract(blank, pruned):
+            text = (
+                f"the envelopes of entries {first} to {last} are gone, and no later pruning entry names them"
+            )
+            self.report.add(FindingKind.ENTRY, text, first, last)
+        for first, last in _subtract(pruned, blank):
+            text = f"a pruning entry names the envelopes {first} to {last}, but they are still there"
+            self.report.add(FindingKind.ENTRY, text, first, last)
+        self.report.pruned = _count(blank)
+        self.report.unsigned = (
+            _count(_subtract(blank, [(0, self.good_size - 1)])) if self.good_size else _count(blank)
+        )
+
     def _compare_evidence_beyond(self) -> None:
         """Checkpoints and receipts of entries that the log no longer has."""
         if (newest := max(self.checkpoints, default=0)) > self.next:
@@ -330,13 +366,14 @@ def _complaint(fields: dict[str, object], tenant: str, index: int, last_ms: int)
         return "names no payload digest"
     if time_ms < last_ms:
         return "has a record time before that of the entry in front of it"
-    spans = fields.get("erases", [])
-    for span in cast("list[object]", spans) if isinstance(spans, list) else [spans]:
-        match span:
-            case [int(first), int(last)] if 0 <= first <= last < index:
-                continue
-            case _:
-                return "names an erasure that is no span of earlier entries"
+    for name, what in (("erases", "an erasure"), ("prunes", "a pruning")):
+        spans = fields.get(name, [])
+        for span in cast("list[object]", spans) if isinstance(spans, list) else [spans]:
+            match span:
+                case [int(first), int(last)] if 0 <= first <= last < index:
+                    continue
+                case _:
+                    return f"names {what} that is no span of earlier entries"
     return None
 
 

@@ -1,4 +1,4 @@
-"""Retention: payloads of calls whose time is over are erased; envelopes and tree stay, and say that they were.
+"""Retention: payloads of calls whose time is over are erased; envelopes and tree stay, and say that they were (pruning.py goes on).
 
 An erased payload is gone with its wrapped key. An entry of type `erased` names the spans, so that the verifier tells an
 erasure from a theft. Payloads that a call still needs are kept, and so is what the log tells about the installation
@@ -20,7 +20,7 @@ from comptroller_audit.database import Relation, table_of
 from comptroller_audit.legal_holds import Holds, HoldsUnmoved
 from comptroller_audit.log import LogEntry, LogPayload
 from comptroller_audit.packets import LogRecord
-from comptroller_audit.query import calls_in_state
+from comptroller_audit.query import calls_in_state, entry_from
 from comptroller_audit.store import Reader
 from comptroller_audit.unit import Key, Moved, State, Stop
 from comptroller_audit.vocabulary import CallState, RecordType
@@ -57,6 +57,7 @@ KEPT: Final = frozenset(
         RecordType.HOLD_PLACED,
         RecordType.HOLD_LIFTED,
         RecordType.ERASED,
+        RecordType.PRUNED,
     }
 )
 """About the installation, not about what it did for somebody."""
@@ -74,7 +75,6 @@ class RetentionRow(SQLModel, table=True):
 
 RETENTION = Relation(RetentionRow)
 _E, _P = table_of(LogEntry), table_of(LogPayload)
-_ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
 _ITS_ENVELOPE = (
     select(_E.c.envelope)
     .where(_E.c.tenant == _P.c.tenant, _E.c.idx == _P.c.idx)
@@ -96,8 +96,8 @@ def first_at(reader: Reader, tenant: str, at_ms: int) -> int:
     low, high = 0, head.size if head is not None else 0
     while low < high:
         middle = (low + high) // 2
-        found = reader.query(_ENVELOPE, tenant=tenant, idx=middle)
-        if found and json.loads(found[0][0])["t"] < at_ms:
+        found = entry_from(reader, tenant, middle)
+        if found is not None and json.loads(found[1])["t"] < at_ms:
             low = middle + 1
         else:
             high = middle
@@ -125,7 +125,9 @@ def silence(reader: Reader, tenant: str, step_ms: int, now_ms: int) -> tuple[int
 
 
 def _time_of(reader: Reader, tenant: str, index: int) -> int:
-    return int(json.loads(reader.query(_ENVELOPE, tenant=tenant, idx=index)[0][0])["t"])
+    found = entry_from(reader, tenant, index)
+    assert found is not None  # the newest entry is never pruned
+    return int(json.loads(found[1])["t"])
 
 
 def still_needed(reader: Reader, tenant: str) -> frozenset[int]:

@@ -81,6 +81,19 @@ class Erased(OpenShape):
     reason: str | None = None
 
 
+class Pruned(OpenShape):
+    """Envelopes whose payloads are gone were pruned: their leaves stay in the tree, under a checkpoint that was signed before.
+
+    The spans stand in the envelope (`prunes`), where anyone may read them.
+    """
+
+    v: Version
+    entries: int
+    before_ms: Annotated[int, Field(description="entries recorded before this moment")]
+    signed_entries: Annotated[int, Field(description="what the checkpoint over them had signed")]
+    signed_root: Annotated[str, Field(description="its root, as hex")]
+
+
 class ClockAccepted(OpenShape):
     """A person says that the clock is right again after a jump; retention goes on."""
 
@@ -96,6 +109,7 @@ TRACE_PACKETS: Mapping[RecordType, type[BaseModel]] = MappingProxyType(
         RecordType.TRACE_RETRIEVAL: TraceRetrieval,
         RecordType.TRACE_DECISIONS: TraceDecisions,
         RecordType.ERASED: Erased,
+        RecordType.PRUNED: Pruned,
         RecordType.CLOCK_ACCEPTED: ClockAccepted,
     }
 )

@@ -208,6 +208,10 @@ class BatchRunner:
         for record in state.records:
             for first, last in record.erases:
                 cursor.execute(self._sql.erase, {"tenant": tenant, "first": first, "last": last})
+            for first, last in record.prunes:
+                cursor.execute(
+                    self._sql.prune, {"b_tenant": tenant, "b_first": first, "b_last": last, "b_envelope": ""}
+                )
         size = head.size
         composed: list[Composed] = []
         nodes: list[dict[str, Any]] = []
@@ -308,6 +312,18 @@ class _LogStatements:
                 payload.c.tenant == bindparam("tenant"),
                 payload.c.idx >= bindparam("first"),
                 payload.c.idx <= bindparam("last"),
+            ),
+        )
+        self.prune = database.kept(
+            "log: prune",
+            lambda: (
+                update(entry)
+                .where(
+                    entry.c.tenant == bindparam("b_tenant"),
+                    entry.c.idx >= bindparam("b_first"),
+                    entry.c.idx <= bindparam("b_last"),
+                )
+                .values(envelope=bindparam("b_envelope"))
             ),
         )
         self.leaf_at = database.kept(

@@ -143,6 +143,7 @@ class RecordType(StrEnum):
     TRACE_RETRIEVAL = "trace_retrieval"
     TRACE_DECISIONS = "trace_decisions"
     ERASED = "erased"
+    PRUNED = "pruned"
     CLOCK_ACCEPTED = "clock_accepted"
     STORE_ADOPTED = "store_adopted"
     STREAM_RESET = "stream_reset"

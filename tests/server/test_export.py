@@ -162,9 +162,14 @@ async def test_a_head_with_half_a_character_or_boundless_numbers_is_refused_in_w
 async def test_a_line_left_out_is_noticed(lines: list[str], vkey: str) -> None:
     assert (
         check_export([*lines[:2], *lines[3:]], vkey).bad[0]
-        == "line 3: entry 1 should stand here, and it says 2"
+        == "entries 1 to 1 are missing, and no proved entry says that they were pruned"
     )
     assert not check_export(lines[:-1], vkey).ok
+
+
+async def test_a_line_that_stands_twice_is_noticed_where_it_stands(lines: list[str], vkey: str) -> None:
+    doubled = check_export([*lines[:3], *lines[2:]], vkey)
+    assert doubled.bad[0] == "line 4: entry 2 should stand here, and it says 1"
 
 
 async def test_an_export_proves_nothing_to_who_has_another_key(lines: list[str], vkey: str) -> None:

@@ -13,7 +13,7 @@ import click
 
 from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.findings import Finding, FindingKind
-from comptroller_audit.query import Logged, entries
+from comptroller_audit.query import Logged, entries, entry_from
 from comptroller_audit.store import Reader
 from comptroller_audit.verify import Progress, Report, verify
 from comptroller_server.commands.export import check, export
@@ -169,6 +169,8 @@ class _Tail:
         head = reader.head(TENANT)
         size = head.size if head else 0
         first = max(0, size - self._count) if self._next is None else self._next
+        there = entry_from(reader, TENANT, first) if first < size else None
+        first = there[0] if there is not None else size  # what was pruned is passed over
         self._next = min(size, first + PAGE_ENTRIES)
         found = entries(reader, self._installation.ring, TENANT, range(first, self._next))
         return [self._reading.entry(reader, entry) for entry in found]

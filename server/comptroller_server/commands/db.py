@@ -27,7 +27,6 @@ from comptroller_audit.verify import verify
 from comptroller_server.commands.credentials import by_credential, entitled
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store
-from comptroller_server.commands.proof import newest_checkpoint
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.commands.spans import progress_shown
 from comptroller_server.errors import CommandError
@@ -35,6 +34,7 @@ from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.span import Progress
 from comptroller_server.upkeep.adoption import Adopt, free_name, set_aside, void_approvals
 from comptroller_server.upkeep.checkpoints import checkpointer_of
+from comptroller_server.upkeep.inclusion import newest_checkpoint
 
 __all__ = ["db", "nobody_serves"]
 

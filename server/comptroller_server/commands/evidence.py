@@ -20,7 +20,6 @@ from comptroller_audit.store import Reader
 from comptroller_audit.verify import verify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.proof import newest_checkpoint
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.commands.spans import progress_shown
 from comptroller_server.errors import CommandError
@@ -30,6 +29,7 @@ from comptroller_server.exporting.periods import Period, period_from
 from comptroller_server.exporting.records import exported
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.span import Progress
+from comptroller_server.upkeep.inclusion import newest_checkpoint
 
 __all__ = ["evidence"]
 

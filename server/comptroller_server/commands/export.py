@@ -19,7 +19,6 @@ from comptroller_audit.exported import LINE_CHARS_MAX, check_export
 from comptroller_audit.files import is_special
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
-from comptroller_server.commands.proof import newest_checkpoint
 from comptroller_server.commands.showing import emit, say
 from comptroller_server.commands.spans import progress_shown, since_from, since_option
 from comptroller_server.errors import CommandError
@@ -29,6 +28,7 @@ from comptroller_server.exporting.records import Exported, exported
 from comptroller_server.exporting.rows import COLUMNS, row_of, written
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.span import Progress, span_since
+from comptroller_server.upkeep.inclusion import newest_checkpoint
 
 __all__ = ["check", "export"]
 
@@ -68,9 +68,11 @@ def export(ctx: click.Context, as_format: str, out: Path | None, since: str) -> 
         since_ms = since_from(since, now_ms)
         span = installation.store.read_now(lambda reader: span_since(reader, since_ms))
         with progress_shown(quiet=invocation.as_json or out is None) as progress, _writing(out) as file:
+            count = -1 if Format(as_format) is not Format.OCSF else 0  # the first line is a head
             for line in _lines(installation, Format(as_format), span, progress):
                 file.write(line + "\n")
-        return span[1] - span[0]
+                count += 1
+        return count
 
     since_from(since, 0)
     count = on_store(invocation, work)

@@ -8,14 +8,14 @@ from comptroller_server.commands.invocation import findings, invocation_of, opti
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import at, emit, say
 from comptroller_server.installation import TENANT, Installation
-from comptroller_server.upkeep.retention import Retention, RetentionRound
+from comptroller_server.upkeep.retention import RetentionRound, retention_of
 
 __all__ = ["retention"]
 
 
 @click.group()
 def retention() -> None:
-    """Payloads that are older than `logging.retention_days`."""
+    """Payloads that are older than `logging.retention_days`, and envelopes older than `logging.prune_days`."""
 
 
 @retention.command()
@@ -32,8 +32,7 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
 
     async def work(installation: Installation) -> tuple[int | None, RetentionRound]:
         config = installation.config
-        clock, jump_s = installation.ambient.clock, config.limits.clock_jump_s_max
-        kept = Retention(installation.store, clock, config.logging.retention_days, jump_s, config.streams)
+        kept = retention_of(installation)
         if accept_clock and not dry_run:
             await kept.accept_clock(TENANT, account())
         return config.logging.retention_days, await kept.round(TENANT, dry=dry_run, progress=_tell)
@@ -48,6 +47,9 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
                 "before_ms": done.before_ms,
                 "stopped": done.stopped,
                 "undelivered": done.undelivered,
+                "to_prune": done.pruned.due,
+                "pruned": done.pruned.pruned,
+                "not_pruned": done.pruned.stopped,
                 "held": dict(done.held),
             }
         )
@@ -61,10 +63,18 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
         say(f"{done.erased} payloads from before {at(done.before_ms)} were erased.")
     if done.undelivered and not invocation.as_json:
         say(f"{done.undelivered} of them no stream has delivered everywhere; see `comptroller streams list`.")
+    if done.pruned.stopped and not invocation.as_json:
+        say(f"Nothing was pruned: {done.pruned.stopped}.")
+    elif done.pruned.due and not invocation.as_json:
+        say(
+            f"{done.pruned.due} envelopes are due and stay."
+            if dry_run
+            else f"{done.pruned.pruned} envelopes were pruned."
+        )
     for hold, count in done.held.items():
         if not invocation.as_json:
             say(f"{count} more are kept by the legal hold {hold}; see `comptroller hold list`.")
-    if done.stopped:
+    if done.stopped or done.pruned.stopped:
         findings()
 
 

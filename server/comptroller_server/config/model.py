@@ -165,10 +165,21 @@ class RolloutConfig(_Section):
 
 
 class LoggingConfig(_Section):
-    """`logging:` what is recorded beside the packets, and for how many days payloads are kept."""
+    """`logging:` what is recorded beside the packets, and for how many days payloads and envelopes are kept."""
 
     trace_level: str = Field(default="packets", max_length=200)
     retention_days: int | None = Field(default=None, ge=1, le=36_500)
+    prune_days: int | None = Field(default=None, ge=1, le=36_500)
+
+    @model_validator(mode="after")
+    def _payloads_first(self) -> LoggingConfig:
+        if self.prune_days is not None and (
+            self.retention_days is None or self.prune_days <= self.retention_days
+        ):
+            raise ValueError(
+                "prune_days needs a retention_days that is shorter: an envelope goes after its payload"
+            )
+        return self
 
     @field_validator("trace_level")
     @classmethod

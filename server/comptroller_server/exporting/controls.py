@@ -75,6 +75,7 @@ _BY_TYPE = {
     RecordType.REFUSED: Topic.DENIED,
     RecordType.REFUSALS_COUNTED: Topic.DENIED,
     RecordType.ERASED: Topic.ERASURES,
+    RecordType.PRUNED: Topic.ERASURES,
     RecordType.HOLD_PLACED: Topic.ERASURES,
     RecordType.HOLD_LIFTED: Topic.ERASURES,
     RecordType.RECOVERED: Topic.INCIDENTS,

@@ -7,9 +7,9 @@ import json
 from comptroller_audit.checkpoint import Checkpoint, log_origin, vkey_of, vkey_of_known
 from comptroller_audit.exported import FORMAT
 from comptroller_audit.store import Reader
-from comptroller_server.commands.proof import proof_of
 from comptroller_server.exporting.records import Exported
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.upkeep.inclusion import proof_of
 
 __all__ = ["head_line", "proved_line", "vkey_for"]
 

@@ -14,8 +14,7 @@ from sqlalchemy import bindparam, func, select
 
 from comptroller_audit.calls import CALLS, CallRow, log_indexes
 from comptroller_audit.database import Row, table_of
-from comptroller_audit.log import LogEntry
-from comptroller_audit.query import Logged, entries
+from comptroller_audit.query import Logged, entries, entry_from
 from comptroller_audit.report import Now, Report, TaskEnd, Tasks, TaskSeen, Waiting
 from comptroller_audit.report_calls import TOLD, Bins, Calls
 from comptroller_audit.store import Reader
@@ -33,8 +32,7 @@ PAGE_TASKS = 200
 CLOCKS_APART_MS = 86_400_000
 """An id is minted by one process's clock and a task begins by the record's: how far the two may differ."""
 
-_T, _C, _A, _H, _E = (table_of(row) for row in (TaskRow, CallRow, ApprovalRow, HandoffRow, LogEntry))
-_ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
+_T, _C, _A, _H = (table_of(row) for row in (TaskRow, CallRow, ApprovalRow, HandoffRow))
 _TASKS = (
     select(_T.c.id, *(_T.c[name] for name in TASKS.columns))
     .where(
@@ -88,8 +86,8 @@ def read_report(installation: Installation, since_ms: int | None, progress: Prog
 
 def _time_of(reader: Reader, index: int, otherwise: int) -> int:
     """When an entry was recorded, or `otherwise` when there is none."""
-    found = reader.query(_ENVELOPE, tenant=TENANT, idx=index)
-    return int(json.loads(found[0][0])["t"]) if found else otherwise
+    found = entry_from(reader, TENANT, index)
+    return int(json.loads(found[1])["t"]) if found is not None else otherwise
 
 
 def _action_of(installation: Installation, call: str) -> Logged | None:

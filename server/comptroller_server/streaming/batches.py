@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from comptroller_audit.calls import CALLS
 from comptroller_audit.checkpoint import log_origin
-from comptroller_audit.query import Logged, page
+from comptroller_audit.query import Logged, entry_from, page
 from comptroller_audit.store import Reader
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.commands.released import Reading
@@ -72,8 +72,10 @@ def read_batch(
     """
     head = reader.head(TENANT)
     size = head.size if head is not None else 0
-    if first >= size:
+    there = entry_from(reader, TENANT, first) if first < size else None
+    if there is None:
         return None, size
+    first, _ = there  # what was pruned is passed over
     log, reading = log_origin(installation.log_name, TENANT), Reading(installation)
     messages: list[Message] = []
     length = 0

@@ -6,19 +6,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, select
-
-from comptroller_audit.database import table_of
-from comptroller_audit.log import LogEntry
+from comptroller_audit.query import entry_from
 from comptroller_audit.store import Reader
 from comptroller_server.config.streams import StreamSettings
 from comptroller_server.installation import TENANT
 from comptroller_server.streaming.cursors import STREAMS, fresh
 
 __all__ = ["StreamState", "stream_states", "trouble"]
-
-_E = table_of(LogEntry)
-_ENVELOPE = select(_E.c.envelope).where(_E.c.tenant == bindparam("tenant"), _E.c.idx == bindparam("idx"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +41,8 @@ def stream_states(reader: Reader, streams: Mapping[str, StreamSettings]) -> list
     for name, stream in streams.items():
         row = rows.get(name) or fresh()
         position = int(row["position"])
-        found = reader.query(_ENVELOPE, tenant=TENANT, idx=position) if position < size else []
-        waiting = int(json.loads(found[0][0])["t"]) if found else None
+        found = entry_from(reader, TENANT, position) if position < size else None
+        waiting = int(json.loads(found[1])["t"]) if found is not None else None
         states.append(
             StreamState(
                 name,

@@ -16,7 +16,7 @@ from comptroller_server.people.pages import DecisionPages
 from comptroller_server.tasks.taskbook import TaskBook
 from comptroller_server.telemetry.watching import Telemetry, telemetry_of
 from comptroller_server.upkeep.checkpoints import Checkpointer, checkpointer_of
-from comptroller_server.upkeep.retention import Retention
+from comptroller_server.upkeep.retention import Retention, retention_of
 
 __all__ = ["Lasting"]
 
@@ -50,7 +50,7 @@ class Lasting:
             Loops(clock, limits.identical_calls_max),
             Breakers(clock, {name: source.breaker for name, source in config.sources.items()}),
             checkpointer_of(i),
-            Retention(i.store, clock, config.logging.retention_days, limits.clock_jump_s_max, config.streams),
+            retention_of(i),
             DecisionPages(config.http.public_url),
             TaskBook(i.store, owner, clock, i.ambient.ids, config.budgets),
             telemetry_of(i, owner),

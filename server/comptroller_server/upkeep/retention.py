@@ -23,10 +23,12 @@ from comptroller_audit.retention import (
 )
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
+from comptroller_server.installation import Installation
 from comptroller_server.streaming.cursors import delivered_to
+from comptroller_server.upkeep.pruning import PruneRound, Pruning, pruning_of
 from comptroller_server.upkeep.steady_clock import SteadyClock
 
-__all__ = ["Progress", "Retention", "RetentionRound", "demand_likely_time", "keep_time"]
+__all__ = ["Progress", "Retention", "RetentionRound", "demand_likely_time", "keep_time", "retention_of"]
 
 DAY_MS = 86_400_000
 UNUSED_DAYS_MAX = 366
@@ -52,6 +54,7 @@ class RetentionRound:
     before_ms: int
     stopped: str | None = None
     undelivered: int = 0
+    pruned: PruneRound = field(default_factory=PruneRound)
     held: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
@@ -93,11 +96,21 @@ def _day(at_ms: int) -> str:
 
 
 class Retention:
-    """Erases what is older than `days` (None: never). `jump_s` is how far the clock may run ahead between rounds."""
+    """Erases what is older than `days` (None: never), and has `pruning` go on with what was erased long ago.
+
+    `jump_s` is how far the clock may run ahead between rounds.
+    """
 
     def __init__(
-        self, store: Store, clock: Clock, days: int | None, jump_s: float, streams: Collection[str] = ()
+        self,
+        store: Store,
+        clock: Clock,
+        days: int | None,
+        jump_s: float,
+        streams: Collection[str] = (),
+        pruning: Pruning | None = None,
     ) -> None:
+        self._pruning = pruning
         self._store = store
         self._clock = clock
         self._days = days
@@ -113,6 +126,10 @@ class Retention:
                     _log.warning("nothing is erased", why=done.stopped)
                 elif done.erased:
                     _log.info("payloads erased", payloads=done.erased)
+                if done.pruned.stopped:
+                    _log.warning("nothing is pruned", why=done.pruned.stopped)
+                elif done.pruned.pruned:
+                    _log.info("envelopes pruned", envelopes=done.pruned.pruned)
                 if done.undelivered:
                     _log.warning("payloads erased that a stream had not delivered", payloads=done.undelivered)
             except StoreError as error:
@@ -162,7 +179,10 @@ class Retention:
             await self._erase(tenant, [], before_ms, now, erased_before, holds.moves)
         if erased:
             await self._store.scrub()
-        return RetentionRound(found, erased, before_ms, undelivered=undelivered, held=dict(holds.held))
+        pruned = (
+            await self._pruning.round(tenant, now, dry=dry) if self._pruning is not None else PruneRound()
+        )
+        return RetentionRound(found, erased, before_ms, None, undelivered, pruned, dict(holds.held))
 
     async def _doubt(self, tenant: str, now: int, trusted_ms: int) -> str | None:
         """Why the clock may not be right. Without an earlier round the record alone says what time can have passed."""
@@ -185,3 +205,10 @@ class Retention:
         """False when another process is at it, or a hold came in between."""
         outcome = await self._store.commit(tenant, Unit([Erase(indexes, before_ms, now, seen, holds)]))
         return isinstance(outcome, Committed)
+
+
+def retention_of(installation: Installation) -> Retention:
+    """As the configuration says."""
+    config, clock = installation.config, installation.ambient.clock
+    days, jump_s = config.logging.retention_days, config.limits.clock_jump_s_max
+    return Retention(installation.store, clock, days, jump_s, config.streams, pruning_of(installation))
