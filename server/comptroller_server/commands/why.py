@@ -75,7 +75,7 @@ def why(ctx: click.Context, call: str) -> None:
 def _proposed(card: Card, record: CallRecord) -> None:
     row, packet = record.row, record.proposal
     if not packet:
-        card.line("erased", "what was proposed is no longer readable; the envelopes remain in the log")
+        card.line("erased", "what was proposed is no longer readable; that it was, the log goes on to prove")
     principal = section(packet, "principal")
     who = (
         f"{principal.get('issuer')}|{principal.get('subject')} ({principal.get('kind')})"
