@@ -185,6 +185,17 @@ async def test_a_log_that_the_checkpoint_is_not_of_is_not_pruned(tmp_path: Path)
         assert blank(shop) == set()
 
 
+async def test_a_long_log_is_looked_over_in_parts_and_pruned_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("comptroller_server.upkeep.pruning.LOOKED_MAX", 3)
+    monkeypatch.setattr("comptroller_server.upkeep.pruning.PAUSE_S", 0)
+    async with opened(tmp_path, days(2, 5)) as shop:
+        calls = [call_of(await shop.refund(invoice, 5)) for invoice in shop.paid()[:4]]
+        await age(shop, 7)
+        assert blank(shop) == set().union(*(entries_of(shop, call) for call in calls))
+
+
 async def test_a_hold_that_comes_after_the_payload_went_keeps_the_envelope(tmp_path: Path) -> None:
     async with opened(tmp_path, days(2, 5)) as shop:
         held, other = [call_of(await shop.refund(invoice, 5)) for invoice in shop.paid()[:2]]

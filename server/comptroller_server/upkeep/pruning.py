@@ -19,6 +19,8 @@ from comptroller_server.upkeep.inclusion import is_included, leaf_at, newest_che
 __all__ = ["PruneRound", "Pruning", "pruning_of"]
 
 DAY_MS = 86_400_000
+LOOKED_MAX = 20_000
+"""Entries looked over in one read, most of which were pruned long ago: a few milliseconds."""
 PAUSE_S = 0.02
 """Between two commits of one round, so that calls come in between."""
 
@@ -65,10 +67,12 @@ class Pruning:
         seen = row["erased"] if row is not None else 0
         due, pruned, first = 0, 0, 0
 
-        def look(reader: Reader) -> tuple[list[int], int | None]:
-            return prunable(reader, tenant, first, end, holds)
+        while first < end:
+            stop = min(end, first + LOOKED_MAX)
 
-        while True:
+            def look(reader: Reader, first: int = first, stop: int = stop) -> tuple[list[int], int | None]:
+                return prunable(reader, tenant, first, stop, holds)
+
             indexes, following = await self._store.read(look)
             due += len(indexes)
             if indexes and not dry:
@@ -77,9 +81,7 @@ class Pruning:
                 if not isinstance(await self._store.commit(tenant, Unit([part])), Committed):
                     break  # another process is at it, or a hold came in between
                 pruned += len(indexes)
-            if following is None:
-                break
-            first = following
+            first = following if following is not None else stop
             await asyncio.sleep(PAUSE_S)
         if pruned:
             await self._store.scrub()
