@@ -2169,6 +2169,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_init_command.py::test_check_looks_at_the_nearest_folder_and_at_no_other",
     ),
     Mutation(
+        f"{_SERVER}/commands/check.py",
+        "        _warn_of_gates(checked, installation, [], served=False)\n",
+        "",
+        "tests/server/test_cli.py::test_check_warns_of_a_gate_that_nobody_can_open_while_there_is_still_time_to_enrol",
+    ),
+    Mutation(
         f"{_SERVER}/commands/import_servers.py",
         'f"input.{file_mark(path)}.',
         'f"input.',

@@ -20,12 +20,19 @@ from comptroller_audit.vocabulary import Code, RecordType, Refusal
 
 __all__ = [
     "APPROVERS",
+    "NO_FIRST_ANY_MORE",
     "Approver",
     "ApproverRow",
     "EnrolApprover",
     "approver_by_credential",
     "new_credential",
 ]
+
+NO_FIRST_ANY_MORE = (
+    "this store has served with nobody enrolled, and takes no first approver any more; begin again with another "
+    "--data-dir, and enrol somebody there before the first `serve`:"
+)
+"""What to do where a first approver comes too late; the command follows."""
 
 _SCRYPT = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}
 
@@ -100,11 +107,15 @@ class EnrolApprover:
         return [(APPROVERS, self.name), *([(APPROVERS, self.added_by)] if self.added_by else [])]
 
     def apply(self, state: State) -> Stop | None:
-        if not self.added_by and (state.head.bundle or self.log_size is None):
+        if not self.added_by and self.log_size is None:
             return Refusal(
                 Code.DENIED,
-                "This store has served already, so a new approver needs an enrolled approver's credential "
-                "(--credential-file).",
+                "An enrolled approver's credential is needed to enrol another one (--credential-file).",
+            )
+        if not self.added_by and state.head.bundle:
+            return Refusal(
+                Code.DENIED,
+                f"{NO_FIRST_ANY_MORE} `comptroller approver add {self.name} --role {self.roles[0]}`",
             )
         if not self.added_by and state.head.size + len(state.records) != self.log_size:
             return Refusal(

@@ -296,8 +296,47 @@ def test_check_warns_of_a_gate_that_nobody_can_open(tmp_path: Path) -> None:
     placed(tmp_path)
     assert run(tmp_path, "approver", "add", "ann", "--role", "cook").exit_code == 0
     said = run(tmp_path, "check").stdout
-    assert "nobody is enrolled who may approve as `approver`" in said
+    assert "nobody is enrolled who may approve as `approver`, asked for by " in said
+    assert "with the credential of somebody who is enrolled" in said
     assert run(tmp_path, "policy", "show").exit_code == 0  # and it is a warning only
+
+
+def test_check_warns_of_a_gate_that_nobody_can_open_while_there_is_still_time_to_enrol(
+    tmp_path: Path,
+) -> None:
+    placed(tmp_path)
+    told = [line for line in run(tmp_path, "check").stdout.splitlines() if "nobody is enrolled" in line]
+    assert len(told) == 1
+    assert "`comptroller approver add NAME --role approver` enrols them, before the first `serve`" in told[0]
+    assert not (tmp_path / "comptroller.db").exists()
+
+
+def test_check_warns_of_gates_in_policy_files_and_of_tools_that_nobody_classified(tmp_path: Path) -> None:
+    (tmp_path / "gate.cedar").write_text(
+        '@id("cook") @approval("cook") @reason("A cook looks at it.")\n'
+        'forbid (principal, action == Comptroller::Action::"issue_refund", resource)\n'
+        "unless { context.approvals.cook >= 1 };\n"
+    )
+    sources = "sources: {desk: {python: comptroller_tools.desk.tools}}\n"
+    tools = "tools: [{name: issue_refund, allow_actions: [create]}, {name: cancel_refund}]\n"
+    (tmp_path / "comptroller.yaml").write_text(f"{sources}{tools}policies: [gate.cedar]\n")
+    said = run(tmp_path, "check").stdout
+    assert "gate.cedar:1" in said
+    assert "nobody is enrolled who may approve as `cook`, asked for by cook;" in said
+    assert (
+        "nobody is enrolled who may approve as `approver`, asked for by cancel_refund.unclassified;" in said
+    )
+
+
+def test_check_wants_nobody_enrolled_for_the_person_at_the_client(tmp_path: Path) -> None:
+    (tmp_path / "comptroller.yaml").write_text(
+        "sources: {desk: {python: comptroller_tools.desk.tools}}\n"
+        "identity: {local: {clients: {desk: {interactive: true}}}}\n"
+        "tools: [{name: set_ticket_status, allow_actions: [update], approval: [{role: requester}]}]\n"
+    )
+    result = run(tmp_path, "check")
+    assert result.exit_code == 0
+    assert "nobody is enrolled" not in result.stdout
 
 
 # -- serve: what needs no process of its own ------------------------------------------------------------------------
@@ -389,7 +428,9 @@ async def test_a_late_approver_needs_a_credential_even_when_none_is_enrolled(tmp
         pass
     result = await run_in_thread(tmp_path, "approver", "add", "eve", "--role", "approver")
     assert result.exit_code == 1
-    assert "served already" in result.stdout
+    assert "takes no first approver any more; begin again with another --data-dir" in result.stdout
+    said = (await run_in_thread(tmp_path, "check")).stdout
+    assert "begin again with another --data-dir" in said
 
 
 @pytest.mark.anyio

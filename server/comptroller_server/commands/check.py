@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from comptroller_audit.errors import AuditError, StoreError
 from comptroller_audit.migrate import schema_is_current
 from comptroller_audit.store import Reader
 from comptroller_budgets.ledger import amount_text
-from comptroller_policy.approvers import approver_names
+from comptroller_policy.approvers import NO_FIRST_ANY_MORE, Approver, approver_names
 from comptroller_policy.errors import Finding
+from comptroller_policy.rules import REQUESTER
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, quiet_stdout
 from comptroller_server.commands.showing import Card, emit, say
@@ -95,7 +96,7 @@ def _check(checked: Checked, installation: Installation) -> None:
         _try(checked, config, "store.keys", lambda: installation.ring)
         _try(checked, config, "identity.local", lambda: installation.identity)
     checked.findings += config.placed(_unmakeable(config))
-    _check_store(checked, config)
+    _check_store(checked, installation)
     checked.warnings += config.placed(stream_warnings(config.streams))
     for path, message in exposed(config):
         checked.warn(path, message)
@@ -155,8 +156,9 @@ def _nearest(path: Path) -> Path:
     return next(parent for parent in path.parents if os.path.lexists(parent))
 
 
-def _check_store(checked: Checked, config: Config) -> None:
+def _check_store(checked: Checked, installation: Installation) -> None:
     """Whether the store can keep its promises. Nothing is made that is not there yet."""
+    config = installation.config
     path = config.store.database
     if path is not None and sqlite3.sqlite_version_info < SQLITE_SAFE:
         checked.warn(
@@ -166,14 +168,16 @@ def _check_store(checked: Checked, config: Config) -> None:
         )
     if path is not None and not path.exists():
         _warn_of_mode(checked, config, observing_text(config.mode, None, 0, 0))
+        _warn_of_gates(checked, installation, [], served=False)
         return
     try:
-        _check_database(checked, config)
+        _check_database(checked, installation)
     except StoreError as error:
         checked.findings.extend(config.placed([Finding("store.url", str(error))]))
 
 
-def _check_database(checked: Checked, config: Config) -> None:
+def _check_database(checked: Checked, installation: Installation) -> None:
+    config = installation.config
     database = Database(config.store.url.get_secret_value())
     if not schema_is_current(database):
         checked.warn(config.path, "the store has an older schema; the next `serve` brings it up to date")
@@ -188,20 +192,42 @@ def _check_database(checked: Checked, config: Config) -> None:
             if (text := trouble(state)) is not None
         ]
         checked.warnings += config.placed(held_up)
-        held = {role for person in approver_names(reader, TENANT) for role in person.roles}
+        head = reader.head(TENANT)
+        enrolled = approver_names(reader, TENANT)
     finally:
         reader.close()
-    for tool in config.tools:
-        for gate in tool.approval:
-            if gate.role not in held:
-                checked.warnings += config.placed(
-                    [
-                        Finding(
-                            f"tools.{tool.name}.approval",
-                            f"nobody is enrolled who may approve as `{gate.role}`; see `comptroller approver add`",
-                        )
-                    ]
-                )
+    _warn_of_gates(checked, installation, enrolled, served=head is not None and bool(head.bundle))
+
+
+def _warn_of_gates(
+    checked: Checked, installation: Installation, enrolled: Sequence[Approver], *, served: bool
+) -> None:
+    """Gates that nobody who is enrolled can open, a line for each role.
+
+    Told before there is a store too: once it has served, it takes no first approver any more.
+    """
+    try:
+        gates = [rule for rule in installation.policy.rules().values() if rule.approval is not None]
+    except ConfigInvalid:
+        return  # it is among the findings already
+    held = {REQUESTER, *(role for person in enrolled for role in person.roles)}
+    for role in sorted({str(gate.approval) for gate in gates} - held):
+        asking = [gate for gate in gates if gate.approval == role]
+        others = f" and {len(asking) - 1} more" if len(asking) > 1 else ""
+        text = (
+            f"nobody is enrolled who may approve as `{role}`, asked for by {asking[0].id}{others}; "
+            f"{_enrolling(role, bool(enrolled), served)}"
+        )
+        checked.warnings += installation.config.placed([Finding(asking[0].where, text)])
+
+
+def _enrolling(role: str, known: bool, served: bool) -> str:
+    command = f"`comptroller approver add NAME --role {role}`"
+    if known:
+        return f"{command} enrols them, with the credential of somebody who is enrolled"
+    if served:
+        return f"{NO_FIRST_ANY_MORE} {command}"
+    return f"{command} enrols them, before the first `serve` only"
 
 
 def _warn_of_mode(checked: Checked, config: Config, text: str | None) -> None:
