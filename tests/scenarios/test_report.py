@@ -297,6 +297,18 @@ async def test_the_command_tells_a_person_and_a_program_the_same_beside_a_servin
     assert document["since_ms"] == pytest.approx(document["until_ms"] - 7 * 86_400_000, abs=60_000)
 
 
+async def test_an_attempt_that_was_told_to_wait_does_not_read_as_one_that_waits_still(tmp_path: Path) -> None:
+    async with at_work(tmp_path) as desk:
+        call = call_of(await desk.shop.refund(desk.shop.paid()[0], 45))
+        said = await desk.run("report")
+        assert "1 told to wait" in said
+        assert "waiting for a person's yes: 1" in said
+        await desk.run("approvals", "deny", call, "--credential-file", str(desk.credential))
+        said = await desk.run("report")
+    assert "1 told to wait" in said
+    assert "waiting" not in said
+
+
 async def test_a_gate_that_is_breached_is_exit_code_one_and_is_named(tmp_path: Path) -> None:
     async with at_work(tmp_path) as desk:
         await desk.shop.refund(desk.shop.paid()[0], 5)

@@ -139,6 +139,22 @@ async def test_an_edit_asks_anew_and_the_card_shows_both_and_who(tmp_path: Path)
 
 
 @pytest.mark.anyio
+async def test_where_no_rule_asks_for_what_was_edited_the_card_says_why_a_person_agrees_all_the_same(
+    tmp_path: Path,
+) -> None:
+    async with at_work(tmp_path) as desk:
+        call = await waiting(desk)
+        digest = await digest_of(desk, call)
+        await desk.run(
+            *("approvals", "edit", call, "--set", "amount_usd=5", "--digest", digest), *with_credential(desk)
+        )
+        for words in (("approvals", "show", call), ("why", call)):
+            said = await desk.run(*words)
+            assert "no rule asks for a person now, but what one of them changed is agreed to" in said
+        assert "because     issue_refund is open to" not in await desk.run("approvals", "show", call)
+
+
+@pytest.mark.anyio
 async def test_an_edit_that_policy_denies_says_why_and_changes_nothing(tmp_path: Path) -> None:
     async with at_work(tmp_path) as desk:
         call = await waiting(desk)

@@ -124,6 +124,15 @@ def told_word(word: JsonObject) -> str:
     return f"{word.get('approver')}, as the client says, at {when} ({word.get('assurance')}, asked in entry {word.get('asked')})"
 
 
+def asked_because(pending: JsonObject) -> list[str]:
+    """Why people are asked, by a pending packet: the reasons of gates, with their rules."""
+    decision = section(pending, "decision")
+    if section(pending, "edited") and not decision.get("gates"):
+        return ["no rule asks for a person now, but what one of them changed is agreed to before it runs"]
+    reasons, policies = (cast("list[Json]", decision.get(name) or []) for name in ("reasons", "policies"))
+    return [f"{reason} (rule {policy})" for policy, reason in zip(policies, reasons, strict=False)]
+
+
 def section(packet: JsonObject, name: str) -> JsonObject:
     """An object inside a packet; empty when it is absent or none."""
     found = packet.get(name)

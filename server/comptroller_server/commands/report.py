@@ -10,6 +10,7 @@ import click
 from comptroller_audit.files import replace_file
 from comptroller_audit.latency import Latency
 from comptroller_audit.report import Report, TaskEnd, usd_text
+from comptroller_audit.report_calls import CallEnd
 from comptroller_audit.vocabulary import JsonObject
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
@@ -105,7 +106,8 @@ def _tell(found: Report) -> None:
     card.line("cost", _cost_line(found))
     for line in containment_lines(found):
         card.line("containment", line)
-    card.line("calls", ", ".join(f"{count} {end}" for end, count in sorted(calls.ends.items())) or "none")
+    ends = [f"{count} {_told(end)}" for end, count in sorted(calls.ends.items())]
+    card.line("calls", ", ".join(ends) or "none")
     for name, counted in (
         ("exhausted", calls.exhausted),
         ("reversed", calls.reversed),
@@ -121,6 +123,11 @@ def _tell(found: Report) -> None:
     if calls.erased:
         card.line("erased", f"{calls.erased} records whose contents are gone are counted by type only")
     _tables(found)
+
+
+def _told(end: CallEnd) -> str:
+    """An attempt that was told to wait is counted as such for good, while its call may be long done."""
+    return "told to wait" if end is CallEnd.WAITING else end.value
 
 
 def _tables(found: Report) -> None:

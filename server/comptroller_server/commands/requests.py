@@ -13,14 +13,14 @@ import click
 from comptroller_audit.canonical import canonical_bytes
 from comptroller_audit.database import Row
 from comptroller_audit.store import Reader
-from comptroller_audit.vocabulary import Json, JsonObject, RecordType
+from comptroller_audit.vocabulary import JsonObject, RecordType
 from comptroller_policy.approvals import APPROVALS, OPEN, authors_of, given
 from comptroller_server.call.changes import changes
 from comptroller_server.call.edits import Edited, asked_in, fits
 from comptroller_server.commands.credentials import Voter
 from comptroller_server.commands.invocation import Invocation
 from comptroller_server.commands.opening import interruptible
-from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
+from comptroller_server.commands.record import CallRecord, asked_because, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, plain, say
 from comptroller_server.errors import CommandError
@@ -158,10 +158,8 @@ def show_card(request: Request) -> None:
     if undo := section(packet, "compensation"):
         told = f"{undo.get('tool')} {compact(undo.get('arguments'))} takes it back, on the same approval"
         card.line("if wrong", told)
-    decision = section(packet, "decision")
-    policies = cast("list[Json]", decision.get("policies") or [])
-    for policy, reason in zip(policies, cast("list[Json]", decision.get("reasons") or []), strict=False):
-        card.line("because", f"{reason} (rule {policy})")
+    for reason in asked_because(packet):
+        card.line("because", reason)
     card.line("needs", needs(summary))
     for vote in cast("list[dict[str, Any]]", json.loads(request.row["votes"])):
         counts = "" if vote["assurance"] == "credential" else ", which counts for nothing"

@@ -15,7 +15,7 @@ from comptroller_server.call.changes import changes
 from comptroller_server.commands.invocation import invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.proof import Proof, prove
-from comptroller_server.commands.record import CallRecord, clients_word, section, told_word
+from comptroller_server.commands.record import CallRecord, asked_because, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, cut, emit
 from comptroller_server.commands.tasks import task_words
@@ -174,8 +174,8 @@ def _votes(record: CallRecord) -> list[dict[str, Any]]:
 def _approved(card: Card, record: CallRecord) -> None:
     row = record.row
     asked = record.newest(RecordType.PENDING)
-    for gate in cast("list[Json]", section((asked and asked.packet) or {}, "decision").get("reasons") or []):
-        card.line("approval", f"asked because {gate}")
+    for reason in asked_because((asked and asked.packet) or {}):
+        card.line("approval", f"asked because {reason}")
     if word := clients_word(record.proposal):
         card.line("confirmed", told_word(word))
     _edited(card, record.proposal)
