@@ -113,6 +113,19 @@ def test_the_sample_comes_with_cases_that_hold_until_a_rule_is_loosened(tmp_path
     assert CliRunner().invoke(cli, ["policy", "test", *options]).exit_code == 1
 
 
+def test_a_snippet_for_a_client_that_is_not_configured_says_so(tmp_path: Path) -> None:
+    begun(tmp_path, "--yes", "--no-approver", "--client", "vscode")
+    path = tmp_path / "shop" / "comptroller.yaml"
+    words = ("--config", str(path), "config", "snippet")
+    assert "identity.local.clients" not in CliRunner().invoke(cli, [*words, "vscode"]).stderr
+    said = CliRunner().invoke(cli, [*words, "cursor"])
+    assert said.exit_code == 0
+    assert "cursor is not in `identity.local.clients` yet" in said.stderr
+    assert json.loads(said.stdout)["mcpServers"]
+    path.write_text("nonsense: {}\n")
+    assert CliRunner().invoke(cli, [*words, "cursor"]).exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("most", "scenarios"), [("0.1", 4), ("12.5", 4), ("30", 5), ("50", 5), ("999999", 3)]
 )

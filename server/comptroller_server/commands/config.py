@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import click
 
 from comptroller_server.commands.config_files import config_file
-from comptroller_server.commands.invocation import invocation_of, options
+from comptroller_server.commands.invocation import Invocation, invocation_of, options
+from comptroller_server.commands.opening import installation_of
 from comptroller_server.commands.showing import emit
 from comptroller_server.config.editor_schema import published_schema
 from comptroller_server.config.loading import data_directory
-from comptroller_server.errors import CommandError
+from comptroller_server.errors import CommandError, ConfigInvalid
 from comptroller_server.setting_up.clients import CLIENTS, ClientKind
 from comptroller_server.setting_up.starting import serve_words
 
@@ -57,3 +59,17 @@ def snippet(ctx: click.Context, client: str, address: str | None) -> None:
     else:
         click.echo(f"For {known.title}, in {known.where}:", err=True)
         click.echo(text)
+    if client not in _configured(invocation, client):
+        click.echo(
+            f"comptroller: {client} is not in `identity.local.clients` yet, and would not be served: add "
+            f"`{client}: {{}}` there",
+            err=True,
+        )
+
+
+def _configured(invocation: Invocation, client: str) -> Collection[str]:
+    """The clients of the configuration; `client` where it does not load, for `check` tells why, and this prints all the same."""
+    try:
+        return installation_of(invocation).config.identity.local.clients
+    except ConfigInvalid:
+        return [client]
