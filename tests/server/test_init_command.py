@@ -299,6 +299,19 @@ def test_servers_of_a_client_are_left_to_the_import(tmp_path: Path) -> None:
     assert loaded(tmp_path).sources == {}
 
 
+def test_the_servers_of_a_clients_own_file_are_for_that_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".cursor" / "mcp.json"
+    file.parent.mkdir()
+    file.write_text('{"mcpServers": {}}')
+    said = begun(tmp_path, "--client-file", str(file), "--no-approver")
+    assert said["client"]["name"] == "cursor"
+    assert list(loaded(tmp_path).identity.local.clients) == ["cursor"]
+    assert f"import {file} --client cursor" in said["next"][0]
+
+
 def test_questions_and_flags_write_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bank.py").write_text(BANK)
     one, other = tmp_path / "asked", tmp_path / "told"

@@ -54,7 +54,7 @@ ROLE = "approver"
 @click.option(
     "--client",
     type=click.Choice([one.value for one in ClientKind]),
-    help="Who will connect. [default: claude-desktop]",
+    help="Who will connect. [default: whose --client-file it is, else claude-desktop]",
 )
 @click.option("--calls", type=click.IntRange(1, 1_000_000), help="Calls in one task. [default: 50]")
 @click.option(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
@@ -24,7 +25,7 @@ from comptroller_server.setting_up.answers import (
     mcp_by_url,
     slug,
 )
-from comptroller_server.setting_up.clients import CLIENTS, ClientKind
+from comptroller_server.setting_up.clients import CLIENTS, ClientKind, Machine
 from comptroller_server.setting_up.documents import DESK_UNIT
 
 __all__ = ["Given", "answered"]
@@ -119,7 +120,7 @@ def answered(given: Given, *, asking: bool) -> Answers:
     client = ask.of(
         f"Which client will use it? ({', '.join(CLIENTS)})",
         ClientKind(given.client) if given.client is not None else None,
-        ClientKind.CLAUDE_DESKTOP,
+        _by_file(client_file),
         _client,
     )
     limits = _limits(ask, given, source)
@@ -185,6 +186,12 @@ def _kind(given: Given) -> SourceKind | None:
 
 def _by_folder(folder: Path) -> str:
     return slug(folder.absolute().name or "agent")
+
+
+def _by_file(client_file: Path | None) -> ClientKind:
+    """Whose file it is: what is imported from a client's file goes back into it under that client's name."""
+    own = Machine(Path.home(), sys.platform, os.environ).client_of(client_file) if client_file else None
+    return own.kind if own is not None else ClientKind.CLAUDE_DESKTOP
 
 
 def _agent(text: str) -> str:
