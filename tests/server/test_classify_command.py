@@ -212,6 +212,13 @@ def test_check_warns_of_what_changed_with_both_texts_and_still_lets_the_server_s
     assert upstream.ran == []
 
 
+def test_check_says_how_many_more_tools_are_new_than_it_names(tmp_path: Path, upstream: Upstream) -> None:
+    upstream.lists(*(definition(f"tool_{index:02}") for index in range(12)))
+    placed = ["--config", str(tmp_path / "comptroller.yaml"), "--data-dir", str(tmp_path / "data")]
+    said = CliRunner().invoke(cli, ["check", *placed]).stdout
+    assert "tool_09 and 2 more); see `comptroller classify" in said
+
+
 def test_resources_and_prompts_are_accepted_in_the_same_way_under_names_that_do_not_collide(
     tmp_path: Path, upstream: Upstream
 ) -> None:

@@ -14,6 +14,9 @@ from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["Asked", "ask", "upstream_warnings"]
 
+NAMES_MAX = 10
+"""New tools that a warning names; of the rest it says how many there are."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -66,5 +69,8 @@ def upstream_warnings(answers: Iterable[Asked]) -> list[Finding]:
                 found.append(Finding(where, f"`{name}` is set aside: {'; '.join(seen.notes)}; {look}"))
         new = [clean(seen.name, 80) for seen in one.seen if seen.standing is Standing.NEW]
         if new:
-            found.append(Finding(where, f"lists what nobody accepted ({', '.join(new[:10])}); {look}"))
+            more = f" and {len(new) - NAMES_MAX} more" if len(new) > NAMES_MAX else ""
+            found.append(
+                Finding(where, f"lists what nobody accepted ({', '.join(new[:NAMES_MAX])}{more}); {look}")
+            )
     return found
