@@ -309,6 +309,7 @@ def test_the_servers_of_a_clients_own_file_are_for_that_client(
     said = begun(tmp_path, "--client-file", str(file), "--no-approver")
     assert said["client"]["name"] == "cursor"
     assert list(loaded(tmp_path).identity.local.clients) == ["cursor"]
+    assert " approver add NAME --role approver --config " in said["next"][-1]
     assert f"import {file} --client cursor" in said["next"][0]
 
 

@@ -63,7 +63,12 @@ ROLE = "approver"
 @click.option("--unit", metavar="NAME", help="What money is counted in. [default: usd]")
 @click.option("--most", metavar="AMOUNT", help="The most of it in one call. [default: 50]")
 @click.option("--approver", metavar="NAME", help="Who approves. [default: this account's name]")
-@click.option("--no-approver", "nobody", is_flag=True, help="Enrol nobody now.")
+@click.option(
+    "--no-approver",
+    "nobody",
+    is_flag=True,
+    help="Enrol nobody now; the first is enrolled before the first `serve`, or never.",
+)
 @click.option("--credential-out", type=click.Path(path_type=Path), help="Write the approver's credential to this new file (mode 0600).")  # fmt: skip
 @click.option(
     "--force", is_flag=True, help="Write over what is there, and go on with the store of that agent."
@@ -158,6 +163,8 @@ class Begun:
             SourceKind.MCP: ["classify"],
         }.get(self.answers.source, ["doctor"])
         then = [["approvals", "list"]] if first == ["doctor"] else [["check"]]
+        if self.answers.approver is None:
+            then.append(["approver", "add", "NAME", "--role", ROLE])
         played = {".test.yaml": ["policy", "test"], ".eval.yaml": ["eval", "run"]}
         names = [path.name for path in self.written]
         then = [words for end, words in played.items() if any(name.endswith(end) for name in names)] + then

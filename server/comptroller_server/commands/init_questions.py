@@ -128,7 +128,7 @@ def answered(given: Given, *, asking: bool) -> Answers:
         None
         if given.nobody
         else ask.of(
-            "Who approves? (a name; `nobody` to enrol somebody later)",
+            "Who approves? (a name; `nobody` to enrol somebody later, but before it first serves)",
             _checked(given.approver, checked_name),
             _account(),
             checked_name,
