@@ -26,6 +26,11 @@ __all__ = [
     "validate",
 ]
 
+DECIMALS = (
+    'arguments and facts that need not be whole numbers are decimals: write `.greaterThan(decimal("10.0"))`, '
+    "`.lessThan(…)`, `.greaterThanOrEqual(…)` or `.lessThanOrEqual(…)`, and whole numbers with `>` and `<`"
+)
+
 Uid = dict[str, str]
 """`{"type": "Comptroller::Role", "id": "approver"}`."""
 
@@ -87,4 +92,11 @@ def validate(text: str, schema: Schema) -> list[str]:
     result = cedarpy.validate_policies(text, schema)  # pyright: ignore[reportUnknownMemberType] (cedarpy leaves `dict` open)
     if result.validation_passed:
         return []
-    return [error.error for error in result.errors] or ["does not type-check"]
+    return [_told(error.error) for error in result.errors] or ["does not type-check"]
+
+
+def _told(error: str) -> str:
+    """Cedar's words; of the mistake that everybody makes once, with what to write."""
+    if "Long" in error and "decimal" in error:
+        return f"{error.rstrip('.')}; {DECIMALS}"
+    return error

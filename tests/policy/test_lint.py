@@ -46,6 +46,8 @@ def _findings(text: str, **rules: Any) -> list[tuple[str, str]]:
         ("context == {a: 1}", "not as a whole"),
         ("(if true then context else context).input has reason_code", "not as a whole"),
         ("context.input.amount_usd > 3", "expected Long but saw decimal"),
+        ("context.input.amount_usd > 3", 'write `.greaterThan(decimal("10.0"))`'),
+        ("context.input.amount_usd.greaterThan(3)", 'write `.greaterThan(decimal("10.0"))`'),
         ('context.input.reason_code == "late"', "optional attribute"),
         ('principal in Comptroller::Rol::"x"', "unrecognized entity type"),
         ('resource in Comptroller::Source::"dsk"', "there is no source `dsk`"),

@@ -170,7 +170,7 @@ def _said(detail: ErrorDetails) -> str:
         return f"must match `{context['pattern']}`; change the text"
     if kind == "value_error":
         return f"is wrong: {context['error']}"
-    return _SUBJECT.sub("must", detail["msg"])
+    return _SUBJECT.sub("must", detail["msg"]).replace(" after validation", "")
 
 
 @cache
