@@ -251,7 +251,8 @@ def open_sources(config: Config, clock: Clock, head_starts: HeadStarts | None = 
             else:
                 sources[name] = FunctionSource(name, source.python, base_dir=config.base_dir, clock=clock)
         except SourceInvalid as error:
-            findings += [Finding(f"sources.{name}.{kind}", line) for line in str(error).splitlines()]
+            where = f"sources.{name}.{kind}"
+            findings += [Finding(where, line.removeprefix(f"{where}: ")) for line in str(error).splitlines()]
     if findings:
         raise ConfigInvalid(config.placed(findings))
     return sources

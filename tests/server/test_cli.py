@@ -255,6 +255,13 @@ def test_check_finds_bad_sources_and_bad_keys_together(tmp_path: Path) -> None:
     assert "chmod 600" in result.stdout
 
 
+def test_what_keeps_a_source_from_loading_is_told_without_its_key_twice(tmp_path: Path) -> None:
+    (tmp_path / "shelf.py").write_text("def take(part):\n    return part\n")
+    (tmp_path / "comptroller.yaml").write_text("sources: {shelf: {python: ./shelf.py}}\n")
+    said = run(tmp_path, "check").stdout
+    assert "`sources.shelf.python`: function `take` parameter `part` has no type; annotate it" in said
+
+
 def test_check_finds_a_store_that_is_no_database(tmp_path: Path) -> None:
     placed(tmp_path)
     (tmp_path / "comptroller.db").write_bytes(b"not a database" * 100)

@@ -241,7 +241,9 @@ async def test_a_target_that_cannot_be_loaded_says_why(target: str, told: str, t
 async def test_a_module_that_raises_or_exits_while_loading_is_refused(offer: Offer) -> None:
     assert "ZeroDivisionError" in problems_of(offer, "1 / 0")
     assert "SystemExit" in problems_of(offer, "raise SystemExit(3)")
-    assert "no public function" in problems_of(offer, "x = 1")
+    told = problems_of(offer, "x = 1")
+    assert ".py has no public function" in told  # the file, and not the name it is loaded under
+    assert "comptroller_source_" not in told
 
 
 async def test_a_name_outside_ascii_is_refused(offer: Offer) -> None:

@@ -291,6 +291,9 @@ def load_target(where: str, target: str, base_dir: Path) -> tuple[ModuleType, st
         ) from error
 
 
+_FROM_FILE = "comptroller_source_"
+
+
 class _FromSource(SourceFileLoader):
     """Runs what the file says now. A cache is believed by second and size: it may hold other code, or anybody's."""
 
@@ -302,7 +305,7 @@ def _load_file(where: str, path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
         raise SourceInvalid(f"{where}: there is no file {path}; paths are relative to the configuration file")
-    name = f"comptroller_source_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    name = f"{_FROM_FILE}{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise SourceInvalid(f"{where}: {path} cannot be loaded as a Python module")
@@ -348,17 +351,22 @@ def _candidates(where: str, module: ModuleType, only: str | None) -> dict[str, C
         } or _no_functions(where, module)
     missing = [name for name in listed if not hasattr(module, name)]
     if missing:
-        raise SourceInvalid(f"{where}: `{module.__name__}` has no `{'`, `'.join(missing)}`")
+        raise SourceInvalid(f"{where}: {_called(module)} has no `{'`, `'.join(missing)}`; name what it has")
     functions = {name: getattr(module, name) for name in listed if inspect.isfunction(getattr(module, name))}
     if only and not functions:
-        raise SourceInvalid(f"{where}: `{only}` in `{module.__name__}` is no function; name a `def`")
+        raise SourceInvalid(f"{where}: `{only}` in {_called(module)} is no function; name a `def`")
     return functions or _no_functions(where, module)
 
 
 def _no_functions(where: str, module: ModuleType) -> dict[str, Callable[..., Any]]:
     raise SourceInvalid(
-        f"{where}: `{module.__name__}` has no public function; define one or list it in `__all__`"
+        f"{where}: {_called(module)} has no public function; define one or list it in `__all__`"
     )
+
+
+def _called(module: ModuleType) -> str:
+    """The module as the configuration names it: one from a file has a name that nobody wrote."""
+    return str(module.__file__) if module.__name__.startswith(_FROM_FILE) else f"`{module.__name__}`"
 
 
 def _code_digest(module: ModuleType, tools: Mapping[str, ToolFunction]) -> str:
