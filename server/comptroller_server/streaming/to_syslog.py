@@ -147,7 +147,7 @@ class SyslogSink:
         """Of the time for one batch. Raises TimeoutError."""
         left = self._until - time.monotonic()
         if left <= 0:
-            raise TimeoutError("it took too long")
+            raise TimeoutError("it did not answer in time")
         return left
 
     def _message(self, message: Message, *, short: bool = False) -> bytes:
