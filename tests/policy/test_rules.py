@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from comptroller_audit.vocabulary import Effect
 from comptroller_policy.bundle import compile_bundle
+from comptroller_policy.cedar import DECIMALS
 from comptroller_policy.declarations import ApprovalRule, RolloutMode, ToolRules
 from comptroller_policy.errors import BundleInvalid
 from comptroller_policy.model import Verdict
@@ -261,7 +262,10 @@ def test_a_comment_in_a_condition_hides_nothing() -> None:
 def test_a_condition_of_the_wrong_type_is_a_finding_at_its_place() -> None:
     found = _findings(approval=(ApprovalRule(role="boss", when="context.input.amount_usd > 20"),))
     assert found == [
-        ("tools.issue_refund.approval[0].when", "unexpected type: expected Long but saw decimal.")
+        (
+            "tools.issue_refund.approval[0].when",
+            f"unexpected type: expected Long but saw decimal; {DECIMALS}.",
+        )
     ]
 
 
