@@ -1332,10 +1332,28 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_rollout_command.py::test_a_credential_that_the_agent_can_read_promotes_nothing",
     ),
     Mutation(
-        f"{_SERVER}/commands/opening.py",
-        "signal.signal(signal.SIGINT, signal.default_int_handler)",
-        "signal.getsignal(signal.SIGINT)",
+        f"{_SERVER}/signals.py",
+        "        if asyncio.current_task(loop) is task:\n",
+        "        if asyncio.current_task(loop) is None:\n",
         "tests/server/test_edit_command.py::test_an_interrupt_at_a_question_ends_the_command_at_once",
+    ),
+    Mutation(
+        f"{_SERVER}/cli.py",
+        "    end_as_interrupted()\n",
+        "",
+        "tests/server/test_interrupted_processes.py::test_what_is_stopped_while_it_writes_stops_there_leaves_no_half_and_works_the_next_time",
+    ),
+    Mutation(
+        f"{_SERVER}/process_signals.py",
+        "    if not callable(as_is):",
+        "    if False:",
+        "tests/server/test_interrupted_processes.py::test_where_interrupts_are_ignored_it_can_still_be_told_to_end",
+    ),
+    Mutation(
+        f"{_SERVER}/process_signals.py",
+        "            signal.signal(number, end)",
+        "            pass",
+        "tests/server/test_interrupted_processes.py::test_a_signal_when_all_is_done_changes_nothing_of_it",
     ),
     Mutation(
         f"{_SERVER}/commands/watch.py",

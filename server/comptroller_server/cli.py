@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import sys
@@ -14,6 +15,7 @@ from click.shell_completion import CompletionItem
 from comptroller_audit.vocabulary import ComptrollerError
 from comptroller_server import __version__
 from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, options
+from comptroller_server.process_signals import end_as_interrupted, end_at_once
 
 __all__ = ["EXIT_FAILED", "cli", "main"]
 
@@ -135,7 +137,8 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(0)
         except (click.Abort, KeyboardInterrupt, EOFError):
-            click.echo("Stopped.", err=True)
+            with contextlib.suppress(OSError):  # the terminal is gone, and that is why
+                click.echo("Stopped.", err=True)
         except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:  # noqa: BLE001 -- whatever broke, the exit code must not read as findings
@@ -171,8 +174,17 @@ def cli() -> None:
 def main() -> None:
     """The console script. Loading modules makes no garbage, and looking for some took a fifth of the start."""
     gc.disable()
-    cli(prog_name="comptroller")
-    sys.exit(0)
+    end_as_interrupted()
+    code = EXIT_FAILED
+    try:
+        cli(prog_name="comptroller")
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else EXIT_FAILED
+    end_at_once(EXIT_FAILED)  # its last words may still be on their way
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    end_at_once(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

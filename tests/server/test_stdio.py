@@ -174,7 +174,7 @@ async def test_stdout_holds_the_protocol_and_nothing_else() -> None:
         assert noise in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 async def test_a_signal_ends_it_in_order(number: signal.Signals) -> None:
     async with child("release") as server:
         server.lines.call(1, "tools/call", name="hold", arguments={})

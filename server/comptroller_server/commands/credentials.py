@@ -13,7 +13,7 @@ import click
 
 from comptroller_policy.approvals import Assurance
 from comptroller_policy.approvers import approver_by_credential, approver_names
-from comptroller_server.commands.opening import account, interruptible
+from comptroller_server.commands.opening import account
 from comptroller_server.commands.showing import plain
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
@@ -100,10 +100,9 @@ def _ask() -> str:
     """Asked only of a terminal, never shown; empty when nobody can be asked."""
     if not sys.stdin.isatty():
         return ""
-    with interruptible():
-        asked: str = click.prompt(
-            "Approver credential (empty for none)", hide_input=True, default="", show_default=False, err=True
-        )
+    asked: str = click.prompt(
+        "Approver credential (empty for none)", hide_input=True, default="", show_default=False, err=True
+    )
     return asked.strip()
 
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
-import threading
 from collections.abc import Callable, Coroutine, Generator
 from typing import Any, TypeVar
 
@@ -26,6 +24,7 @@ from comptroller_server.config.model import Config
 from comptroller_server.config.telemetry import LogFormat
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
+from comptroller_server.signals import interrupted_at_once
 from comptroller_tools.upstream.children import HeadStarts
 
 __all__ = [
@@ -33,7 +32,6 @@ __all__ = [
     "account",
     "call_named",
     "installation_of",
-    "interruptible",
     "on_store",
     "quiet_stdout",
 ]
@@ -73,11 +71,12 @@ def on_store(
         )
 
     async def run() -> T:
-        store = installation.store
-        try:
-            return await work(installation)
-        finally:
-            await store.close()
+        with interrupted_at_once():
+            store = installation.store
+            try:
+                return await work(installation)
+            finally:
+                await store.close()
 
     return asyncio.run(run())
 
@@ -98,21 +97,6 @@ def call_named(reader: Reader, wanted: str) -> tuple[str, Row]:
         raise CommandError(f"no call has an id that begins with {wanted!r}; see `comptroller calls list`")
     listed = ", ".join(call for call, _ in found[:5])
     raise CommandError(f"several calls begin with {wanted!r} ({listed}…); give more of the id")
-
-
-@contextlib.contextmanager
-def interruptible() -> Generator[None]:
-    """While a person is asked, Ctrl-C ends the command. Under `asyncio.run` the first would only cancel the task that asks,
-    which notices nothing before the answer has come.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def account() -> str:

@@ -19,7 +19,6 @@ from comptroller_server.call.changes import changes
 from comptroller_server.call.edits import Edited, asked_in, fits
 from comptroller_server.commands.credentials import Voter
 from comptroller_server.commands.invocation import Invocation
-from comptroller_server.commands.opening import interruptible
 from comptroller_server.commands.record import CallRecord, asked_because, clients_word, section, told_word
 from comptroller_server.commands.released import shown_call
 from comptroller_server.commands.showing import Card, at, compact, plain, say
@@ -245,14 +244,13 @@ def looked_at(
 
 def _says_yes(question: str) -> bool:
     """Ask a person. What is typed stays unseen: who expects to be asked for a credential pastes it here."""
-    with interruptible():
-        asked: str = click.prompt(
-            f"{question} [y/N] (not shown as you type)",
-            hide_input=True,
-            default="",
-            show_default=False,
-            err=True,
-        )
+    asked: str = click.prompt(
+        f"{question} [y/N] (not shown as you type)",
+        hide_input=True,
+        default="",
+        show_default=False,
+        err=True,
+    )
     word = asked.strip().lower()
     told = {"y": "yes", "yes": "yes", "n": "no", "no": "no", "": "no"}.get(word)
     click.echo(told or "That is neither yes nor no. A credential is asked for after this.", err=True)

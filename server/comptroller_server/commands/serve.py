@@ -35,8 +35,8 @@ def serve(ctx: click.Context, client: str | None, address: str | None) -> None:
     """Serve the governed tools to MCP clients.
 
     On stdio standard output belongs to the protocol. When it cannot start there, the client gets one tool,
-    `comptroller_status`, that says what to fix, and the exit code is 2. SIGTERM and SIGINT end it in order: nothing new is accepted,
-    calls in flight end, the log is signed once more.
+    `comptroller_status`, that says what to fix, and the exit code is 2. SIGTERM, SIGINT and SIGHUP end it in order: nothing
+    new is accepted, calls in flight end, the log is signed once more.
     """
     invocation = invocation_of(ctx)
     if address is not None and client is not None:

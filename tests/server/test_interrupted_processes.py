@@ -1,0 +1,152 @@
+"""A signal in the middle of a command: it stops there, leaves nothing half done behind, and the next run works."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.cli_kit import Desk, at_work
+from tests.server.test_cli_processes import WAIT_S_MAX, Place
+
+pytestmark = pytest.mark.anyio
+
+STOPPED_READING = """
+import os, signal, sys
+from pathlib import Path
+from comptroller_audit.rebuild import TenantCheck
+from comptroller_audit.snapshot import Snapshot
+from comptroller_audit.store import Store
+from comptroller_server import cli
+from comptroller_server.commands import db
+from comptroller_server.exporting import records
+from comptroller_server.reporting import span
+
+name, after, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+del sys.argv[1:4]
+db.PAGES_AT_ONCE = records.PAGE_ENTRIES = span.PAGE_ENTRIES = 1
+read = 0
+
+def reads(*_):
+    global read
+    read += 1
+    if read == after:
+        half = any(path.name.startswith(".out") for path in folder.iterdir())
+        print("half there" if half else "nothing there", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), getattr(signal, name))
+    if read > after:
+        print("read on", file=sys.stderr, flush=True)
+
+now, entries, copy = Store.read_now, TenantCheck._entry, db._copy
+Store.read_now = lambda store, work: (reads(), now(store, work))[1]
+TenantCheck._entry = lambda check, *given: (reads(), entries(check, *given))[1]
+db._copy = lambda database, to, progress: copy(database, to, reads)
+cli.main()
+"""
+"""Sends itself the signal when it reads the store for the `after`th time."""
+
+LEAVES_HALF = {
+    "export": ("audit", "export", "--out", "{out}"),
+    "backup": ("db", "backup", "{out}"),
+    "evidence": ("evidence", "--period", "2026", "--out", "{out}"),
+}
+READS = {
+    "report": ("report", "--since", "all"),
+    "replay": ("replay", "--policy", "{folder}", "--since", "all"),
+    "verify": ("audit", "verify"),
+    "suggest": ("suggest", "--since", "all"),
+    "erase": ("erase", "--subject", "nobody-there", "--reason", "request 88"),
+}
+
+
+async def ended(folder: Path, code: str, *words: str) -> tuple[int | None, str, str]:
+    """A process that runs `code` with `words`, to its end: exit code, standard output, standard error."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, *words, env=Place(folder).environment, cwd=folder,
+        stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe,
+    )  # fmt: skip
+    async with asyncio.timeout(WAIT_S_MAX):
+        out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def worked(desk: Desk) -> Path:
+    """Some calls, and a folder for what is written."""
+    for invoice in desk.shop.paid()[:3]:
+        await desk.shop.call("lookup_invoice", invoice_id=invoice)
+    place = desk.folder / "written"
+    place.mkdir()
+    return place
+
+
+def options(folder: Path) -> list[str]:
+    return ["--config", str(folder / "comptroller.yaml"), "--data-dir", str(folder)]
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize("command", LEAVES_HALF)
+async def test_what_is_stopped_while_it_writes_stops_there_leaves_no_half_and_works_the_next_time(
+    command: str, name: str, tmp_path: Path
+) -> None:
+    async with at_work(tmp_path) as desk:
+        place = await worked(desk)
+        words = [word.replace("{out}", str(place / "out")) for word in LEAVES_HALF[command]]
+        given = (name, "5", str(place), *options(tmp_path), *words)
+        code, out, err = await ended(tmp_path, STOPPED_READING, *given)
+        assert (code, out, err.splitlines()) == (2, "", ["half there", "Stopped."])
+        assert list(place.iterdir()) == []
+        await desk.run(*words)
+        assert [path.name for path in place.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("command", READS)
+async def test_an_interrupt_stops_what_only_reads_where_it_is(command: str, tmp_path: Path) -> None:
+    async with at_work(tmp_path) as desk:
+        place = await worked(desk)
+        words = [word.replace("{folder}", str(tmp_path)) for word in READS[command]]
+        given = ("SIGINT", "4", str(place), *options(tmp_path), *words)
+        code, out, err = await ended(tmp_path, STOPPED_READING, *given)
+        assert (code, out, err.splitlines()) == (2, "", ["nothing there", "Stopped."])
+        await desk.run(*words)
+
+
+ASKED_TO_END = """
+import os, signal, sys
+from comptroller_server import cli
+from comptroller_server.commands import watch
+
+async def look(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+watch.look_at = look
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+cli.main()
+"""
+SIGNALLED_WHEN_DONE = """
+import atexit, os, signal, sys
+from comptroller_server import cli
+
+name = sys.argv.pop(1)
+atexit.register(lambda: os.kill(os.getpid(), getattr(signal, name)))
+cli.main()
+"""
+
+
+async def test_where_interrupts_are_ignored_it_can_still_be_told_to_end(tmp_path: Path) -> None:
+    async with at_work(tmp_path):
+        code, out, err = await ended(tmp_path, ASKED_TO_END, *options(tmp_path), "watch")
+        assert (code, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(("words", "code"), [(("calls", "list", "--json"), 0), (("no-such-command",), 2)])
+async def test_a_signal_when_all_is_done_changes_nothing_of_it(
+    words: tuple[str, ...], code: int, name: str, tmp_path: Path
+) -> None:
+    async with at_work(tmp_path):
+        given = (*options(tmp_path), *words)
+        alone = await ended(tmp_path, "from comptroller_server import cli; cli.main()", *given)
+        assert alone[0] == code
+        assert await ended(tmp_path, SIGNALLED_WHEN_DONE, name, *given) == alone
