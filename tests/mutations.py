@@ -1356,6 +1356,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_interrupted_processes.py::test_a_signal_when_all_is_done_changes_nothing_of_it",
     ),
     Mutation(
+        f"{_SERVER}/upkeep/retention.py",
+        "            if touched:\n",
+        "            if False:\n",
+        "tests/audit/test_retention.py::test_an_erased_payload_is_in_no_page_of_the_files",
+    ),
+    Mutation(
         f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",

@@ -170,6 +170,24 @@ async def test_two_processes_erase_each_payload_once(tmp_path: Path, store_url: 
     assert proved(store_url, tmp_path) == 20
 
 
+async def test_a_round_tells_how_far_it_is_of_what_it_looks_at(tmp_path: Path, store_url: str) -> None:
+    clock = Clock()
+    async with open_store(store_url, tmp_path, clock) as store:
+        for _ in range(3):
+            await commit(store, *(write_record(RecordType.READ) for _ in range(400)))
+        clock.pass_ms(31 * DAY_MS)
+        await commit(store, *(write_record(RecordType.READ) for _ in range(7)))
+        for dry in (True, False):
+            told: list[tuple[int, int]] = []
+
+            def tell(looked_at: int, of: int, told: list[tuple[int, int]] = told) -> None:
+                told.append((looked_at, of))
+
+            done = await kept(store, clock).round(TENANT, dry=dry, progress=tell)
+            assert told == [(500, 1200), (1000, 1200), (1200, 1200)]
+            assert (done.overdue, done.erased) == (1200, 0 if dry else 1200)
+
+
 async def test_a_payload_that_goes_without_an_erasure_entry_is_found(tmp_path: Path, store_url: str) -> None:
     async with open_store(store_url, tmp_path) as store:
         await commit(store, *(write_record(RecordType.READ) for _ in range(3)))
@@ -182,7 +200,8 @@ async def test_a_payload_that_goes_without_an_erasure_entry_is_found(tmp_path: P
     assert any("no later erasure entry names them" in line for line in report.lines())
 
 
-async def test_an_erased_payload_is_in_no_page_of_the_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stopped", [False, True], ids=["to its end", "stopped after the first commit"])
+async def test_an_erased_payload_is_in_no_page_of_the_files(tmp_path: Path, stopped: bool) -> None:
     """By its ciphertext, which is what a thief with the key file would look for."""
     clock, file = Clock(), tmp_path / "s.db"
     async with open_store(f"sqlite:///{file}", tmp_path, clock) as store:
@@ -191,7 +210,14 @@ async def test_an_erased_payload_is_in_no_page_of_the_files(tmp_path: Path) -> N
         of = select(table.c.sealed).where(table.c.tenant == bindparam("tenant"))
         sealed = [bytes(one) for (one,) in store.read_now(lambda reader: reader.query(of, tenant=TENANT))]
         clock.pass_ms(31 * DAY_MS)
-        await kept(store, clock).round(TENANT)
+
+        def told(_looked_at: int, _of: int) -> None:
+            if stopped:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt) if stopped else contextlib.nullcontext():
+            await kept(store, clock).round(TENANT, progress=told)
+        assert payloads(store) == [50]  # the erasure's own
         left = _bytes_of(file)
         assert len(sealed) == 50
         assert not [one for one in sealed if one[40:200] in left]

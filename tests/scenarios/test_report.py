@@ -348,6 +348,11 @@ def test_a_long_report_says_on_a_terminal_how_far_it_is(
         capsys.readouterr().err
         == "\r1 of 400 records (0 %) \r200 of 400 records (50 %) \r400 of 400 records (100 %) \n"
     )
+    with pytest.raises(KeyboardInterrupt), command.progress_shown(quiet=False, of_what="pages") as progress:
+        assert progress is not None
+        progress(1, 4)
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "\r1 of 4 pages (25 %) \n"  # `Stopped.` stands on a line of its own
     with command.progress_shown(quiet=True) as progress:
         assert progress is None
 

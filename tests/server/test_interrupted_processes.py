@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.server.cli_kit import Desk, at_work
+from comptroller_server.upkeep.retention import DAY_MS
+from tests.scenarios.kit import Clock, opened
+from tests.server.cli_kit import Desk, at_work, run_in_thread
 from tests.server.test_cli_processes import WAIT_S_MAX, Place
 
 pytestmark = pytest.mark.anyio
@@ -150,3 +155,49 @@ async def test_a_signal_when_all_is_done_changes_nothing_of_it(
         alone = await ended(tmp_path, "from comptroller_server import cli; cli.main()", *given)
         assert alone[0] == code
         assert await ended(tmp_path, SIGNALLED_WHEN_DONE, name, *given) == alone
+
+
+STOPPED_ERASING = """
+import os, signal, sys
+from comptroller_audit import retention
+from comptroller_server import cli
+from comptroller_server.upkeep.retention import Retention
+
+name, erase = sys.argv.pop(1), Retention._erase
+retention.OVERDUE_MAX, retention._THERE = 2, retention._THERE.limit(2)
+
+async def stopped(*given):
+    done = await erase(*given)
+    os.kill(os.getpid(), getattr(signal, name))
+    return done
+
+Retention._erase = stopped
+cli.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+async def test_a_retention_that_is_stopped_keeps_what_it_did_and_the_next_run_does_the_rest(
+    name: str, tmp_path: Path
+) -> None:
+    def monthly(config: dict[str, Any]) -> None:
+        config["logging"] = {"retention_days": 30}
+        config["limits"] = {"clock_jump_s_max": 90 * 86_400}
+
+    async with opened(tmp_path, monthly, clock=Clock(time.time_ns() // 1_000_000 - 40 * DAY_MS)) as shop:
+        for invoice in shop.paid()[:3]:
+            await shop.call("lookup_invoice", invoice_id=invoice)
+    words = (*options(tmp_path), "retention", "run")
+    due = json.loads((await run_in_thread(tmp_path, "retention", "run", "--dry-run", "--json")).stdout)
+    assert (due["overdue"], due["erased"]) == (3, 0)
+    code, out, err = await ended(tmp_path, STOPPED_ERASING, name, *words)
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "What was erased until now stays erased; run it again for what is left.",
+        "Stopped.",
+    ]
+    code, out, err = await ended(tmp_path, "from comptroller_server import cli; cli.main()", *words, "--json")
+    assert (code, err) == (0, ""), "and nothing is told of how far it is where nobody watches"
+    assert 0 < json.loads(out)["erased"] < 3
+    assert (await run_in_thread(tmp_path, *words[-2:], "--dry-run")).stdout.startswith("0 payloads")
+    assert (await run_in_thread(tmp_path, "audit", "verify")).exit_code == 0

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import sys
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import click
@@ -15,12 +13,13 @@ from comptroller_audit.checkpoint import vkey_of
 from comptroller_audit.findings import Finding, FindingKind
 from comptroller_audit.query import Logged, entries, entry_from
 from comptroller_audit.store import Reader
-from comptroller_audit.verify import Progress, Report, verify
+from comptroller_audit.verify import Report, verify
 from comptroller_server.commands.export import check, export
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store
 from comptroller_server.commands.released import Reading
 from comptroller_server.commands.showing import at, emit, say
+from comptroller_server.commands.spans import checked, progress_shown
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 
@@ -62,18 +61,18 @@ def verify_(ctx: click.Context, checkpoint: Path | None, receipts: Path | None, 
     )
     ring = config.store.keys_file if config.store.keys_file.exists() else None
     reports: list[tuple[Path | None, Report]] = []
-    with _progress(quiet=invocation.as_json) as progress:
-        for file in files or [None]:
+    for file in files or [None]:
+        with progress_shown(quiet=invocation.as_json, of_what="entries checked") as progress:
             found = verify(
                 config.store.url.get_secret_value(),
                 checkpoints=file,
                 vkey=vkey,
                 receipts=receipts,
                 ring=ring,
-                progress=progress,
+                progress=checked(progress),
             )
-            _demand(found, checkpoints=checkpoint is not None, receipts=receipts is not None)
-            reports.append((file, found))
+        _demand(found, checkpoints=checkpoint is not None, receipts=receipts is not None)
+        reports.append((file, found))
     ok = all(report.ok for _, report in reports)
     if invocation.as_json:
         told = [{"checkpoints": str(file) if file else None, **report.as_json()} for file, report in reports]
@@ -95,25 +94,6 @@ def _demand(report: Report, *, checkpoints: bool, receipts: bool) -> None:
         report.findings.append(Finding(FindingKind.CHECKPOINT, _PROVES_NOTHING))
     if receipts and not any(one.receipts for one in report.tenants):
         report.findings.append(Finding(FindingKind.RECEIPT, _PROVES_NOTHING))
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Generator[Progress | None]:
-    """A bar on standard error while entries are checked; nothing where nobody watches."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    bars: dict[str, int] = {}
-
-    def tell(tenant: str, checked: int, size: int) -> None:
-        percent = 100 * checked // max(1, size)
-        if bars.get(tenant) != percent:
-            bars[tenant] = percent
-            click.echo(f"\r{tenant}: {checked} of {size} entries ({percent} %) ", nl=False, err=True)
-
-    yield tell
-    if bars:
-        click.echo("", err=True)
 
 
 @audit.command()

@@ -28,7 +28,7 @@ from comptroller_server.commands.credentials import by_credential, entitled
 from comptroller_server.commands.invocation import Invocation, findings, invocation_of, options
 from comptroller_server.commands.opening import installation_of, on_store
 from comptroller_server.commands.showing import emit, say
-from comptroller_server.commands.spans import progress_shown
+from comptroller_server.commands.spans import checked, progress_shown
 from comptroller_server.errors import CommandError
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.reporting.span import Progress
@@ -71,9 +71,9 @@ def backup(ctx: click.Context, file: Path) -> None:
     with _whole(file) as beside:
         # As they are now: what is signed while pages are copied may lie beyond the copy.
         signed = [sink.read_bytes() for sink in installation.config.store.checkpoint_files if sink.exists()]
-        with progress_shown(quiet=invocation.as_json) as progress:
+        with progress_shown(quiet=invocation.as_json, of_what="pages copied") as progress:
             _copy(database, beside, progress)
-        report = _demand_whole(beside, installation.config.store.keys_file, signed, database)
+        report = _demand_whole(invocation, beside, installation.config.store.keys_file, signed, database)
     entries = sum(one.entries for one in report.tenants)
     keys = installation.config.store.keys_file
     if invocation.as_json:
@@ -83,7 +83,9 @@ def backup(ctx: click.Context, file: Path) -> None:
     say(f"The keys are not: keep a copy of {keys} as well, somewhere else.")
 
 
-def _demand_whole(copy: Path, keys: Path, signed: Sequence[bytes], database: Path) -> Report:
+def _demand_whole(
+    invocation: Invocation, copy: Path, keys: Path, signed: Sequence[bytes], database: Path
+) -> Report:
     """What verifying the copy against each checkpoint file found. Raises `CommandError` where anything is wrong."""
     reports: list[Report] = []
     with tempfile.TemporaryDirectory() as place:
@@ -92,7 +94,7 @@ def _demand_whole(copy: Path, keys: Path, signed: Sequence[bytes], database: Pat
         for content in contents:
             if content is not None:
                 notes.write_bytes(content)
-            reports.append(verify(f"sqlite:///{copy}", ring=keys, checkpoints=notes if signed else None))
+            reports.append(_verified(invocation, copy, keys, notes if signed else None))
     for report in reports:
         if not report.ok:
             for line in report.lines():
@@ -101,6 +103,13 @@ def _demand_whole(copy: Path, keys: Path, signed: Sequence[bytes], database: Pat
                 f"the copy does not verify, and was not kept; run `comptroller audit verify` on {database}"
             )
     return reports[0]
+
+
+def _verified(
+    invocation: Invocation, file: Path, keys: Path | None, checkpoints: Path | None = None
+) -> Report:
+    with progress_shown(quiet=invocation.as_json, of_what="entries checked") as progress:
+        return verify(f"sqlite:///{file}", ring=keys, checkpoints=checkpoints, progress=checked(progress))
 
 
 @db.command()
@@ -119,7 +128,7 @@ def restore(ctx: click.Context, file: Path, server_stopped: bool) -> None:
     installation = installation_of(invocation)
     database = _sqlite(installation, "pg_restore --clean --dbname=DATABASE FILE")
     keys = installation.config.store.keys_file
-    report = verify(f"sqlite:///{file.resolve()}", ring=keys if keys.exists() else None)
+    report = _verified(invocation, file.resolve(), keys if keys.exists() else None)
     if not report.ok:
         for line in report.lines():
             say(line)
@@ -128,7 +137,8 @@ def restore(ctx: click.Context, file: Path, server_stopped: bool) -> None:
         _demand_no_server(invocation, database)
     make_private(database.parent)
     with _whole(database) as beside:
-        _copy(file, beside, None)
+        with progress_shown(quiet=invocation.as_json, of_what="pages copied") as progress:
+            _copy(file, beside, progress)
         kept = _kept(database)
     entries = sum(one.entries for one in report.tenants)
     if invocation.as_json:

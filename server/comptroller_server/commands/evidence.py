@@ -21,7 +21,7 @@ from comptroller_audit.verify import verify
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import on_store
 from comptroller_server.commands.showing import emit, say
-from comptroller_server.commands.spans import progress_shown
+from comptroller_server.commands.spans import checked, progress_shown
 from comptroller_server.errors import CommandError
 from comptroller_server.exporting.controls import CONTROLS, Topic, topics_of, unreadable
 from comptroller_server.exporting.lines import head_line, proved_line, vkey_for
@@ -61,8 +61,7 @@ def evidence(ctx: click.Context, period: str, out: Path | None) -> None:
         raise CommandError(f"there is something at {folder} already; name another folder with --out")
 
     async def work(installation: Installation) -> dict[str, Any]:
-        with progress_shown(quiet=invocation.as_json) as progress:
-            return _written(installation, meant, folder, progress)
+        return _written(installation, meant, folder, quiet=invocation.as_json)
 
     manifest = on_store(invocation, work)
     if invocation.as_json:
@@ -74,16 +73,14 @@ def evidence(ctx: click.Context, period: str, out: Path | None) -> None:
         findings()
 
 
-def _written(
-    installation: Installation, period: Period, folder: Path, progress: Progress | None
-) -> dict[str, Any]:
+def _written(installation: Installation, period: Period, folder: Path, *, quiet: bool) -> dict[str, Any]:
     """Make the folder beside its place, private, and give it its name when it is whole. Raises `CommandError`."""
     try:
         made = Path(tempfile.mkdtemp(dir=folder.absolute().parent, prefix=f".{folder.name}."))
     except OSError as error:
         raise CommandError(f"the evidence cannot be written to {folder}: {error.strerror}") from error
     try:
-        manifest = _filled(installation, period, made, progress)
+        manifest = _filled(installation, period, made, quiet=quiet)
         made.rename(folder)
     except BaseException as error:
         shutil.rmtree(made, ignore_errors=True)
@@ -93,17 +90,16 @@ def _written(
     return manifest
 
 
-def _filled(
-    installation: Installation, period: Period, made: Path, progress: Progress | None
-) -> dict[str, Any]:
+def _filled(installation: Installation, period: Period, made: Path, *, quiet: bool) -> dict[str, Any]:
     """Every file, the manifest last; what the manifest says."""
-    reports = _verified(installation)
+    reports = _verified(installation, quiet=quiet)
     _write_json(made / _VERIFIED, reports)
     newest, _ = newest_checkpoint(installation)
     if newest is not None:
         write_private(made / _CHECKPOINT, newest[0].encode())
     span = installation.store.read_now(lambda reader: _span(reader, period))
-    counted, erased = _sorted_out(installation, span, made, progress)
+    with progress_shown(quiet=quiet) as progress:
+        counted, erased = _sorted_out(installation, span, made, progress)
     now_ms = installation.ambient.clock.now_ms()
     files = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
     manifest = {
@@ -134,16 +130,18 @@ def _span(reader: Reader, period: Period) -> tuple[int, int]:
     return first_at(reader, TENANT, period.first_ms), first_at(reader, TENANT, period.end_ms)
 
 
-def _verified(installation: Installation) -> list[dict[str, Any]]:
+def _verified(installation: Installation, *, quiet: bool) -> list[dict[str, Any]]:
     """The whole log against every checkpoint file, as `audit verify` does."""
     store = installation.config.store
     ring = store.keys_file if store.keys_file.exists() else None
     files: list[Path | None] = [*filter(Path.exists, store.checkpoint_files)]
-    return [
-        {"checkpoints": file.name if file else None}
-        | verify(store.url.get_secret_value(), checkpoints=file, ring=ring).as_json()
-        for file in files or [None]
-    ]
+    reports: list[dict[str, Any]] = []
+    for file in files or [None]:
+        with progress_shown(quiet=quiet, of_what="entries checked") as progress:
+            url = store.url.get_secret_value()
+            found = verify(url, checkpoints=file, ring=ring, progress=checked(progress))
+        reports.append({"checkpoints": file.name if file else None} | found.as_json())
+    return reports
 
 
 def _sorted_out(

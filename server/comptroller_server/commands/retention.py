@@ -7,6 +7,7 @@ import click
 from comptroller_server.commands.invocation import findings, invocation_of, options
 from comptroller_server.commands.opening import account, on_store
 from comptroller_server.commands.showing import at, emit, say
+from comptroller_server.commands.spans import progress_shown
 from comptroller_server.installation import TENANT, Installation
 from comptroller_server.upkeep.retention import RetentionRound, retention_of
 
@@ -35,9 +36,20 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
         kept = retention_of(installation)
         if accept_clock and not dry_run:
             await kept.accept_clock(TENANT, account())
-        return config.logging.retention_days, await kept.round(TENANT, dry=dry_run, progress=_tell)
+        quiet = invocation.as_json
+        with (
+            progress_shown(quiet=quiet, of_what="entries looked at") as progress,
+            progress_shown(quiet=quiet, of_what="entries looked at for pruning") as pruning,
+        ):
+            done = await kept.round(TENANT, dry=dry_run, progress=progress, pruning=pruning)
+        return config.logging.retention_days, done
 
-    days, done = on_store(invocation, work)
+    try:
+        days, done = on_store(invocation, work)
+    except KeyboardInterrupt:
+        if not dry_run:
+            click.echo("What was erased until now stays erased; run it again for what is left.", err=True)
+        raise
     if invocation.as_json:
         emit(
             {
@@ -76,8 +88,3 @@ def run(ctx: click.Context, dry_run: bool, accept_clock: bool) -> None:
             say(f"{count} more are kept by the legal hold {hold}; see `comptroller hold list`.")
     if done.stopped or done.pruned.stopped:
         findings()
-
-
-def _tell(found: int, looked_at: int) -> None:
-    if looked_at:
-        click.echo(f"{found} payloads overdue, {looked_at} entries looked at", err=True)

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 
 import click
 
+from comptroller_audit.verify import Progress as Checked
 from comptroller_server.errors import CommandError
 from comptroller_server.reporting.span import Progress
 
-__all__ = ["progress_shown", "since_from", "since_option"]
+__all__ = ["checked", "progress_shown", "since_from", "since_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 QUIET_S = 1.0
@@ -51,20 +52,29 @@ def since_from(text: str, now_ms: int) -> int | None:
 
 
 @contextlib.contextmanager
-def progress_shown(*, quiet: bool) -> Generator[Progress | None]:
-    """A line on standard error once it takes long; nothing where nobody watches."""
+def progress_shown(*, quiet: bool, of_what: str = "records") -> Generator[Progress | None]:
+    """A line on standard error once it takes long; nothing where nobody watches. It ends where all is done."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    began, shown = time.monotonic(), -1
+    began, shown, ended = time.monotonic(), -1, True
 
     def tell(read: int, of: int) -> None:
-        nonlocal shown
+        nonlocal shown, ended
         percent = 100 * read // max(1, of)
         if percent != shown and time.monotonic() - began > QUIET_S:
-            shown = percent
-            click.echo(f"\r{read} of {of} records ({percent} %) ", nl=False, err=True)
+            shown, ended = percent, read >= of
+            click.echo(f"\r{read} of {of} {of_what} ({percent} %) ", nl=ended, err=True)
 
-    yield tell
-    if shown >= 0:
-        click.echo("", err=True)
+    try:
+        yield tell
+    finally:
+        if not ended:
+            click.echo("", err=True)
+
+
+def checked(progress: Progress | None) -> Checked | None:
+    """The same for `audit.verify`, which names the tenant as well; an installation has one."""
+    if progress is None:
+        return None
+    return lambda _tenant, entries, size: progress(entries, size)

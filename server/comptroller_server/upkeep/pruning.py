@@ -13,6 +13,7 @@ from comptroller_audit.retention import RETENTION, first_at
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
 from comptroller_server.installation import Installation
+from comptroller_server.reporting.span import Progress
 from comptroller_server.streaming.cursors import delivered_to
 from comptroller_server.upkeep.inclusion import is_included, leaf_at, newest_checkpoint
 
@@ -48,7 +49,9 @@ class Pruning:
         self._signed = signed
         self._streams = tuple(streams)
 
-    async def round(self, tenant: str, now_ms: int, *, dry: bool = False) -> PruneRound:
+    async def round(
+        self, tenant: str, now_ms: int, *, dry: bool = False, progress: Progress | None = None
+    ) -> PruneRound:
         """One pass. The caller has made sure that the clock is right. Raises `StoreError`."""
         before_ms = now_ms - self._days * DAY_MS
         if await self._store.read(lambda reader: first_at(reader, tenant, before_ms)) == 0:
@@ -82,6 +85,8 @@ class Pruning:
                     break  # another process is at it, or a hold came in between
                 pruned += len(indexes)
             first = following if following is not None else stop
+            if progress is not None:
+                progress(first, end)
             await asyncio.sleep(PAUSE_S)
         if pruned:
             await self._store.scrub()

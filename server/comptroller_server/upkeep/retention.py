@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -24,11 +24,12 @@ from comptroller_audit.retention import (
 from comptroller_audit.store import Reader, Store
 from comptroller_audit.unit import Committed, Unit
 from comptroller_server.installation import Installation
+from comptroller_server.reporting.span import Progress
 from comptroller_server.streaming.cursors import delivered_to
 from comptroller_server.upkeep.pruning import PruneRound, Pruning, pruning_of
 from comptroller_server.upkeep.steady_clock import SteadyClock
 
-__all__ = ["Progress", "Retention", "RetentionRound", "demand_likely_time", "keep_time", "retention_of"]
+__all__ = ["Retention", "RetentionRound", "demand_likely_time", "keep_time", "retention_of"]
 
 DAY_MS = 86_400_000
 UNUSED_DAYS_MAX = 366
@@ -37,8 +38,6 @@ MARK_EVERY_MS = 3_600_000
 """How far the trusted time may fall behind before it is written again though nothing was erased."""
 PAUSE_S = 0.02
 """Between two commits of one round, so that calls come in between."""
-Progress = Callable[[int, int], None]
-"""(payloads erased so far, entries looked at so far)."""
 
 _log = structlog.stdlib.get_logger()
 
@@ -137,9 +136,14 @@ class Retention:
             await asyncio.sleep(interval_s)
 
     async def round(
-        self, tenant: str, *, dry: bool = False, progress: Progress | None = None
+        self,
+        tenant: str,
+        *,
+        dry: bool = False,
+        progress: Progress | None = None,
+        pruning: Progress | None = None,
     ) -> RetentionRound:
-        """One pass over everything that is overdue. Raises `StoreError`."""
+        """One pass over everything that is overdue; both are told of entries looked at. Raises `StoreError`."""
         now = self._clock.now_ms()
         if self._days is None:
             return RetentionRound(0, 0, now)
@@ -159,28 +163,34 @@ class Retention:
         def look(reader: Reader) -> tuple[list[int], int | None]:
             return overdue(reader, tenant, first, end, still_needed(reader, tenant), holds)
 
-        while True:
-            indexes, following = await self._store.read(look)
-            found += len(indexes)
-            undelivered += sum(index >= delivered for index in indexes) if self._streams else 0
-            if indexes and not dry:
-                if not await self._erase(
-                    tenant, indexes, before_ms, now, erased_before + erased, holds.moves
-                ):
+        touched = False
+        try:
+            while True:
+                indexes, following = await self._store.read(look)
+                found += len(indexes)
+                undelivered += sum(index >= delivered for index in indexes) if self._streams else 0
+                if indexes and not dry:
+                    touched = True
+                    if not await self._erase(
+                        tenant, indexes, before_ms, now, erased_before + erased, holds.moves
+                    ):
+                        break
+                    erased += len(indexes)
+                if progress is not None:
+                    progress(following if following is not None else end, end)
+                if following is None:
                     break
-                erased += len(indexes)
-            if progress is not None:
-                progress(found, following if following is not None else first)
-            if following is None:
-                break
-            first = following
-            await asyncio.sleep(PAUSE_S)
+                first = following
+                await asyncio.sleep(PAUSE_S)
+        finally:  # also when somebody stops it: what is erased lies in the write-ahead log until then
+            if touched:
+                await self._store.scrub()
         if not (dry or erased) and now - trusted_ms >= MARK_EVERY_MS:
             await self._erase(tenant, [], before_ms, now, erased_before, holds.moves)
-        if erased:
-            await self._store.scrub()
         pruned = (
-            await self._pruning.round(tenant, now, dry=dry) if self._pruning is not None else PruneRound()
+            await self._pruning.round(tenant, now, dry=dry, progress=pruning)
+            if self._pruning is not None
+            else PruneRound()
         )
         return RetentionRound(found, erased, before_ms, None, undelivered, pruned, dict(holds.held))
 
