@@ -1363,6 +1363,12 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/commands/watch.py",
+        "        if lines > left - (len(sections) - place - 1):",
+        "        if False:",
+        "tests/server/test_watch_command.py::test_the_picture_fits_its_terminal_and_says_what_it_leaves_out",
+    ),
+    Mutation(
+        f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",
         "tests/server/test_watch_command.py::test_who_sets_it_aside_gets_the_terminal_back_and_the_picture_when_it_goes_on",

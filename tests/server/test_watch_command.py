@@ -154,7 +154,20 @@ async def test_the_picture_says_in_words_what_it_says_in_colours_and_obeys_no_te
         assert "\x1b" not in shown
 
 
-@pytest.mark.parametrize(("width", "height"), [(40, 16), (60, 24), (99, 12), (100, 12), (200, 60)])
+async def test_a_narrow_picture_still_says_how_many_are_left_out(tmp_path: Path) -> None:
+    async with at_work(tmp_path, accepting_own_files) as desk:
+        for invoice in desk.shop.paid()[:5]:
+            await desk.shop.pending(invoice)
+        told = await look_at(desk.shop.service.installation, None, 12)
+    console = Console(width=40, color_system=None)
+    with console.capture() as captured:
+        console.print(picture(told, 40, 10))
+    assert "… 4 more" in captured.get()
+
+
+@pytest.mark.parametrize(
+    ("width", "height"), [(40, 4), (40, 10), (40, 16), (60, 24), (99, 12), (100, 12), (200, 60)]
+)
 async def test_the_picture_fits_its_terminal_and_says_what_it_leaves_out(
     tmp_path: Path, width: int, height: int
 ) -> None:
@@ -168,10 +181,13 @@ async def test_the_picture_fits_its_terminal_and_says_what_it_leaves_out(
         console.print(picture(told, width, height))
     lines = captured.get().rstrip().splitlines()
     assert max(map(len, lines)) <= width
-    assert len(lines) <= max(height, 1 + 3 * 5)  # each section keeps its frame and two rows
-    assert told.sections[0][2][0][1][:14] in captured.get()
+    assert len(lines) <= height
+    assert (told.sections[0][2][0][1][:14] in captured.get()) == (height >= 10), "what waits comes first"
+    assert ("no room here" in captured.get()) == (height < 16), (
+        "who sees no budgets is told that there are some"
+    )
     assert all(heading in captured.get() for heading in ("Waits for a person", "Calls", "Budgets"))
-    assert ("more" in captured.get()) == (height < 60)
+    assert (" more" in captured.get()) == (10 < height < 60)
     day, _, time = told.sections[1][2][0][0].partition(" ")
     listed = captured.get().partition("Calls")[2].partition("Budgets")[0]
     assert (f" {time} " in listed) == (width >= 100)

@@ -209,7 +209,8 @@ def picture(look: Look, width: int, height: int) -> RenderableType:
     """One look as it is drawn on a terminal of so many columns and lines.
 
     States are words, so that it reads the same without colours. What has no room is left out: columns that can be
-    looked up elsewhere, and rows at the end of a section, which then says how many.
+    looked up elsewhere, rows at the end of a section, which then says how many, and then whole sections from the last on,
+    of which one line is left.
     """
     from rich.box import SIMPLE_HEAD
     from rich.console import Group
@@ -222,11 +223,23 @@ def picture(look: Look, width: int, height: int) -> RenderableType:
     parts: list[RenderableType] = [Text(heading, style="bold", no_wrap=True, overflow="ellipsis")]
     sections = look.sections
     most = _rows_each(height, [len(rows) for _, _, rows, _ in sections])
-    for title, columns, rows, nothing in sections:
+    left = height - 1
+    for place, (title, columns, rows, nothing) in enumerate(sections):
+        lines = _FRAME_LINES + min(most, len(rows)) if rows else 2
+        if lines > left - (len(sections) - place - 1):  # a line for each that follows
+            parts.append(Text(f"{title}: {len(rows)}; no room here", no_wrap=True, overflow="ellipsis"))
+            left -= 1
+            continue
+        left -= lines
         kept = [number for number, name in enumerate(columns) if width >= WIDE or name not in _WIDE_ONLY]
         ids = ID_WIDTH if width < WHOLE_IDS else None
         named = [
-            Column(columns[number], no_wrap=True, max_width=ids if columns[number] == "CALL" else None)
+            Column(
+                columns[number],
+                no_wrap=True,
+                min_width=_MORE_WIDTH if number == kept[0] else None,
+                max_width=ids if columns[number] == "CALL" else None,
+            )
             for number in kept
         ]
         shown = Table(
@@ -263,6 +276,7 @@ def _rows_each(height: int, needed: Sequence[int]) -> int:
 
 _FRAME_LINES = 3
 """Of a section: its heading, its columns and the rule below them."""
+_MORE_WIDTH = len("… 19 more")
 _WIDE_ONLY = frozenset({"AT", "CODE", "ACTOR", "NEEDS", "TIME", "TASK", "MAX"})
 _STYLES = {
     CallState.DONE.value: "green",
