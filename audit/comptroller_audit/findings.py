@@ -22,6 +22,7 @@ class FindingKind(StrEnum):
     HEAD = "head"
     CHECKPOINT = "checkpoint"
     RECEIPT = "receipt"
+    SWITCH = "switch"
     STORE = "store"
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from comptroller_audit.evidence import OpeningKeys
 from comptroller_audit.findings import FindingKind, TenantReport
 from comptroller_audit.snapshot import Entry, Head, Payload, Snapshot, cause_of
+from comptroller_audit.switch_rows import SwitchRows
 
 __all__ = ["Progress", "TenantCheck"]
 
@@ -85,6 +86,7 @@ class TenantCheck:
         self.bad_checkpoints = 0
         self.stated: dict[str, object] = {}
         """What the newest record that moved it says of a column of the head row. One that does not open says nothing."""
+        self.switches = SwitchRows()
 
     def run(self, progress: Progress | None) -> TenantReport:
         try:
@@ -124,6 +126,7 @@ class TenantCheck:
             self._orphan(payload)
             payload = next(payloads, None)
         self._compare_head(head)
+        self._compare_switches()
         self._compare_node_count()
         self._compare_erasures()
         self._compare_prunings()
@@ -198,6 +201,7 @@ class TenantCheck:
         states = _STATES.get(str(fields["type"]))
         if states is not None:
             self.stated.pop(states, None)
+        of_a_switch = self.switches.meet(fields["type"])
         if payload is None:
             _extend(self.missing, index)
         elif sha256(payload.sealed).hexdigest() != fields["payload"]:
@@ -214,6 +218,8 @@ class TenantCheck:
             self.report.opened = (self.report.opened or 0) + 1
             if states is not None:
                 self.stated[states] = packet.get(states)
+            if of_a_switch:
+                self.switches.read(index, fields["type"], packet)
 
     def _compare_checkpoint(self) -> None:
         size = self.tree.size
@@ -282,6 +288,14 @@ class TenantCheck:
         if head.switch_seq != (stated := self.stated.get("switch_seq", head.switch_seq)):
             text = f"the head row counts {head.switch_seq} changes of switches, and the newest record of one says {stated}"
             add(FindingKind.HEAD, text)
+
+    def _compare_switches(self) -> None:
+        """Only with keys: which switch a record set is sealed."""
+        if self.keys is None:
+            return
+        rows = self.snapshot.switches(self.tenant)
+        for text in self.switches.wrong(rows, all_there=self.whole):
+            self.report.add(FindingKind.SWITCH, text)
 
     def _compare_frontier(self, frontier: str) -> None:
         if frontier == "".join(value.hex() for _, value in self.tree.peaks):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
@@ -115,6 +115,14 @@ class Snapshot:
         )
         rows = self._connection.execute(query, {"tenant": tenant, "level": level, "first": first, "end": end})
         return {_int(row[0]): _bytes(row[1]) for row in rows}
+
+    def switches(self, tenant: str) -> dict[str, tuple[int, bool]]:
+        """Each kill switch by its id: the sequence of its last change, and whether it is active. None without their table."""
+        if not inspect(self._connection).has_table("switches"):
+            return {}
+        query = text("SELECT id, seq, active FROM switches WHERE tenant = :tenant")
+        rows = self._connection.execute(query, {"tenant": tenant})
+        return {_str(row[0]): (_int(row[1]), row[2] in (True, 1)) for row in rows}
 
     def node_count(self, tenant: str) -> int:
         query = text("SELECT count(*) FROM log_node WHERE tenant = :tenant")

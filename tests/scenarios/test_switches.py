@@ -239,3 +239,79 @@ async def test_a_halt_or_rules_that_somebody_took_back_in_the_database_are_found
     assert verify(store_url).ok, "what payloads say is not read without keys"
     report = verify(store_url, ring=ring)
     assert [finding.text for finding in report.tenants[0].findings] == [found]
+
+
+@pytest.mark.parametrize(
+    ("tampering", "found"),
+    [
+        (
+            "DELETE FROM switches WHERE id = 'global:'",
+            ["'global:' is gone from its table, and entry SET set it; `comptroller halt` sets it again"],
+        ),
+        (
+            "UPDATE switches SET active = false WHERE id = 'global:'",
+            [
+                "'global:' is not active in its table at change 2, and entry SET set it at change 2; `comptroller halt` sets it again"
+            ],
+        ),
+        (
+            "UPDATE switches SET active = false, seq = 9 WHERE id = 'global:'",
+            [
+                "'global:' is not active in its table at change 9, and entry SET set it at change 2; `comptroller halt` sets it again"
+            ],
+        ),
+        (
+            "UPDATE switches SET active = true WHERE id = 'tool:cancel_refund'",
+            [
+                "'tool:cancel_refund' is active in its table at change 3, and entry LIFTED lifted it at change 3"
+            ],
+        ),
+        (
+            "UPDATE switches SET id = 'tool:none' WHERE id = 'tool:cancel_refund'",
+            [
+                "'tool:cancel_refund' is gone from its table, and entry LIFTED lifted it",
+                "'tool:none' is in its table, and no record set it",
+            ],
+        ),
+    ],
+)
+async def test_a_row_of_a_switch_that_is_not_as_its_record_says_is_found(
+    store_url: str, tmp_path: Path, tampering: str, found: list[str]
+) -> None:
+    async with opened(tmp_path, url=store_url) as shop:
+        await shop.halt(SwitchScope.TOOL, "cancel_refund")
+        await shop.halt(SwitchScope.GLOBAL)
+        await shop.lift(SwitchScope.TOOL, "cancel_refund")
+        entry = {
+            "SET": shop.log(RecordType.SWITCH_SET)[-1],
+            "LIFTED": shop.log(RecordType.SWITCH_CLEARED)[-1],
+        }
+        ring = shop.service.installation.config.store.keys_file
+    assert verify(store_url, ring=ring).ok
+    database = Database(store_url)
+    with database.engine.begin() as connection:
+        assert connection.execute(text(tampering)).rowcount == 1
+    database.close()
+    assert verify(store_url).ok, "which switch a record set is not read without keys"
+    told = [finding.text for finding in verify(store_url, ring=ring).tenants[0].findings]
+    for word, logged in entry.items():
+        told = [line.replace(f"entry {logged.index} ", f"entry {word} ") for line in told]
+    assert told == [f"the switch {line}" for line in found]
+
+
+async def test_a_switch_whose_newest_record_does_not_open_is_not_held_against_its_row(
+    store_url: str, tmp_path: Path
+) -> None:
+    """One finding for one thing that is wrong: the record, and not also the row that it set."""
+    async with opened(tmp_path, url=store_url) as shop:
+        await shop.halt(SwitchScope.GLOBAL)
+        await shop.lift(SwitchScope.GLOBAL)
+        (lifted,) = shop.log(RecordType.SWITCH_CLEARED)
+        ring = shop.service.installation.config.store.keys_file
+    database = Database(store_url)
+    with database.engine.begin() as connection:
+        gone = "UPDATE log_payload SET wrapped = sealed WHERE idx = :idx"
+        assert connection.execute(text(gone), {"idx": lifted.index}).rowcount == 1
+    database.close()
+    (finding,) = verify(store_url, ring=ring).tenants[0].findings
+    assert "does not open" in finding.text
