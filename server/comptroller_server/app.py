@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ from comptroller_server.call.parts import Parts
 from comptroller_server.call.provenance import Provenance
 from comptroller_server.call.quotas import Quotas
 from comptroller_server.call.repeats import Repeats
+from comptroller_server.call.standing import Standings
 from comptroller_server.call.traces import Tracer
 from comptroller_server.call.watch import Watch
 from comptroller_server.checks.checking import Checking, needs_of
@@ -165,10 +166,11 @@ def _news(i: Installation, offers: Offers, look_ups: LookUps, watch: Watch) -> N
     def halted(tenant: str, principal: str, tool: str) -> bool:
         return watch.switches(tenant).stops(tool, principal, "") is not None
 
-    def key_of(subject: Subject) -> str:
-        return principal_key(i.ring, subject.tenant, subject.principal.id)
+    return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted, _key_of(i))
 
-    return News(i.catalogue, i.policy, offers, look_ups, i.roads, halted, key_of)
+
+def _key_of(i: Installation) -> Callable[[Subject], str]:
+    return lambda subject: principal_key(i.ring, subject.tenant, subject.principal.id)
 
 
 def build(installation: Installation, owner: Owner, before: Service | None = None) -> Service:
@@ -228,6 +230,7 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Batches(store, i.policy, commits, evidence, release), lasting.loops, compensation,
         Observing(config.mode, store, clock), lasting.telemetry,
+        Standings(store, commits, i.policy, clock, _key_of(i)),
     )  # fmt: skip
     editing = Editing(
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,

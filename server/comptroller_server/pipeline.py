@@ -24,6 +24,7 @@ from comptroller_server.call.observing import Observing
 from comptroller_server.call.outcomes import Outcomes
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
 from comptroller_server.call.repeats import Repeats
+from comptroller_server.call.standing import Standings
 from comptroller_server.call.took import Step
 from comptroller_server.call.watch import Watch
 from comptroller_server.checks.checking import Checking
@@ -63,6 +64,7 @@ class Pipeline:
         compensation: Reversals,
         observing: Observing,
         telemetry: Telemetry,
+        standings: Standings,
     ) -> None:
         self._intake = intake
         self._look_ups = look_ups
@@ -81,6 +83,7 @@ class Pipeline:
         self._compensation = compensation
         self._observing = observing
         self._telemetry = telemetry
+        self.standings = standings
         compensation.act = self._act
 
     async def call(self, proposal: Proposal) -> Answer:

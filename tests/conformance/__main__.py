@@ -49,7 +49,20 @@ CONFIG: dict[str, Any] = {
             "allow_actions": ["read"],
         }
     ],
-    "limits": {"attempts_per_minute_max": 100_000, "identical_calls_max": 1_000, "tool_name_max": 64},
+    "limits": {
+        "attempts_per_minute_max": 100_000,
+        "identical_calls_max": 1_000,
+        "tool_name_max": 64,
+        "tasks_extension_after_s": 0.3,
+    },
+}
+JOBS: dict[str, Any] = {
+    "command": sys.executable,
+    "args": ["-m", "tests.conformance.jobs"],
+    "cwd": str(Path(__file__).parents[2]),
+    "may_ask": ["elicitation_form"],
+    "protocol": "newest",
+    "call_timeout_s": 120,
 }
 
 
@@ -138,9 +151,10 @@ def _governed(places: Places, folder: Path, revision: str) -> Generator[str]:
         everything = [sys.executable, "-m", "mcp_everything_server", "--port", str(behind)]
         stack.enter_context(_process(everything, behind, folder / "everything.log", cwd=places.everything))
         config = folder / "comptroller.yaml"
-        config.write_text(
-            json.dumps(CONFIG | {"sources": {"everything": {"mcp": _source(behind, revision)}}})
-        )
+        sources = {"everything": {"mcp": _source(behind, revision)}}
+        if revision == REVISIONS[-1]:
+            sources["jobs"] = {"mcp": JOBS}
+        config.write_text(json.dumps(CONFIG | {"sources": sources}))
         where = ["--config", str(config), "--data-dir", str(folder)]
         comptroller = str(Path(sys.executable).with_name("comptroller"))
         _accept_everything(comptroller, where, folder)
@@ -165,10 +179,12 @@ def _accept_everything(comptroller: str, where: list[str], folder: Path) -> None
     listed = subprocess.run(
         [comptroller, "classify", *where, "--json"], capture_output=True, text=True, check=False, timeout=60
     )
-    (source,) = json.loads(listed.stdout)["sources"]
-    names = [tool["name"] for tool in source["tools"] if tool["standing"] == "new"]
+    effects = {
+        source["name"]: {tool["name"]: "read" for tool in source["tools"] if tool["standing"] == "new"}
+        for source in json.loads(listed.stdout)["sources"]
+    }
     accepted = folder / "accepted.yaml"
-    accepted.write_text(json.dumps({"everything": dict.fromkeys(names, "read")}))
+    accepted.write_text(json.dumps(effects))
     subprocess.run(
         [comptroller, "classify", *where, "--accept", str(accepted)],
         check=True,

@@ -122,6 +122,7 @@ class Intake:
         except BaseException:
             self._taskbook.answered(case.tenant, case.task)
             raise
+        proposal.begun(case.call)
         return case
 
     def answered(self, case: Case, text: str) -> None:

@@ -26,7 +26,7 @@ from comptroller_server.call.commits import Commits
 from comptroller_server.call.evidence import Evidence
 from comptroller_server.call.fitting import fitted
 from comptroller_server.call.naming import META_TASK
-from comptroller_server.call.proposal import Answer, Proposal
+from comptroller_server.call.proposal import Answer, Proposal, nobody_waits
 from comptroller_server.call.roads import Roads
 from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_tools.batches import Batch
@@ -129,6 +129,7 @@ class Batches:
             confirmation=None,
             asker=NOBODY,  # one of many has nobody to itself
             part_of=case.call,
+            begun=nobody_waits,
         )
 
     async def _record(self, case: Case, batch: Batch, answers: Sequence[Answer | None]) -> Receipt:

@@ -24,6 +24,7 @@ __all__ = [
     "Proposal",
     "Reply",
     "SourceLog",
+    "nobody_waits",
 ]
 
 
@@ -33,6 +34,10 @@ SourceLog = Callable[[str, str, Json], Awaitable[None]]
 
 async def no_source_log(source: str, level: str, data: Json) -> None:
     """The default: nobody asked."""
+
+
+def nobody_waits(call: str) -> None:
+    """The default: nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class Proposal:
     `trace_header` is the header `traceparent` of the request, `protocol` the version of MCP it was made in.
     `kind` says by which of the protocol's methods it came: a tool is called, a resource read, a prompt got.
     `left` is done when the caller waits no more, for whatever reason, `cancelled` when it said so in words.
-    `asker` is how the client is asked what an upstream wants to know. `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
+    `begun` is told the call's id as soon as it has one. `asker` is how the client is asked what an upstream wants to know. `log` takes log messages of upstreams on the way, where `log_level` asks for those of that severity and above.
     """
 
     subject: Subject
@@ -110,6 +115,7 @@ class Proposal:
     left: asyncio.Future[None] | None = None
     cancelled: asyncio.Future[None] | None = None
     asker: ClientAsker = NOBODY
+    begun: Callable[[str], None] = nobody_waits
 
 
 @dataclass(frozen=True, slots=True)

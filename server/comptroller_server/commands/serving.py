@@ -15,6 +15,7 @@ from comptroller_server.commands.showing import plain
 from comptroller_server.config.model import Config
 from comptroller_server.errors import CommandError
 from comptroller_server.face.claiming import Wire
+from comptroller_server.face.handles import TasksTerms
 from comptroller_server.face.http import PATH, build_app, serve_http, subject_of
 from comptroller_server.face.protocol import GovernedServer, SubjectOf, build_server
 from comptroller_server.face.status import serve_status
@@ -75,15 +76,16 @@ async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Eve
 
 
 def _server(service: Service, of: SubjectOf) -> GovernedServer:
-    wait_s = service.installation.config.limits.elicitation_wait_s
+    limits, clock = service.installation.config.limits, service.installation.ambient.clock
     return build_server(
         service.pipeline,
         subject_of=of,
         version=__version__,
-        elicitation_wait_s=wait_s,
+        elicitation_wait_s=limits.elicitation_wait_s,
         offers=service.offers,
         news=service.news,
         may_ask=any(one.may_ask.kinds for one in service.installation.config.upstreams.values()),
+        tasks=TasksTerms(service.pipeline, limits.tasks_extension_after_s, clock.now_ms),
     )
 
 

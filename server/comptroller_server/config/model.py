@@ -219,6 +219,7 @@ class LimitsConfig(_Section):
     more_s: float = Field(default=600, gt=0, le=3_600)
     more_mib_max: int = Field(default=16, ge=1, le=16_384)
     elicitation_wait_s: float = Field(default=50, gt=0, le=600)
+    tasks_extension_after_s: float = Field(default=5, ge=0, le=600)
     tool_name_max: int = Field(default=40, ge=20, le=64)
 
 

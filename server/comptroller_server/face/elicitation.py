@@ -37,6 +37,7 @@ __all__ = [
     "confirmation_of",
     "input_required",
     "is_modern",
+    "word_of",
 ]
 
 ELICITATION_WAIT_S = 50.0
@@ -81,10 +82,10 @@ def confirmation_of(ctx: _Context, params: InputResponseRequestParams) -> Confir
     if not is_modern(ctx) or (params.request_state is None and params.input_responses is None):
         return None
     given = (params.input_responses or {}).get(QUESTION)
-    return _confirmation(params.request_state or "", given)
+    return word_of(params.request_state or "", given)
 
 
-def _confirmation(state: str, given: object) -> Confirmation:
+def word_of(state: str, given: object) -> Confirmation:
     """Anything but a form that was sent with `confirm: true` is no yes."""
     if not isinstance(given, ElicitResult):
         return Confirmation(state, Reply.CANCEL)
@@ -146,7 +147,7 @@ class Pushes:
                         given = await session.elicit_form(ask.message, ask.schema, request)
                 finally:
                     self._open.discard(limit)
-            return _confirmation(ask.state, given)
+            return word_of(ask.state, given)
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody has answered
             _log.info("nobody_answered", error=type(error).__qualname__)
             return Confirmation(ask.state, Reply.NO_ANSWER)

@@ -26,7 +26,16 @@ class Leaving:
         """The request's handler is being cancelled."""
         # The SDK tells a handler nothing of why; its own context of the request knows.
         outbound = ctx.session._request_outbound  # pyright: ignore[reportPrivateUsage]
-        if not self.left.done():
-            self.left.set_result(None)
-        if outbound.cancel_requested.is_set() and not self.cancelled.done():
-            self.cancelled.set_result(None)
+        _set(self.left)
+        if outbound.cancel_requested.is_set():
+            _set(self.cancelled)
+
+    def say(self) -> None:
+        """The caller itself says that it waits no more."""
+        _set(self.left)
+        _set(self.cancelled)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -39,6 +39,9 @@ class OnTheWay:
         self._progress = ProgressRelay(ctx)
         self._logs = LogRelay(ctx, log_level)
         self._leaving = Leaving()
+        self.call = ""
+        """The id of what was proposed, once it has one."""
+        self._named: asyncio.Event | None = None
 
     def of(self, proposal: Proposal) -> Proposal:
         return replace(
@@ -48,7 +51,23 @@ class OnTheWay:
             log_level=self._logs.least,
             left=self._leaving.left,
             cancelled=self._leaving.cancelled,
+            begun=self._begun,
         )
+
+    def _begun(self, call: str) -> None:
+        self.call = call
+        if self._named is not None:
+            self._named.set()
+
+    async def named(self) -> None:
+        """Until `call` is known."""
+        if not self.call:
+            self._named = asyncio.Event()
+            await self._named.wait()
+
+    def give_up(self) -> None:
+        """The caller says, in another request, that it wants no answer any more."""
+        self._leaving.say()
 
     def resume(self, ctx: ServerRequestContext[Any, Any]) -> None:
         """The same call goes on in another request: from here on that one is told, and its caller is the one who waits."""

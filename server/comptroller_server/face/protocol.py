@@ -38,7 +38,7 @@ from mcp_types import (
     ToolAnnotations,
 )
 from mcp_types.methods import serialize_server_result
-from mcp_types.version import KNOWN_PROTOCOL_VERSIONS
+from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
 from pydantic import TypeAdapter, ValidationError
 
 from comptroller_audit.vocabulary import Effect, JsonObject, Subject
@@ -54,9 +54,10 @@ from comptroller_server.face.elicitation import (
     input_required,
     is_modern,
 )
+from comptroller_server.face.handles import Handles, TasksTerms
 from comptroller_server.face.notices import Notices
 from comptroller_server.face.relay import OUR_META, Relay
-from comptroller_server.face.rounds import Rounds, log_error
+from comptroller_server.face.rounds import Rounds, Running, log_error
 from comptroller_server.telemetry.trace_context import header_in
 from comptroller_server.upstreams.news import News
 from comptroller_server.upstreams.offers import Offers
@@ -112,8 +113,10 @@ class GovernedServer(Server[Any]):
         offers: Offers | None = None,
         news: News | None = None,
         may_ask: bool = False,
+        tasks: TasksTerms | None = None,
     ) -> None:
         self._rounds = Rounds(governor, pushes, may_ask=may_ask)
+        self._handles = None if tasks is None else Handles(tasks, self._rounds, subject_of, _shaped)
         relay = Relay(offers, subject_of, self._read)
         tells = news is not None and news.has_sources
         self._notices = (
@@ -134,6 +137,8 @@ class GovernedServer(Server[Any]):
         )
         if self._notices is not None:
             self._notices.register(self)
+        if self._handles is not None:
+            self._handles.register(self)
         # The SDK's tracing puts raw exception texts into spans; spans are a sink like any other.
         self.middleware.clear()
 
@@ -181,18 +186,19 @@ class GovernedServer(Server[Any]):
         self, ctx: RequestContext, params: CallToolRequestParams
     ) -> CallToolResult | InputRequiredResult:
         answer = await self._answered(ctx, params)
-        return answer if isinstance(answer, InputRequiredResult) else _result(answer)
+        # The SDK sends a handle as it is; its types know none.
+        return _result(answer) if isinstance(answer, Answer) else cast("InputRequiredResult", answer)
 
     async def call_result(self, ctx: RequestContext, params: CallToolRequestParams) -> JsonObject:
         """The result of a `tools/call` of the 2026 era as the SDK shapes it for the wire. Raises `MCPError`."""
         answer = await self._answered(ctx, params)
-        if isinstance(answer, InputRequiredResult) or answer.beside:
-            given = answer if isinstance(answer, InputRequiredResult) else _result(answer)
-            dumped = given.model_dump(by_alias=True, mode="json", exclude_none=True)
-            result = serialize_server_result("tools/call", ctx.protocol_version, dumped)
+        if isinstance(answer, InputRequiredResult):
+            result = _on_the_wire(answer, ctx.protocol_version)
+        elif isinstance(answer, Answer):
+            result = _shaped(answer, ctx.protocol_version)
         else:
-            result = _plain_result(answer)
-        result["_meta"] = {**result.get("_meta", {}), SERVER_INFO_META_KEY: self._stamp}
+            result = answer
+        result["_meta"] = {**cast("JsonObject", result.get("_meta", {})), SERVER_INFO_META_KEY: self._stamp}
         return result
 
     @cached_property
@@ -202,16 +208,24 @@ class GovernedServer(Server[Any]):
 
     async def _answered(
         self, ctx: RequestContext, params: CallToolRequestParams
-    ) -> Answer | InputRequiredResult:
+    ) -> Answer | InputRequiredResult | JsonObject:
+        """The answer of a call, a question first, or a handle where its client takes one."""
         try:
             proposal = self._proposal(
                 ctx, params, params.name, params.arguments or {}, asks=can_ask(ctx), opens=can_open(ctx)
             )
         except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
             _fail("tools/call", error)
-        answer = await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
+        handles = self._handles
+        patience_s = None if handles is None else handles.patience_s(ctx, proposal.subject)
+        answer = await self._rounds.answer(ctx, params, proposal, self._log_level(ctx), patience_s)
+        if handles is not None and isinstance(answer, Running):
+            return handles.of_running(proposal.subject, answer)
+        assert not isinstance(answer, Running)
         if isinstance(answer, InputRequiredResult):
             return answer
+        if handles is not None and (handle := await handles.of_waiting(ctx, proposal.subject, answer)):
+            return handle
         if answer.asks is not None and is_modern(ctx):
             return input_required(ctx, answer.asks)
         if answer.unknown_tool:
@@ -228,7 +242,9 @@ class GovernedServer(Server[Any]):
     ) -> Answer | InputRequiredResult:
         """One reading of a resource or a prompt. We have no form to ask with here; its upstream may."""
         proposal = self._proposal(ctx, params, tool, arguments, kind)
-        return await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
+        answer = await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
+        assert not isinstance(answer, Running)  # no patience was named
+        return answer
 
     def _proposal(
         self,
@@ -290,14 +306,16 @@ def build_server(
     offers: Offers | None = None,
     news: News | None = None,
     may_ask: bool = False,
+    tasks: TasksTerms | None = None,
 ) -> GovernedServer:
     """The MCP server for both protocol eras; give it to `serve_stdio` or to `http.build_app`.
 
     `offers` are resources and prompts of upstreams; without any, the server says that it has none. `news` is what
     upstreams say unasked; without any, clients are told that no list changes. `may_ask` says that some upstream may ask
-    clients something while a call runs.
+    clients something while a call runs. With `tasks` the Tasks extension is spoken.
     """
-    return GovernedServer(governor, subject_of, version, Pushes(elicitation_wait_s), offers, news, may_ask)
+    pushes = Pushes(elicitation_wait_s)
+    return GovernedServer(governor, subject_of, version, pushes, offers, news, may_ask, tasks)
 
 
 def parse_message(message: JsonObject) -> JSONRPCMessage | None:
@@ -349,6 +367,18 @@ def _result(answer: Answer) -> CallToolResult:
         is_error=answer.is_error,
         _meta=_our_meta(answer) or None,
     )
+
+
+def _shaped(answer: Answer, version: str = LATEST_MODERN_VERSION) -> JsonObject:
+    """The result of a call of the 2026 era. Raises `MCPError` for a tool that is not there."""
+    if answer.unknown_tool:
+        raise MCPError(INVALID_PARAMS, "Unknown tool; list the tools again.")
+    return _on_the_wire(_result(answer), version) if answer.beside else _plain_result(answer)
+
+
+def _on_the_wire(result: CallToolResult | InputRequiredResult, version: str) -> JsonObject:
+    dumped = result.model_dump(by_alias=True, mode="json", exclude_none=True)
+    return serialize_server_result("tools/call", version, dumped)
 
 
 def _plain_result(answer: Answer) -> dict[str, Any]:

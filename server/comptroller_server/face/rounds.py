@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import structlog
@@ -30,7 +30,7 @@ from comptroller_server.face.upstream_asks import (
 )
 from comptroller_tools.questions import Reply
 
-__all__ = ["Rounds", "log_error"]
+__all__ = ["Rounds", "Running", "log_error"]
 
 _Context: TypeAlias = ServerRequestContext[Any, Any]
 _UNFINISHED = Refusal(
@@ -40,6 +40,21 @@ _UNFINISHED = Refusal(
     retry="person",
 )
 _log = structlog.get_logger("comptroller.protocol")
+
+
+@dataclass(slots=True)
+class Running:
+    """A call that has not ended in the time its request had, and whoever its upstream may ask on the way."""
+
+    task: asyncio.Task[Answer]
+    way: OnTheWay
+    proposal: Proposal
+    waits: Conversation | None = None
+
+    @property
+    def answer(self) -> Answer | None:
+        """None while it runs."""
+        return _answer_of(self.task) if self.task.done() else None
 
 
 class Rounds:
@@ -81,16 +96,18 @@ class Rounds:
         params: InputResponseRequestParams | None,
         proposal: Proposal,
         log_level: str | None,
-    ) -> Answer | InputRequiredResult:
+        patience_s: float | None = None,
+    ) -> Answer | InputRequiredResult | Running:
         """What one request gets: the call's answer, or what its upstream asks first. Raises `MCPError`.
 
-        The request may be the first of a call, or a later one that brings what was asked.
+        The request may be the first of a call, or a later one that brings what was asked. Of the 2026 era, with
+        `patience_s`, it waits no longer than that, and gets the call itself.
         """
         modern = is_modern(ctx)
         if params is not None and (waits := self._conversations.again(params.request_state, ctx, proposal)):
             waits.way.resume(ctx)
             with waits.way:
-                answer = await self._next(waits, replies_of(params.input_responses))
+                answer = await self._next(waits, proposal, replies_of(params.input_responses), patience_s)
         else:
             way = OnTheWay(ctx, log_level)
             with way:
@@ -98,7 +115,9 @@ class Rounds:
                 if modern and self._may_ask and kinds_of(ctx):
                     waits = self._conversations.begin(ctx, proposal, way)
                     waits.task = self._begin(replace(proposal, asker=waits))
-                    answer = await self._next(waits, None)
+                    answer = await self._next(waits, proposal, None, patience_s)
+                elif modern and patience_s is not None:
+                    answer = await self._for_a_while(proposal, way, patience_s)
                 elif modern:
                     answer = await self._outlive_caller(proposal)
                 else:
@@ -118,23 +137,38 @@ class Rounds:
         return answer
 
     async def _next(
-        self, waits: Conversation, replies: Mapping[str, Reply] | None
-    ) -> Answer | InputRequiredResult:
+        self,
+        waits: Conversation,
+        proposal: Proposal,
+        replies: Mapping[str, Reply] | None,
+        patience_s: float | None,
+    ) -> Answer | InputRequiredResult | Running:
         """Give the replies, if there are any, and wait for the answer or the next question."""
         assert waits.task is not None
         if replies is not None and not waits.give(replies):
             return self._conversations.question(waits)
         asked = asyncio.ensure_future(waits.asked.wait())
         try:
-            await asyncio.wait([waits.task, asked], return_when=asyncio.FIRST_COMPLETED)
+            await _first({waits.task, asked}, waits.way, patience_s)
         except asyncio.CancelledError:
             waits.end()
             raise
         finally:
             asked.cancel()
-        if not waits.task.done():
+        if waits.task.done():
+            return _answer_of(waits.task)
+        if waits.asked.is_set():
             return self._conversations.question(waits)
-        return _answer_of(waits.task)
+        return Running(waits.task, waits.way, proposal, waits)
+
+    async def _for_a_while(self, proposal: Proposal, way: OnTheWay, patience_s: float) -> Answer | Running:
+        task = self._begin(proposal)
+        await _first({task}, way, patience_s)
+        return _answer_of(task) if task.done() else Running(task, way, proposal)
+
+    def again(self, proposal: Proposal, way: OnTheWay) -> Running:
+        """Begin a call whose request will not wait for it."""
+        return Running(self._begin(proposal), way, proposal)
 
     async def _outlive_caller(self, proposal: Proposal) -> Answer:
         task = self._begin(proposal)
@@ -164,6 +198,17 @@ def log_error(method: str, error: BaseException) -> None:
         trace = trace.tb_next
     where = None if trace is None else f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
     _log.error("unexpected_error", method=method, error=type(error).__qualname__, where=where)
+
+
+async def _first(waited: set[asyncio.Future[Any]], way: OnTheWay, patience_s: float | None) -> None:
+    """Until one has ended, or `patience_s` are over and the call of `way` has a name."""
+    if patience_s is not None:
+        named = asyncio.ensure_future(way.named())
+        try:
+            await asyncio.wait({*waited, named}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            named.cancel()
+    await asyncio.wait(waited, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _wake(waiter: asyncio.Future[None], task: asyncio.Task[Answer]) -> None:

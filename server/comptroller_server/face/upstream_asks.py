@@ -53,6 +53,7 @@ __all__ = [
     "heed_refusal",
     "kinds_of",
     "replies_of",
+    "request_of",
 ]
 
 ANSWER_S = 600.0
@@ -86,7 +87,8 @@ def kinds_of(ctx: _Context) -> frozenset[Asks]:
     return frozenset(found)
 
 
-def _request(question: Question, *, modern: bool) -> InputRequest:
+def request_of(question: Question, *, modern: bool) -> InputRequest:
+    """A question of an upstream as the protocol writes it."""
     params = dict(question.params)
     if question.kind is Asks.FORM:
         return ElicitRequest(params=ElicitRequestFormParams.model_validate(params, by_name=False))
@@ -126,7 +128,7 @@ class PushedQuestions:
         return found
 
     async def _ask(self, question: Question) -> Reply | None:
-        request: Any = _request(question, modern=False)
+        request: Any = request_of(question, modern=False)
         # Without the related id the question takes another stream, where it can be lost.
         asked = asyncio.ensure_future(
             self._ctx.session.send_request(
@@ -236,7 +238,7 @@ class Conversations:
         state = STATE + secrets.token_urlsafe(32)
         until = asyncio.get_running_loop().time() + ANSWER_S + KEPT_S
         self._waiting[state] = (conversation, until)
-        requests = {one.key: _request(one, modern=True) for one in conversation.questions}
+        requests = {one.key: request_of(one, modern=True) for one in conversation.questions}
         return InputRequiredResult(input_requests=requests, request_state=state)
 
     def again(self, state: str | None, ctx: _Context, proposal: Proposal) -> Conversation | None:

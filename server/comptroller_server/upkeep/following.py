@@ -16,6 +16,7 @@ import structlog
 from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import Code, ComptrollerError, Subject
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Proposal
+from comptroller_server.call.standing import Standing
 from comptroller_server.call.watch import Watch
 from comptroller_server.pipeline import Pipeline
 
@@ -94,6 +95,14 @@ class Following:
 
     def input_schema(self, name: str) -> Mapping[str, Any] | None:
         return self.now.input_schema(name)
+
+    async def standing(self, subject: Subject, call: str) -> Standing | None:
+        """Where a call of this principal's stands; None for any other. Raises `StoreError`."""
+        return await self.now.standings.of(subject, call)
+
+    async def withdraw(self, subject: Subject, call: str) -> None:
+        """Take back a call that waits for people. Raises `StoreError`."""
+        await self.now.standings.withdraw(subject, call)
 
 
 def _code(answer: Answer) -> object:
