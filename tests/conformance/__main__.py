@@ -60,9 +60,8 @@ JOBS: dict[str, Any] = {
     "command": sys.executable,
     "args": ["-m", "tests.conformance.jobs"],
     "cwd": str(Path(__file__).parents[2]),
-    "may_ask": ["elicitation_form"],
+    "may_ask": ["elicitation_form", "roots"],
     "protocol": "newest",
-    "call_timeout_s": 120,
 }
 
 
@@ -180,7 +179,7 @@ def _accept_everything(comptroller: str, where: list[str], folder: Path) -> None
         [comptroller, "classify", *where, "--json"], capture_output=True, text=True, check=False, timeout=60
     )
     effects = {
-        source["name"]: {tool["name"]: "read" for tool in source["tools"] if tool["standing"] == "new"}
+        source["source"]: {tool["name"]: "read" for tool in source["tools"] if tool["standing"] == "new"}
         for source in json.loads(listed.stdout)["sources"]
     }
     accepted = folder / "accepted.yaml"

@@ -44,7 +44,11 @@ TOOLS: dict[str, dict[str, Any]] = {
 async def _list(ctx: Any, params: PaginatedRequestParams | None) -> ListToolsResult:
     del ctx, params
     schemas = {name: {"type": "object", "properties": fields} for name, fields in TOOLS.items()}
-    return ListToolsResult(tools=[Tool(name=name, input_schema=schema) for name, schema in schemas.items()])
+    return ListToolsResult(
+        tools=[
+            Tool(name=name, description=f"{name}.", input_schema=schema) for name, schema in schemas.items()
+        ]
+    )
 
 
 async def _call(

@@ -433,7 +433,10 @@ async def test_what_an_upstream_asks_is_asked_in_the_task_and_answered_there(
             ((key, request),) = told["inputRequests"].items()
             assert request["params"]["message"] == "files asks: Which?"
             keys.append(key)
-            await host.update(task, **{"never asked": GREEN})
+            await host.update(task, **{"never asked": GREEN, "nor this": {"ignored": True}})
+            with pytest.raises(MCPError, match="is no answer to what was asked") as refused:
+                await host.update(task, **{key: {"action": 5}})
+            assert refused.value.error.code == INVALID_PARAMS
             assert (await host.get(task))["inputRequests"].keys() == {key}
             await host.update(task, **{key: GREEN})
             await until(lambda: len(answers(upstream)) == len(keys))

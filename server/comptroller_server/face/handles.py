@@ -26,10 +26,10 @@ from mcp_types import (
     METHOD_NOT_FOUND,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
     InputRequest,
-    InputResponses,
+    InputResponse,
     RequestParams,
 )
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import CallState, Code, JsonObject, Subject
@@ -64,6 +64,8 @@ _NOTHING_HAPPENED = frozenset({Code.TOOL_FAILED.value, Code.TIMEOUT.value})
 """What a call that was given up answers where its source stopped and nothing was changed."""
 _WAITS = frozenset({Code.APPROVAL_PENDING.value, Code.RECORD_CHANGED.value})
 
+_responses: TypeAdapter[InputResponse] = TypeAdapter(InputResponse)
+
 _Context: TypeAlias = ServerRequestContext[Any, Any]
 
 
@@ -74,9 +76,9 @@ class TaskParams(RequestParams):
 
 
 class UpdateParams(TaskParams):
-    """Answers by the keys of what was asked."""
+    """Answers by the keys of what was asked; whatever lies under other keys is nobody's."""
 
-    input_responses: InputResponses = Field(alias="inputResponses")
+    input_responses: dict[str, Any] = Field(alias="inputResponses")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +199,8 @@ class Handles:
             await self._standing(subject, params.task_id)
             return _complete({})
         asked = {key.rpartition(".")[0]: key for key in handle.questions(ctx)}
-        words = {
-            name: params.input_responses[key] for name, key in asked.items() if key in params.input_responses
-        }
+        given = params.input_responses
+        words = {name: _response(key, given[key]) for name, key in asked.items() if key in given}
         if words and isinstance(handle.asked, Answer):
             asks = handle.asked.asks
             assert asks is not None
@@ -330,6 +331,15 @@ class Handles:
             since_ms + int(KEPT_S * 1000),
             POLL_MS,
         )
+
+
+def _response(key: str, given: object) -> InputResponse:
+    """An answer as the protocol has it. Raises `MCPError`."""
+    try:
+        return _responses.validate_python(given, by_name=False)
+    except ValidationError:
+        text = f"inputResponses[{key!r}] is no answer to what was asked; send one as MCP has it for that request."
+        raise MCPError(INVALID_PARAMS, text) from None
 
 
 def _waiting(name: str, standing: Standing) -> JsonObject:
