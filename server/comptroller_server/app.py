@@ -229,8 +229,7 @@ def build(installation: Installation, owner: Owner, before: Service | None = Non
     pipeline = Pipeline(
         intake, look_ups, canary, decisions, repeats, kept_reads, dispatcher, outcomes, watch, checking, confirmations, built_ins,
         Batches(store, i.policy, commits, evidence, release), lasting.loops, compensation,
-        Observing(config.mode, store, clock), lasting.telemetry,
-        Standings(store, commits, i.policy, clock, _key_of(i)),
+        Observing(config.mode, store, clock), lasting.telemetry, Standings(store, commits, i.policy, clock, _key_of(i)),
     )  # fmt: skip
     editing = Editing(
         store, ring, i.catalogue, intake, look_ups, canary, decisions, checking, outcomes, commits, watch, release,

@@ -31,6 +31,7 @@ from pydantic import Field, TypeAdapter
 from comptroller_audit.errors import StoreUnavailable
 from comptroller_audit.vocabulary import RecordType, Subject
 from comptroller_policy.switches import SwitchScope
+from comptroller_server.commands import serving
 from comptroller_server.face import handles
 from comptroller_server.face.handles import EXTENSION, TasksTerms
 from comptroller_server.face.http import build_app, serve_http, subject_of
@@ -559,6 +560,32 @@ async def test_over_http_the_name_in_the_header_must_be_the_tasks(tmp_path: Path
         stop.set()
         await serving
     assert len(shop.moved()) == 1
+
+
+async def test_what_is_served_says_that_it_knows_the_extension(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        server = serving.server_of(shop.service, lambda _: shop.subject)
+        async with Client(server, mode="auto", cache=None) as client:
+            capabilities = client.server_capabilities
+            assert capabilities is not None
+            assert EXTENSION in (capabilities.extensions or {})
+
+
+async def test_where_the_transport_proved_nobody_a_task_says_no_more_than_a_call(tmp_path: Path) -> None:
+    def nobody(_: Any) -> Subject:
+        raise RuntimeError("sk-not-for-any-wire")
+
+    async with opened(tmp_path) as shop:
+        server = build_server(
+            shop.service.pipeline,
+            subject_of=nobody,
+            version="1",
+            tasks=TasksTerms(shop.service.pipeline, 0, shop.clock.now_ms),
+        )
+        async with Client(server, mode="auto", cache=None, extensions=[advertise(EXTENSION)]) as client:
+            with pytest.raises(MCPError) as refused:
+                await Host(client).get("01900000-0000-7000-8000-000000000000")
+            assert refused.value.error.message.startswith("Internal error. Nothing was done")
 
 
 async def _never(context: Any, params: Any) -> Any:

@@ -23,7 +23,7 @@ from comptroller_server.face.stdio import serve_stdio
 from comptroller_server.installation import Installation
 from comptroller_server.memory import settle_memory
 
-__all__ = ["serve_installation", "tell_why_not"]
+__all__ = ["serve_installation", "server_of", "tell_why_not"]
 
 
 async def serve_installation(
@@ -54,14 +54,14 @@ async def tell_why_not(error: ComptrollerError, wire: Wire) -> None:
 
 
 async def _over_stdio(service: Service, wire: Wire | None, subject: Subject, stop: asyncio.Event) -> None:
-    server = _server(service, lambda _: subject)
+    server = server_of(service, lambda _: subject)
     _tell(f"serving {subject.actor.id} over stdio")
     await serve_stdio(server, wire=wire, stop=stop)
 
 
 async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Event) -> None:
     identity = service.installation.identity
-    server = _server(service, subject_of)
+    server = server_of(service, subject_of)
     metrics = service.metrics
     served = metrics.answer if metrics is not None else None
     app = build_app(server, identity, readiness=service.readiness.look, metrics=served)
@@ -75,7 +75,8 @@ async def _over_http(service: Service, where: tuple[str, int], stop: asyncio.Eve
     await serve_http(app, *where, ready=ready, stop=stop)
 
 
-def _server(service: Service, of: SubjectOf) -> GovernedServer:
+def server_of(service: Service, of: SubjectOf) -> GovernedServer:
+    """The face of a running service, for whoever `of` says asks."""
     limits, clock = service.installation.config.limits, service.installation.ambient.clock
     return build_server(
         service.pipeline,

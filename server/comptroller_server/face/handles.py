@@ -34,7 +34,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from comptroller_audit.errors import StoreError
 from comptroller_audit.vocabulary import CallState, Code, JsonObject, Subject
 from comptroller_server.call.answers import META_REFUSAL
-from comptroller_server.call.intake import RESUME
 from comptroller_server.call.proposal import Answer, Confirmation, Proposal
 from comptroller_server.call.proposal import Reply as Word
 from comptroller_server.call.standing import Register, Standing
@@ -131,18 +130,21 @@ class _Handle:
 
 
 class Handles:
-    """The handles of one server. `shape` makes an answer a result, and raises `MCPError` for what is none."""
+    """The handles of one server. `propose` makes a `resume_call` of who asks, with arguments; `shape` an answer a result.
+
+    Both raise `MCPError`.
+    """
 
     def __init__(
         self,
         terms: TasksTerms,
         rounds: Rounds,
-        subject_of: Callable[[_Context], Subject],
+        propose: Callable[[_Context, JsonObject], Proposal],
         shape: Callable[[Answer], JsonObject],
     ) -> None:
         self._terms = terms
         self._rounds = rounds
-        self._subject_of = subject_of
+        self._propose = propose
         self._shape = shape
         self._kept: dict[str, _Handle] = {}
 
@@ -181,22 +183,23 @@ class Handles:
 
     async def get(self, ctx: _Context, params: TaskParams) -> JsonObject:
         """Where a call stands, and its answer once there is one. It may be this that has an approved call run."""
-        subject, handle = self._find(ctx, params)
+        proposal, handle = self._find(ctx, params)
+        subject = proposal.subject
         if handle is None:
             standing = await self._standing(subject, params.task_id)
             handle = self._held(subject, params.task_id)  # another request may have been faster
             if handle is None and (standing.is_open or standing.state is CallState.VOID):
                 return _complete(_waiting(params.task_id, standing))
             if handle is None:
-                handle = self._resume(ctx, subject, params.task_id, standing)
+                handle = self._resume(ctx, proposal, params.task_id, standing)
                 await asyncio.wait([handle.running.task], timeout=SOON_S)
         return _complete(await self._told(ctx, subject, handle))
 
     async def update(self, ctx: _Context, params: UpdateParams) -> JsonObject:
         """Answers to what was asked on the way. What nobody asked, or asks no more, is passed over."""
-        subject, handle = self._find(ctx, params)
+        proposal, handle = self._find(ctx, params)
         if handle is None:
-            await self._standing(subject, params.task_id)
+            await self._standing(proposal.subject, params.task_id)
             return _complete({})
         asked = {key.rpartition(".")[0]: key for key in handle.questions(ctx)}
         given = params.input_responses
@@ -213,11 +216,11 @@ class Handles:
 
     async def cancel(self, ctx: _Context, params: TaskParams) -> JsonObject:
         """A call that waits is taken back. One that runs is told; whether it can stop, its answer says."""
-        subject, handle = self._find(ctx, params)
+        proposal, handle = self._find(ctx, params)
         if handle is None:
-            await self._standing(subject, params.task_id)
+            await self._standing(proposal.subject, params.task_id)
             try:
-                await self._terms.register.withdraw(subject, params.task_id)
+                await self._terms.register.withdraw(proposal.subject, params.task_id)
             except StoreError as error:
                 raise _no_record() from error
             return _complete({})
@@ -234,8 +237,8 @@ class Handles:
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
-    def _find(self, ctx: _Context, params: TaskParams) -> tuple[Subject, _Handle | None]:
-        """Who asks, and the handle if it is held here. Raises `MCPError`."""
+    def _find(self, ctx: _Context, params: TaskParams) -> tuple[Proposal, _Handle | None]:
+        """What would take the call up again, for who asks, and the handle if it is held here. Raises `MCPError`."""
         if not is_modern(ctx):
             raise MCPError(METHOD_NOT_FOUND, f"{ctx.method} needs MCP 2026-07-28.")
         if not _declares(ctx):
@@ -246,9 +249,9 @@ class Handles:
         if headers is not None and decode_header_value(headers.get("mcp-name")) != params.task_id:
             text = "The header Mcp-Name is not what params.taskId says; send the same in both."
             raise MCPError(HEADER_MISMATCH, text)
-        subject = self._subject_of(ctx)
+        proposal = self._propose(ctx, {"call": params.task_id})
         self._forget()
-        return subject, self._held(subject, params.task_id)
+        return proposal, self._held(proposal.subject, params.task_id)
 
     def _held(self, subject: Subject, name: str) -> _Handle | None:
         found = self._kept.get(name)
@@ -276,12 +279,12 @@ class Handles:
         for name in [name for name, one in self._kept.items() if 0 < one.ended_ms < oldest_ms]:
             del self._kept[name]
 
-    def _resume(self, ctx: _Context, subject: Subject, name: str, standing: Standing) -> _Handle:
+    def _resume(self, ctx: _Context, proposal: Proposal, name: str, standing: Standing) -> _Handle:
         """Begin what people agreed to; of any other call this brings what is on record."""
         way = OnTheWay(ctx, None)
         with way:
-            proposal = way.of(Proposal(subject, RESUME, {"call": name}, by_token=ctx.request is not None))
-            handle = self._keep(name, subject, self._rounds.again(proposal, way), standing.created_ms)
+            running = self._rounds.again(way.of(proposal), way)
+        handle = self._keep(name, proposal.subject, running, standing.created_ms)
         handle.resumes = True
         return handle
 
@@ -304,9 +307,8 @@ class Handles:
         if answer is None or answer.asks is not None:
             return self._task(handle, "working")
         code, call = _refusal(answer)
-        waits = (
-            code in _WAITS and call == handle.id
-        )  # a repeat waits as another call, and its answer says which
+        waits = code in _WAITS and call == handle.id
+        # A repeat waits as another call, and its answer says which.
         if waits or (handle.resumes and _passes(answer)):
             self._kept.pop(handle.id, None)  # from here on the record knows it
             return _waiting(handle.id, await self._standing(subject, handle.id))

@@ -42,6 +42,7 @@ from mcp_types.version import KNOWN_PROTOCOL_VERSIONS, LATEST_MODERN_VERSION
 from pydantic import TypeAdapter, ValidationError
 
 from comptroller_audit.vocabulary import Effect, JsonObject, Subject
+from comptroller_server.call.intake import RESUME
 from comptroller_server.call.proposal import AdvertisedTool, Answer, Governor, Proposal
 from comptroller_server.call.upstream_words import META_UNTRUSTED
 from comptroller_server.face.blocks import block_of
@@ -116,7 +117,7 @@ class GovernedServer(Server[Any]):
         tasks: TasksTerms | None = None,
     ) -> None:
         self._rounds = Rounds(governor, pushes, may_ask=may_ask)
-        self._handles = None if tasks is None else Handles(tasks, self._rounds, subject_of, _shaped)
+        self._handles = None if tasks is None else Handles(tasks, self._rounds, self._resume, _shaped)
         relay = Relay(offers, subject_of, self._read)
         tells = news is not None and news.has_sources
         self._notices = (
@@ -245,6 +246,13 @@ class GovernedServer(Server[Any]):
         answer = await self._rounds.answer(ctx, params, proposal, self._log_level(ctx))
         assert not isinstance(answer, Running)  # no patience was named
         return answer
+
+    def _resume(self, ctx: RequestContext, arguments: JsonObject) -> Proposal:
+        """`resume_call` by who asks."""
+        try:
+            return self._proposal(ctx, None, RESUME, arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client must not see it
+            _fail(ctx.method, error)
 
     def _proposal(
         self,
