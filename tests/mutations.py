@@ -1428,6 +1428,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/scenarios/test_switches.py::test_a_switch_whose_newest_record_does_not_open_is_not_held_against_its_row",
     ),
     Mutation(
+        f"{_SERVER}/upkeep/readiness.py",
+        "health.fails or self.clock",
+        "health.fails or 0 * self.clock",
+        "tests/scenarios/test_outages.py::test_a_server_that_nobody_calls_finds_out_itself_that_it_cannot_write",
+    ),
+    Mutation(
+        f"{_SERVER}/app.py",
+        "    if not signed:\n",
+        "    if signed is None:\n",
+        "tests/scenarios/test_outages.py::test_an_end_that_could_not_be_signed_is_told_as_such",
+    ),
+    Mutation(
         f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",

@@ -85,6 +85,8 @@ class Health:
 
         A small write that fits says nothing about a call's: only one with an entry of the log ends it, or a look at
         the room there is (`room_of`)."""
+        self.wrote_s = 0.0
+        """When a batch was last made durable, by the clock's `monotonic`."""
 
     @property
     def is_damaged(self) -> bool:

@@ -117,6 +117,7 @@ class BatchRunner:
                 self.health.fails = True
                 self.health.met(error)
                 return _Failure(error, not progress.loaded or isinstance(error, CommitUnknown))
+        self.health.wrote_s = self._clock.monotonic()
         if progress.leaf is not None:
             self.health.fails = False
         return None

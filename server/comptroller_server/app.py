@@ -113,6 +113,8 @@ class Service:
     activation: int = -1
     """Where the record of the activation that this process obeys stands in the log."""
     former: list[tuple[Outcomes, Checking]] = field(default_factory=list[tuple[Outcomes, Checking]])
+    unwritten: list[str] = field(default_factory=list[str])
+    """What its end could not write."""
 
     async def take_over(self, tenant: str, bundle: str) -> Pipeline:
         """Go on under the rules that a person, or another process, has put in force. Raises `ComptrollerError`.
@@ -388,11 +390,15 @@ async def _end(service: Service) -> None:
     left += await service.outcomes.drain(DRAIN_S)
     if left:
         _log.error("outcomes not written; the next start will look them up", calls=left)
+        service.unwritten.append(f"the outcomes of {left} calls, which the next start looks up")
+    signed = False
     try:
         await flush_counted(service)
-        await service.checkpointer.write(TENANT)
+        signed = await service.checkpointer.write(TENANT)
     except StoreError as error:
         _log.error("the last checkpoint was not written", error=str(error))
+    if not signed:
+        service.unwritten.append("the last checkpoint")
     for checking in (*(checking for _, checking in service.former), service.checking):
         await checking.close()
     await asyncio.to_thread(service.lasting.telemetry.close)

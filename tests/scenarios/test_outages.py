@@ -12,6 +12,7 @@ import pytest
 
 from comptroller_audit.database import Database
 from comptroller_audit.vocabulary import CallState, RecordType
+from comptroller_server.upkeep.readiness import UNPROVED_S
 from tests.scenarios.kit import Faults, call_of, code_of, opened, until
 
 pytestmark = pytest.mark.anyio
@@ -152,6 +153,36 @@ async def test_a_disk_that_is_really_full_stops_side_effects_until_there_is_room
         assert code_of(await shop.refund(invoices[9], 7)) is None
         assert len(shop.moved()) == moved + 1
         assert len(shop.calls(CallState.DONE)) == len(shop.moved())
+
+
+async def test_a_server_that_nobody_calls_finds_out_itself_that_it_cannot_write(
+    store_url: str, tmp_path: Path
+) -> None:
+    faults = Faults()
+    async with opened(tmp_path, url=store_url, faults=faults) as shop:
+        readiness = shop.service.readiness
+        written = shop.store.written[0]
+        faults.at["commit.begin"] = read_only
+        assert (await readiness.look())[0], "it wrote just now"
+        assert shop.store.written[0] == written, "and a look does not write each time"
+        shop.clock.pass_s(UNPROVED_S + 1)
+        assert (await readiness.look())[0] is False
+        faults.at.clear()
+        assert (await readiness.look())[0]
+
+
+async def test_an_end_that_could_not_be_signed_is_told_as_such(tmp_path: Path) -> None:
+    async with opened(tmp_path) as shop:
+        service = shop.service
+        await shop.refund(shop.paid()[0], 5)
+    assert service.unwritten == []
+    async with opened(tmp_path, clock=shop.clock) as shop:
+        service = shop.service
+        await shop.refund(shop.paid()[1], 5)
+        for sink in shop.service.installation.config.store.checkpoint_files:
+            sink.unlink()
+            sink.mkdir()  # a file no more
+    assert service.unwritten == ["the last checkpoint"]
 
 
 async def test_a_store_locked_by_another_program_refuses_and_goes_on_afterwards(

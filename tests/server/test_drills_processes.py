@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +90,27 @@ def small_disk(folder: Path) -> Generator[None]:
         pytest.skip("no file system can be mounted here")
     try:
         yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def breaking_disk(folder: Path) -> Generator[Path]:
+    """An ext4 of its own at `folder` that only reads from the moment something is written to the file that is yielded."""
+    image = folder.parent / "disk.img"
+    image.write_bytes(b"")
+    os.truncate(image, 32 * 1024 * 1024)
+    for step in (["mkfs.ext4", "-qF", str(image)],
+                 ["mount", "-o", "loop,errors=remount-ro", str(image), str(folder)]):  # fmt: skip
+        if os.geteuid() != 0 or shutil.which(step[0]) is None or subprocess.run(step, check=False).returncode:
+            pytest.skip("no ext4 can be made and mounted here")
+    try:
+        device = os.stat(folder).st_dev
+        name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
+        breaks = Path("/sys/fs/ext4") / name / "trigger_fs_error"
+        if not breaks.exists():
+            pytest.skip("this kernel breaks no file system on request")
+        yield breaks
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
@@ -199,6 +221,34 @@ async def run_out_of_room(folder: Path, kind: type[Room]) -> None:
     assert len(done["calls"]) == len(place.refunds())
     verified = await place.json("audit", "verify")
     assert verified["ok"]
+
+
+async def test_a_disk_that_turns_read_only_is_found_before_anybody_calls(tmp_path: Path) -> None:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    with breaking_disk(folder) as breaks:
+        place = Apart(folder)
+        placed(folder, roomy)
+        folder.chmod(0o700)
+        ensure(place.desk, 1)
+        paid = invoices(place, 2)
+        async with served(place) as server:
+            assert await server.refund(paid[0], 5) is None
+            breaks.write_text("1")
+            async with asyncio.timeout(SERVED_S_MAX):
+                while (answer := await server.ready())[0] == 200:  # noqa: ASYNC110 -- another process's event
+                    await asyncio.sleep(0.2)
+            assert answer == (
+                503,
+                "not ready: the store cannot be written; `comptroller doctor` tells more\n",
+            )
+            assert await server.refund(paid[1], 5) == "store_unavailable"
+            code, out, _ = await place.run("doctor")
+            assert code == 1
+            assert "could not be made durable (Read-only file system)" in out
+            assert place.refunds() == [paid[0]]
+        assert "stopped; not written: the last checkpoint" in told_in(tmp_path / "server.log")
+        assert (await place.json("audit", "verify"))["ok"], "what can still be read is whole"
 
 
 DIES_IN_BACKUP = """

@@ -45,7 +45,10 @@ async def serve_installation(
             await _over_stdio(service, wire, subject, stop)
         elif where is not None:
             await _over_http(service, where, stop)
-    _tell("stopped; outcomes and a last checkpoint are written")
+    if service.unwritten:
+        _tell(f"stopped; not written: {' and '.join(service.unwritten)}. Run `comptroller doctor`")
+    else:
+        _tell("stopped; outcomes and a last checkpoint are written")
 
 
 async def tell_why_not(error: ComptrollerError, wire: Wire) -> None:

@@ -19,6 +19,8 @@ from comptroller_tools.upstream.source import UpstreamSource
 
 __all__ = ["Readiness"]
 
+UNPROVED_S = 10.0
+"""After so long without a write a look makes one: a disk that only reads would be found by the next caller."""
 ROOM_BYTES_MIN = 1024 * 1024
 """After a write that failed: a call's commits take 200 KiB, and one small write that fits says nothing about them."""
 
@@ -48,7 +50,9 @@ class Readiness:
         head = await self.watch.fresh(self.tenant)
         if self.store.health.is_damaged:
             return False, "not ready: the store is damaged; `comptroller doctor` tells more"
-        if self.store.health.fails and not await self._writes():
+        health = self.store.health
+        unproved = health.fails or self.clock.monotonic() - health.wrote_s > UNPROVED_S
+        if unproved and not await self._writes():
             return False, "not ready: the store cannot be written; `comptroller doctor` tells more"
         if not self.owner.held():
             return False, "not ready: the owner lock is lost"
