@@ -1429,8 +1429,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/readiness.py",
-        "health.fails or self.clock",
-        "health.fails or 0 * self.clock",
+        "health.wrote_s > UNPROVED_S",
+        "health.wrote_s > 1e9",
         "tests/scenarios/test_outages.py::test_a_server_that_nobody_calls_finds_out_itself_that_it_cannot_write",
     ),
     Mutation(
@@ -3035,8 +3035,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     # -- drills ----------------------------------------------------------------------------------------------------
     Mutation(
         f"{_SERVER}/upkeep/readiness.py",
-        "        if self.store.health.fails and not await self._writes():\n",
-        "        if False:\n",
+        "        unproved = health.fails or ",
+        "        unproved = ",
         f"{_S}/test_drills.py::test_a_server_whose_disk_is_full_is_not_ready_until_it_can_write_again",
     ),
     Mutation(
