@@ -97,6 +97,14 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_tasks_extension.py::test_a_record_that_changed_after_the_yes_makes_the_task_wait_again",
     ),
     Mutation(
+        f"{_SERVER}/call/dispatch.py",
+        """        if not self.taken:
+            yield""",
+        """        if self.slots:
+            yield""",
+        f"{_S}/test_questions_back.py::test_while_a_person_is_asked_other_calls_have_the_tools_slot",
+    ),
+    Mutation(
         f"{_SERVER}/exporting/rows.py",
         """f"'{cell}" if cell.startswith(_FORMULA) else cell""",
         "cell",

@@ -179,7 +179,7 @@ class Pipeline:
     async def _act(self, case: Case, slot: Slot) -> None:
         """From dispatch to what may be released. A side effect that was committed always comes out with a state."""
         try:
-            case.outcome = await self._dispatcher.run(case)  # 10 run
+            case.outcome = await self._dispatcher.run(case, slot)  # 10 run
             if not case.committed:
                 slot.give_back()  # what a read still has to do is not its source's load
             case.took.mark(Step.RUN)

@@ -695,3 +695,61 @@ async def test_a_source_can_be_made_to_speak_the_earlier_era(tmp_path: Path, ups
         assert methods[0] == "initialize"
         assert "server/discover" not in methods
         assert answered(upstream)[0]["action"] == "accept"
+
+
+async def test_while_a_person_is_asked_other_calls_have_the_tools_slot(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    """One slot, two calls whose persons answer only when both were asked; then both go on, one after the other."""
+    asked, both = list[str](), asyncio.Event()
+
+    async def thinks(context: Any, params: ElicitRequestParams) -> ElicitResult:
+        del context
+        asked.append(params.message)
+        if len(asked) == 2:
+            both.set()
+        await both.wait()
+        return green(params)
+
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, **FORMS)(config)
+        config["tools"][-2] = {**READS, "limits": {"concurrency_max": 1}}
+
+    asks(upstream, "auto", FORM)
+    async with (
+        asyncio.timeout(30),
+        opened(tmp_path, change) as shop,
+        client_of(shop, "auto", elicitation_callback=thinks) as client,
+    ):
+        told = await asyncio.gather(*(client.call_tool("look", {"path": path}) for path in "ab"))
+        assert not any(one.is_error for one in told)
+        assert len(asked) == 2
+        assert answered(upstream) == [{"action": "accept", "content": {"colour": "green"}}] * 2
+        assert not (await client.call_tool("look", {"path": "c"})).is_error  # the slot came back
+
+
+async def test_a_call_that_is_given_up_while_its_person_is_asked_keeps_no_slot(
+    tmp_path: Path, upstream: Upstream
+) -> None:
+    asked = asyncio.Event()
+
+    async def thinks(context: Any, params: ElicitRequestParams) -> ElicitResult:
+        del context, params
+        asked.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def change(config: dict[str, Any]) -> None:
+        behind(upstream, **FORMS)(config)
+        config["tools"][-2] = {**READS, "limits": {"concurrency_max": 1}}
+
+    asks(upstream, "legacy", FORM)
+    async with asyncio.timeout(30), opened(tmp_path, change) as shop:
+        async with client_of(shop, "legacy", elicitation_callback=thinks) as client:
+            calling = asyncio.create_task(client.call_tool("look", {"path": "a"}))
+            await asked.wait()
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+        upstream.does("look")
+        for path in "bcd":
+            assert not (await shop.call("look", path=path)).is_error

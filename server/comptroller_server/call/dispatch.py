@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -42,12 +42,16 @@ class Counts:
 
 @dataclass(slots=True)
 class Slot:
-    """One of a tool's slots; taken on entering, given back on leaving, or when what outlived its deadline ends."""
+    """One of a tool's slots; taken on entering, given back on leaving, or when what outlived its deadline ends.
+
+    While a person is asked it is lent to other calls: the source does nothing for this one then.
+    """
 
     dispatcher: Dispatcher
     slots: asyncio.Semaphore
     case: Case
     taken: bool = False
+    left: bool = False
 
     async def __aenter__(self) -> Self:
         self.dispatcher.count(1)
@@ -60,8 +64,24 @@ class Slot:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self.left = True
         self.give_back()
         self.dispatcher.count(-1)
+
+    @contextlib.asynccontextmanager
+    async def lent(self) -> AsyncGenerator[None]:
+        """Others may have it until this is left, which waits for a slot again. It need not be had, and then is not."""
+        if not self.taken:
+            yield
+            return
+        self.taken = False
+        self.slots.release()
+        yield
+        await self.slots.acquire()
+        if self.left:  # the call ended meanwhile, and nobody would give it back
+            self.slots.release()
+        else:
+            self.taken = True
 
     def give_back(self) -> None:
         """The source is done with this call, and the next one may go to it. Again, it does nothing."""
@@ -132,9 +152,9 @@ class Dispatcher:
         """One call more, or less, that has a slot or waits for one."""
         self._in_flight += by
 
-    async def run(self, case: Case) -> Outcome:
+    async def run(self, case: Case, slot: Slot) -> Outcome:
         """Hand over; and again, where it is safe and the tool's `retries_max` allows, with growing pauses."""
-        outcome = await self._try(case)
+        outcome = await self._try(case, slot)
         if not _may_try_again(case, outcome) or (left_s := case.deadline - self._clock.monotonic()) <= 0:
             return outcome
         import stamina  # a seventh of a second, and seldom needed
@@ -150,12 +170,12 @@ class Dispatcher:
         with contextlib.suppress(_TryAgain):
             async for attempt in again:
                 with attempt:
-                    outcome, known = known or await self._try(case, again=True), None
+                    outcome, known = known or await self._try(case, slot, again=True), None
                     if _may_try_again(case, outcome):
                         raise _TryAgain
         return outcome
 
-    async def _try(self, case: Case, *, again: bool = False) -> Outcome:
+    async def _try(self, case: Case, slot: Slot, *, again: bool = False) -> Outcome:
         """Check once more and hand over. A refused check is an outcome without effect, with the refusal set."""
         tool = case.tool_in_hand
         if again:  # between two tries a call is committed and not dispatched
@@ -165,7 +185,7 @@ class Dispatcher:
             self._released_log(case, tool.source.name), case.proposal.log_level, case.principal_key,
             # A side effect goes on when its caller is merely gone; only a word of the caller's stops it.
             case.proposal.left if tool.is_read else case.proposal.cancelled,
-            asker_for(case, self._release, self._clock), self._traceparent(case),
+            asker_for(case, slot.lent, self._release, self._clock), self._traceparent(case),
         )  # fmt: skip
         refusal = self._last_check(case)
         if refusal is not None:

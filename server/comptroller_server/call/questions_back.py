@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeAlias, cast
 
 from comptroller_audit.ambient import Clock
 from comptroller_audit.redaction import Audience, Release
@@ -20,18 +21,25 @@ WITHHELD_REPLY = (
 )
 
 
-def asker_for(case: Case, release: Release, clock: Clock) -> Asker:
-    """Who a source may ask in this call: its client, where that says that it can be asked."""
+_Idle: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def asker_for(case: Case, idle: _Idle, release: Release, clock: Clock) -> Asker:
+    """Who a source may ask in this call: its client, where that says that it can be asked.
+
+    `idle` is entered while somebody is asked: the source has nothing to do then.
+    """
     if not case.proposal.asker.kinds:
         return NOBODY
-    return QuestionsBack(case, release, clock)
+    return QuestionsBack(case, idle, release, clock)
 
 
 class QuestionsBack:
     """Stands between one source and the client of one call."""
 
-    def __init__(self, case: Case, release: Release, clock: Clock) -> None:
+    def __init__(self, case: Case, idle: _Idle, release: Release, clock: Clock) -> None:
         self._case = case
+        self._idle = idle
         self._release = release
         self._clock = clock
         self.patience = Patience(clock.monotonic)
@@ -46,8 +54,9 @@ class QuestionsBack:
         shown = [self._shown(one) for one in questions]
         began = self._clock.monotonic()
         with self.patience.asking():
-            replies = await self._case.proposal.asker(shown)
-        waited_ms = round((self._clock.monotonic() - began) * 1000)
+            async with self._idle():
+                replies = await self._case.proposal.asker(shown)
+                waited_ms = round((self._clock.monotonic() - began) * 1000)
         sent: dict[str, Reply] = {}
         for one in shown:
             reply = replies.get(one.key)
