@@ -105,6 +105,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_S}/test_questions_back.py::test_while_a_person_is_asked_other_calls_have_the_tools_slot",
     ),
     Mutation(
+        f"{_SERVER}/face/handles.py",
+        "mine[: max(0, len(mine) + 1 - KEPT_MAX_EACH)]",
+        "mine[:0]",
+        f"{_S}/test_tasks_extension.py::test_who_looks_at_all_its_calls_has_but_so_many_of_their_answers_kept",
+    ),
+    Mutation(
         f"{_SERVER}/exporting/rows.py",
         """f"'{cell}" if cell.startswith(_FORMULA) else cell""",
         "cell",

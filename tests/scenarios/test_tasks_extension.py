@@ -483,6 +483,21 @@ async def test_who_holds_too_many_tasks_waits_for_an_answer_as_ever(
         assert (await host.call("look", {"path": "c"}))["resultType"] == "task"
 
 
+async def test_who_looks_at_all_its_calls_has_but_so_many_of_their_answers_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handles, "KEPT_MAX_EACH", 4)
+    async with opened(tmp_path) as shop, host_of(shop) as host:
+        calls = [str((await shop.refund(invoice, 5)).meta["comptroller/call"]) for invoice in shop.paid()[:6]]
+        replays = 0
+        for asked, of in ((calls, 6), (calls[-4:], 0), (calls[:2], 2)):
+            for call in asked:
+                assert "it was not done again" in said(await host.ended(call))
+            replays += of
+            assert len(shop.log(RecordType.REPLAYED)) == replays
+        assert len(shop.moved()) == 6
+
+
 async def test_a_store_that_fails_is_said_and_the_task_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,7 +160,7 @@ class Handles:
         if not _declares(ctx):
             return None
         self._forget()
-        mine = sum(one.owner == _owner(subject) for one in self._kept.values())
+        mine = sum(one.owner == _owner(subject) and not one.resumes for one in self._kept.values())
         return self._terms.after_s if len(self._kept) < KEPT_MAX and mine < KEPT_MAX_EACH else None
 
     def of_running(self, subject: Subject, running: Running) -> JsonObject:
@@ -279,8 +279,18 @@ class Handles:
         for name in [name for name, one in self._kept.items() if 0 < one.ended_ms < oldest_ms]:
             del self._kept[name]
 
+    def _make_room(self, subject: Subject) -> None:
+        """One's oldest answers that the record can bring again go: whoever looks at all its calls keeps but so many."""
+        owner = _owner(subject)
+        mine = [
+            name for name, one in self._kept.items() if one.owner == owner and one.resumes and one.ended_ms
+        ]
+        for name in mine[: max(0, len(mine) + 1 - KEPT_MAX_EACH)]:
+            del self._kept[name]
+
     def _resume(self, ctx: _Context, proposal: Proposal, name: str, standing: Standing) -> _Handle:
         """Begin what people agreed to; of any other call this brings what is on record."""
+        self._make_room(proposal.subject)
         way = OnTheWay(ctx, None)
         with way:
             running = self._rounds.again(way.of(proposal), way)
