@@ -1454,6 +1454,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/scenarios/test_outages.py::test_an_end_that_could_not_be_signed_is_told_as_such",
     ),
     Mutation(
+        f"{_SERVER}/commands/db.py",
+        "        _sync(beside)  # which takes long",
+        "        # which takes long",
+        "tests/server/test_interrupted_processes.py::test_a_restore_that_is_stopped_leaves_the_database_in_its_place",
+    ),
+    Mutation(
         f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",
@@ -1763,9 +1769,15 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/upkeep/checkpoints.py",
-        "if signed is not None and (signed.size > size",
-        "if signed is not None and (False",
+        "if signed is not None and not await",
+        "if signed is None and not await",
         f"{_S}/test_enemy_world.py::test_a_store_older_than_its_newest_checkpoint_is_not_served",
+    ),
+    Mutation(
+        f"{_SERVER}/upkeep/checkpoints.py",
+        "    return signed.size == 0 or is_included(",
+        "    return True or is_included(",
+        f"{_S}/test_enemy_world.py::test_an_old_copy_that_commands_went_on_with_is_not_served_however_long_it_is_by_now",
     ),
     Mutation(
         f"{_SERVER}/call/decisions.py",

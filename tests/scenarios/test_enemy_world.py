@@ -14,6 +14,7 @@ from comptroller_audit.errors import StoreUnsuitable
 from comptroller_audit.vocabulary import RecordType
 from comptroller_server.errors import ConfigInvalid
 from tests.scenarios.kit import WHY, Changes, call_of, code_of, opened, structured, tool_of
+from tests.server.cli_kit import RealClock, run_in_thread
 
 pytestmark = pytest.mark.anyio
 ODD = Path(__file__).with_name("odd_tools.py")
@@ -251,3 +252,29 @@ async def test_a_store_older_than_its_newest_checkpoint_is_not_served(tmp_path: 
     async with opened(tmp_path) as shop:
         assert code_of(await shop.refund(invoice, 5)) is None  # what the refusal warned of
         assert len(shop.moved()) == 2
+
+
+@pytest.mark.parametrize("records", [1, 3, 8])
+async def test_an_old_copy_that_commands_went_on_with_is_not_served_however_long_it_is_by_now(
+    tmp_path: Path, records: int
+) -> None:
+    """Each `halt` and each `hold` adds a record, so the copy's log becomes as long as what was signed of the other, and longer."""
+    database, kept = tmp_path / "comptroller.db", tmp_path / "copy.db"
+    async with opened(tmp_path, clock=RealClock()) as shop:
+        await shop.call("search_tickets")
+    with closing(sqlite3.connect(database)) as connection, closing(sqlite3.connect(kept)) as copy:
+        connection.backup(copy)
+    async with opened(tmp_path, clock=RealClock()) as shop:
+        await shop.call("lookup_invoice", invoice_id=shop.paid()[0])
+    for tail in ("-wal", "-shm"):
+        database.with_name(database.name + tail).unlink(missing_ok=True)
+    kept.replace(database)
+    for _ in range(records):
+        assert (await run_in_thread(tmp_path, "halt", "--reason", "stop")).exit_code == 0
+    with pytest.raises(StoreUnsuitable, match="comptroller db adopt"):
+        async with opened(tmp_path, clock=RealClock()):
+            pass
+    told = await run_in_thread(tmp_path, "db", "adopt", "--reason", "the disk died")
+    assert told.exit_code == 0, told.stderr
+    async with opened(tmp_path, clock=RealClock()) as shop:
+        assert code_of(await shop.call("search_tickets")) == "halted"

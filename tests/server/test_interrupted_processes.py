@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from comptroller_audit.errors import StoreUnsuitable
 from comptroller_server.upkeep.retention import DAY_MS
-from tests.scenarios.kit import Clock, opened
-from tests.server.cli_kit import Desk, at_work, run_in_thread
+from tests.scenarios.kit import Clock, code_of, opened
+from tests.server.cli_kit import Desk, RealClock, accepting_own_files, at_work, run_in_thread
 from tests.server.test_cli_processes import WAIT_S_MAX, Place
+from tests.server.test_db_command import restored
 
 pytestmark = pytest.mark.anyio
 
@@ -201,3 +204,70 @@ async def test_a_retention_that_is_stopped_keeps_what_it_did_and_the_next_run_do
     assert 0 < json.loads(out)["erased"] < 3
     assert (await run_in_thread(tmp_path, *words[-2:], "--dry-run")).stdout.startswith("0 payloads")
     assert (await run_in_thread(tmp_path, "audit", "verify")).exit_code == 0
+
+
+STOPPED_RESTORING = """
+import os, signal, sys
+from comptroller_server import cli
+
+sync, name = os.fsync, sys.argv.pop(1)
+
+def stopped(handle):
+    os.fsync = sync
+    os.kill(os.getpid(), getattr(signal, name))
+
+os.fsync = stopped
+cli.main()
+"""
+STOPPED_COMMITTING = """
+import os, signal, sys
+from comptroller_audit.store import Store
+from comptroller_server import cli
+
+commit, after, done = Store.commit, int(sys.argv.pop(1)), []
+
+async def stopped(*given):
+    outcome = await commit(*given)
+    done.append(outcome)
+    if len(done) == after:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return outcome
+
+Store.commit = stopped
+cli.main()
+"""
+
+
+async def test_a_restore_that_is_stopped_leaves_the_database_in_its_place(tmp_path: Path) -> None:
+    backup = tmp_path / "night.db"
+    async with at_work(tmp_path) as desk:
+        await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[0])
+        await desk.run("db", "backup", str(backup))
+        await desk.shop.call("lookup_invoice", invoice_id=desk.shop.paid()[1])
+        size = len(desk.shop.log())
+    words = ("db", "restore", str(backup))
+    given = ("SIGTERM", *options(tmp_path), *words)
+    assert await ended(tmp_path, STOPPED_RESTORING, *given) == (2, "", "Stopped.\n")
+    left = os.listdir(tmp_path)
+    assert [name for name in left if ".before-" in name or name.startswith(".")] == []
+    verified = json.loads(await desk.run("audit", "verify", "--json"))
+    assert verified["tenants"][0]["entries"] >= size
+    await desk.run(*words)
+
+
+@pytest.mark.parametrize("after", [1, 2])
+async def test_an_adoption_that_is_stopped_has_halted_everything_and_is_ended_by_the_next(
+    after: int, tmp_path: Path
+) -> None:
+    desk, waiting, invoice = await restored(tmp_path)
+    words = ("db", "adopt", "--reason", "The disk died.", "--credential-file", str(desk.credential))
+    code, out, err = await ended(tmp_path, STOPPED_COMMITTING, str(after), *options(tmp_path), *words)
+    assert (code, out, err) == (2, "", "Stopped.\n")
+    with pytest.raises(StoreUnsuitable, match="comptroller db adopt"):
+        async with opened(tmp_path, accepting_own_files, clock=RealClock()):
+            pass
+    assert (await desk.json(*words))["halted"]
+    async with opened(tmp_path, accepting_own_files, clock=RealClock()) as shop:
+        assert code_of(await shop.refund(invoice, 6)) == "halted"
+        assert code_of(await shop.resume(waiting)) == "approval_void"
+    await desk.run("audit", "verify")

@@ -139,6 +139,7 @@ def restore(ctx: click.Context, file: Path, server_stopped: bool) -> None:
     with _whole(database) as beside:
         with progress_shown(quiet=invocation.as_json, of_what="pages copied") as progress:
             _copy(file, beside, progress)
+        _sync(beside)  # which takes long, and nothing may stand in the database's place for long
         kept = _kept(database)
     entries = sum(one.entries for one in report.tenants)
     if invocation.as_json:
@@ -287,12 +288,16 @@ def _whole(file: Path) -> Generator[Path]:
     try:
         os.close(handle)
         yield beside
-        with beside.open("rb") as written:
-            os.fsync(written.fileno())
+        _sync(beside)
         beside.replace(file)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def _kept(database: Path) -> Path | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -19,8 +20,9 @@ from comptroller_audit.errors import CheckpointError, KeyRingError, StoreError, 
 from comptroller_audit.keyfile import read_steady_key_file
 from comptroller_audit.own_keys import demand_own_claims
 from comptroller_audit.sealing import KeyRing
-from comptroller_audit.store import FaultPoint, Store
+from comptroller_audit.store import FaultPoint, Reader, Store
 from comptroller_server.installation import Installation
+from comptroller_server.upkeep.inclusion import is_included, leaf_at
 
 __all__ = ["Checkpointer", "checkpointer_of", "newest_signed"]
 
@@ -55,12 +57,12 @@ class Checkpointer:
         self._refused = refused
 
     async def refuse_older(self, tenant: str) -> None:
-        """Raises `StoreUnsuitable` when a sink holds a checkpoint of ours that the log does not reach, or one nobody can read.
+        """Raises `StoreUnsuitable` when a sink holds a checkpoint of ours that the log does not continue, or one nobody can read.
 
         Then the database is an old copy or was cut: claims, used approvals and spent budgets would be open again.
         """
-        head, frontier = await self._store.read(lambda reader: reader.tree(tenant))
-        size, root = (head.size, frontier.root()) if head is not None else (0, None)
+        head, _ = await self._store.read(lambda reader: reader.tree(tenant))
+        size = head.size if head is not None else 0
         origin = log_origin(self._log_name, tenant)
         for sink in self._sinks:
             try:
@@ -72,12 +74,12 @@ class Checkpointer:
                     "Bring back the key file, or the checkpoint file, that belongs to it; a key that was replaced by "
                     "hand is missing from `retired` in the key file. Or go on all the same: comptroller db adopt --reason …"
                 ) from None
-            if signed is not None and (signed.size > size or (signed.size == size and signed.root != root)):
+            if signed is not None and not await self._store.read(partial(_continues, tenant, signed)):
                 # Nothing of this store is signed: the end of the start that failed would.
                 self._refused = True
                 raise StoreUnsuitable(
                     f"the store has {size} entries, and {sink.path} holds a signed checkpoint of {signed.size} that it "
-                    "does not reach or fit: it is an old copy, or was cut. What was done since could be done again. "
+                    "does not reach or fit: it is an old copy, or was cut or changed. What was done since could be done again. "
                     "Bring the newer store back; or go on with this one all the same: comptroller db adopt --reason …"
                 )
 
@@ -115,6 +117,14 @@ class Checkpointer:
                     await self.write(tenant)
                 except StoreError as error:
                     _log.error("checkpoint not written", tenant=tenant, error=str(error))
+
+
+def _continues(tenant: str, signed: Checkpoint, reader: Reader) -> bool:
+    """Whether the log begins with what was signed. An old copy that somebody went on with may be longer than that by now."""
+    head, frontier = reader.tree(tenant)
+    if head is None or signed.size >= head.size:
+        return head is not None and signed.size == head.size and signed.root == frontier.root()
+    return signed.size == 0 or is_included(reader, signed.size - 1, leaf_at(reader, signed.size - 1), signed)
 
 
 def newest_signed(sink: CheckpointFile, origin: str, ring: KeyRing, size: int) -> Checkpoint | None:
