@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import time
 import unicodedata
 from collections.abc import Callable
 from urllib.parse import quote
@@ -17,6 +16,7 @@ from comptroller_audit.errors import FieldRuleError
 from comptroller_audit.fields import FieldRule, rules_of_schema
 from comptroller_audit.redaction import Audience, Pattern, Release
 from comptroller_audit.vocabulary import Json, JsonObject
+from tests.endless import ends
 
 SECRET = "hunter2-swordfish/é?"
 ASCII_SECRET = "hunter2-swordfish/+?"
@@ -24,8 +24,6 @@ EMAIL = "ann.lee@example.com"
 GITHUB = "gh" + "p_" + "a1B2c3D4e5F6g7H8i9J0k1L2m3N4o5P6q7R8"
 EVERYTHING = Release(patterns=list(Pattern))
 OF_SECRETS = Release((SECRET, ASCII_SECRET))
-SPEED_US_PER_KIB_MAX = 200
-SPEED_ROUNDS_MAX = 60
 
 
 def fullwidth(text: str) -> str:
@@ -314,28 +312,7 @@ def test_a_schema_marks_fields_by_format_and_by_keyword() -> None:
         rules_of_schema({"properties": {"a": {"x-comptroller-redact": 1}}})
 
 
-# -- speed --------------------------------------------------------------------------------------------------------
-
-
-def cpu_us(work: Callable[[], object], enough_us: float) -> float:
-    """CPU time of the fastest round; rounds end when one was fast enough, since a busy machine only slows them."""
-    best = float("inf")
-    for _ in range(SPEED_ROUNDS_MAX):
-        began = time.process_time_ns()
-        work()
-        best = min(best, (time.process_time_ns() - began) / 1000)
-        if best <= enough_us:
-            break
-    return best
-
-
-PROSE = "Customer Ann wrote about order 123456 placed on 2026-11-20; total 49.99 USD; see https://shop.example.com/o/1. "
-
-
-def test_text_is_searched_within_its_time() -> None:
-    text = (PROSE * 100)[: 10 * 1024 - 20] + f" {EMAIL}"
-    enough = SPEED_US_PER_KIB_MAX * 10
-    assert cpu_us(lambda: EVERYTHING.text(text, Audience.MODEL), enough) <= enough
+# -- long texts -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -359,8 +336,5 @@ def test_text_is_searched_within_its_time() -> None:
     ],
 )
 def test_no_text_makes_it_slower_than_in_proportion(piece: str) -> None:
-    short, long = piece * (4_000 // len(piece)), piece * (32_000 // len(piece))
-    EVERYTHING.text(short, Audience.MODEL)
-    base = cpu_us(lambda: EVERYTHING.text(short, Audience.MODEL), 0.0)
-    enough = max(8 * base * 4, 20_000)
-    assert cpu_us(lambda: EVERYTHING.text(long, Audience.MODEL), enough) <= enough
+    with ends():
+        EVERYTHING.text(piece * (500_000 // len(piece)), Audience.MODEL)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.benchmarks import redaction
 from tests.benchmarks.processes import Loads, Round, Sample
 from tests.benchmarks.report import Row, print_controls, print_rows
 
@@ -42,3 +43,9 @@ def test_memory_and_start_are_targets_over_the_bare_server(capsys: pytest.Captur
         print_controls(0.1, {**memory, "governed": (121.0, 121.0)}, [(1.0, 2.3)] * 3, first_ever_s=3.0) == 2
     )
     assert "first ever 3.00" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_redaction_measures_each_text_with_each_release() -> None:
+    rows = redaction.main(rounds=1)
+    assert len(rows) == len(redaction.TEXTS) * len(redaction.RELEASES)
+    assert all(per_kib >= 0 and times >= 0 for _, _, per_kib, times in rows)
