@@ -1460,6 +1460,18 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_interrupted_processes.py::test_a_restore_that_is_stopped_leaves_the_database_in_its_place",
     ),
     Mutation(
+        f"{_SERVER}/process_signals.py",
+        "        code = failed\n",
+        "        pass\n",
+        "tests/server/test_interrupted_processes.py::test_output_that_finds_no_room_is_told_and_fails",
+    ),
+    Mutation(
+        f"{_SERVER}/process_signals.py",
+        "    os._exit(code)\n\n\ndef _end",
+        "    sys.exit(code)\n\n\ndef _end",
+        "tests/server/test_interrupted_processes.py::test_an_interrupt_is_never_taken_for_findings_nor_ends_by_the_signal",
+    ),
+    Mutation(
         f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
-import sys
 from importlib import import_module
 from typing import Any
 
@@ -15,7 +15,7 @@ from click.shell_completion import CompletionItem
 from comptroller_audit.vocabulary import ComptrollerError
 from comptroller_server import __version__
 from comptroller_server.commands.invocation import EXIT_FAILED, invocation_of, options
-from comptroller_server.process_signals import end_as_interrupted, end_at_once
+from comptroller_server.process_signals import end_as_interrupted, leave
 
 __all__ = ["EXIT_FAILED", "cli", "main"]
 
@@ -69,6 +69,7 @@ _COMMANDS = {
 }
 
 
+_DISK_REFUSES = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 _MEANT = {
     "tui": "watch",
     "start": "serve",
@@ -125,11 +126,11 @@ class _Commands(click.Group):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        from comptroller_server.commands.logs import log_to_stderr
-
         invocation = invocation_of(ctx)
-        log_to_stderr()
         try:
+            from comptroller_server.commands.logs import log_to_stderr
+
+            log_to_stderr()
             return super().invoke(ctx)
         except ComptrollerError as error:
             invocation.failed(error)
@@ -137,10 +138,15 @@ class _Commands(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             ctx.exit(0)
         except (click.Abort, KeyboardInterrupt, EOFError):
-            with contextlib.suppress(OSError):  # the terminal is gone, and that is why
-                click.echo("Stopped.", err=True)
+            _tell_stopped()
         except (click.ClickException, click.exceptions.Exit):
             raise
+        except OSError as error:
+            if error.errno not in _DISK_REFUSES:
+                invocation.broken(error)
+                return ctx.exit(EXIT_FAILED)
+            invocation.as_json = False  # it may be standard output that takes no more
+            invocation.failed(OSError(_told(error)))
         except Exception as error:  # noqa: BLE001 -- whatever broke, the exit code must not read as findings
             invocation.broken(error)
         return ctx.exit(EXIT_FAILED)
@@ -177,14 +183,29 @@ def main() -> None:
     end_as_interrupted()
     code = EXIT_FAILED
     try:
-        cli(prog_name="comptroller")
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else EXIT_FAILED
-    end_at_once(EXIT_FAILED)  # its last words may still be on their way
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-    end_at_once(code)
-    sys.exit(code)
+        ended = cli.main(prog_name="comptroller", standalone_mode=False)
+        code = ended if isinstance(ended, int) else 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):  # click takes it for findings, which are 1
+        _tell_stopped()
+    except OSError as error:  # it has not come to `invoke`: the help, the version
+        with contextlib.suppress(OSError):
+            click.echo(f"comptroller: {_told(error)}", err=True)
+    except SystemExit as ending:
+        code = ending.code if isinstance(ending.code, int) else EXIT_FAILED
+    leave(code, EXIT_FAILED)
+
+
+def _told(error: OSError) -> str:
+    where = error.filename or "what it prints, or a file,"
+    return f"{where} cannot be written: {error.strerror}. Make room, or write elsewhere, and run it again"
+
+
+def _tell_stopped() -> None:
+    with contextlib.suppress(OSError):  # the terminal is gone, and that is why
+        click.echo("Stopped.", err=True)
 
 
 if __name__ == "__main__":

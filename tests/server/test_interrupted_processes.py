@@ -121,6 +121,56 @@ async def test_an_interrupt_stops_what_only_reads_where_it_is(command: str, tmp_
         await desk.run(*words)
 
 
+STOPPED_BEFORE = """
+import os, signal
+from comptroller_server import cli
+
+def stopped(ctx):
+    os.kill(os.getpid(), signal.SIGINT)
+
+cli.invocation_of = stopped
+cli.main()
+"""
+STOPPED_IN_CODE_FROM_TEXT = """
+from comptroller_audit.store import Store
+from comptroller_server import cli
+
+def stopped(*_):
+    exec("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+
+Store.read_now = stopped
+cli.main()
+"""
+"""As in the making of a dataclass. Python then ends by the signal though the interrupt was caught."""
+
+
+@pytest.mark.parametrize("code", [STOPPED_BEFORE, STOPPED_IN_CODE_FROM_TEXT])
+async def test_an_interrupt_is_never_taken_for_findings_nor_ends_by_the_signal(
+    code: str, tmp_path: Path
+) -> None:
+    async with at_work(tmp_path):
+        exit_code, out, err = await ended(tmp_path, code, *options(tmp_path), "calls", "list")
+        assert (exit_code, out, err.strip()) == (2, "", "Stopped.")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")
+@pytest.mark.parametrize("words", [("calls", "list", "--json"), ("audit", "export"), ("--version",)])
+async def test_output_that_finds_no_room_is_told_and_fails(words: tuple[str, ...], tmp_path: Path) -> None:
+    async with at_work(tmp_path) as desk:
+        await worked(desk)
+        full = os.open("/dev/full", os.O_WRONLY)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *Place(tmp_path).words(*words), env=Place(tmp_path).environment,
+            stdin=asyncio.subprocess.DEVNULL, stdout=full, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        os.close(full)
+        async with asyncio.timeout(WAIT_S_MAX):
+            _, err = await process.communicate()
+        assert process.returncode == 2
+        (line,) = err.decode().splitlines()
+        assert "No space left on device" in line
+
+
 ASKED_TO_END = """
 import os, signal, sys
 from comptroller_server import cli
