@@ -1472,6 +1472,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         "tests/server/test_interrupted_processes.py::test_an_interrupt_is_never_taken_for_findings_nor_ends_by_the_signal",
     ),
     Mutation(
+        f"{_SERVER}/doctor/record.py",
+        "not _begins_with(patient, newest):",
+        "False:",
+        "tests/server/test_doctor.py::test_a_store_that_is_older_than_its_checkpoints_is_a_problem",
+    ),
+    Mutation(
         f"{_SERVER}/commands/watch.py",
         "            live.stop()\n",
         "",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import itertools
 import json
@@ -161,6 +162,12 @@ async def test_a_store_that_is_older_than_its_checkpoints_is_a_problem(place: Pl
     for beside in ("-wal", "-shm"):
         place.store.with_name(f"{place.store.name}{beside}").unlink(missing_ok=True)
     assert levels(record.checkpoints(patient))[-1] is Level.PROBLEM
+    words = ("halt", "--reason", "stop", "--config", str(place.config))
+    for _ in range(9):  # by which the copy becomes longer than what was signed
+        assert (await asyncio.to_thread(comptroller, place.folder, *words)).exit_code == 0
+    told = list(record.checkpoints(patient))[-1]
+    assert told.level is Level.PROBLEM
+    assert "does not begin with" in told.found
 
 
 def refused(_handle: int) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from comptroller_audit.checkpoint import CheckpointFile, log_origin
+from comptroller_audit.checkpoint import Checkpoint, CheckpointFile, log_origin
 from comptroller_audit.errors import CheckpointError, KeyRingError
+from comptroller_audit.log import inclusion_proof, verify_inclusion
 from comptroller_audit.own_keys import demand_claim_key, demand_opens
 from comptroller_audit.sealing import KeyRing
 from comptroller_policy.observing import Mode, Span
@@ -30,6 +31,8 @@ _OBSERVING = "SELECT started_ms, ended_ms FROM observing WHERE tenant = "
 _PAYLOAD = "SELECT idx, key_id, wrapped, sealed FROM log_payload WHERE tenant = "
 _NEWEST = " ORDER BY idx DESC LIMIT 1"
 _CLAIM = "SELECT claim FROM own_keys WHERE tenant = "
+_LEAF = "SELECT leaf FROM log_entry WHERE idx = {:d} AND tenant = "
+_NODE = "SELECT hash FROM log_node WHERE level = {:d} AND idx = {:d} AND tenant = "
 _HEAD = "SELECT size, record_ms FROM log_head WHERE tenant = "
 
 
@@ -144,6 +147,26 @@ def _reached(patient: Patient, config: Config) -> Iterator[Line]:
                 "the store is an old copy, or was cut; the server does not start on it",
                 "bring the newer store back; else `comptroller db adopt`",
             )
+        elif newest is not None and not _begins_with(patient, newest):
+            yield problem(
+                "checkpoints",
+                f"the log does not begin with the {newest.size} entries that {file} holds a signed checkpoint of",
+                "the store is an old copy that somebody went on with, or was changed; the server does not start on it",
+                "bring the newer store back; else `comptroller db adopt`",
+            )
+
+
+def _begins_with(patient: Patient, signed: Checkpoint) -> bool:
+    """Whether the stored tree leads from the last signed entry to the root that was signed."""
+
+    def node(level: int, index: int) -> bytes:
+        query = _NODE.format(level, index) if level else _LEAF.format(index)
+        row = _asked(patient, query)
+        return bytes(row[0]) if row else b""
+
+    last = signed.size - 1
+    proof = inclusion_proof(node, last, signed.size) if signed.size else []
+    return not signed.size or verify_inclusion(node(0, last), last, signed.size, proof, signed.root)
 
 
 def _head(patient: Patient) -> tuple[int, int] | None:
