@@ -26,6 +26,8 @@ A_CALL_FAILED = 5
 REQUEST_S_MAX = 60
 SERVER = "io.modelcontextprotocol/serverInfo"
 """The server's name stands in every result of 2026-07-28, and in no earlier one."""
+spoken: set[str] = set()
+"""Eras, as the answers show them."""
 
 
 def where() -> list[str]:
@@ -56,10 +58,12 @@ def asked(method: str, *words: str) -> dict[str, Any]:
 
 async def call(name: str, arguments: dict[str, Any]) -> tuple[str, bool | None]:
     result = asked("tools/call", "--tool-name", name, "--tool-args-json", json.dumps(arguments))
-    if (SERVER in result.get("_meta", {})) != (ERA == "auto"):
-        raise RuntimeError(f"{ERA} is not what was spoken: {result}")
+    if ERA == "legacy" or SERVER in result.get("_meta", {}):  # what the Tasks extension brings does not say
+        spoken.add("auto" if SERVER in result.get("_meta", {}) else "legacy")
     texts = [part["text"] for part in result["content"] if part["type"] == "text"]
     return "\n".join(texts), result.get("isError", False)
 
 
 asyncio.run(scenario.play([tool["name"] for tool in asked("tools/list")["tools"]], call))
+if spoken != {ERA}:
+    raise RuntimeError(f"{ERA} is not what was spoken, but {spoken}")
