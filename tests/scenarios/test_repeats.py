@@ -194,6 +194,10 @@ async def test_a_call_that_changed_nothing_may_be_made_again(tmp_path: Path) -> 
         first = await shop.refund(invoice, 5)
         assert code_of(first) == "tool_failed"
         assert shop.state(call_of(first)) == "failed_before_effect"
+        resumed = await shop.resume(call_of(first))
+        assert code_of(resumed) == "call_unknown"
+        assert "ended without an effect. Propose it again" in resumed.text
+        assert details_of(resumed)["retry"] == "same_call"
         second = await shop.refund(invoice, 5)
         assert code_of(second) is None
         assert len(shop.moved()) == 1

@@ -41,6 +41,7 @@ FOUND_CHARS_MAX = 600
 
 _log = structlog.stdlib.get_logger()
 _CHANGED = "A person changed the arguments."
+_CAME_TO_NOTHING = "This call ended without an effect. Propose it again if it is still needed."
 _NO_SUCH_CALL = "There is no such call to resume in this task."
 
 _ANSWERED = frozenset({CallState.DONE, CallState.HANDED_OFF, CallState.COMPENSATED})
@@ -158,10 +159,13 @@ class Repeats:
                 Code.APPROVAL_VOID,
                 "The call can no longer run as it was approved. Propose it again.",
             ),
+            CallState.FAILED_BEFORE_EFFECT: (Code.CALL_UNKNOWN, _CAME_TO_NOTHING),
+            CallState.NOT_DONE: (Code.CALL_UNKNOWN, _CAME_TO_NOTHING),
         }
         code, text = ended.get(state, (Code.CALL_UNKNOWN, _NO_SUCH_CALL))
         # Whoever noticed the time, this attempt or an earlier one, the answer is the same.
-        retry_hint = "same_call" if code is Code.APPROVAL_EXPIRED else "never"
+        again = code is Code.APPROVAL_EXPIRED or text is _CAME_TO_NOTHING
+        retry_hint = "same_call" if again else "never"
         raise Refused(Refusal(code, text, retry_hint, call))
 
     # -- replays --------------------------------------------------------------------------------------------------
