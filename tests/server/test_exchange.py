@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.types import Scope
 
@@ -75,6 +77,10 @@ LONG: dict[str, dict[str, Any]] = {
 }
 
 
+CHANGED = 150
+"""Calls for each seed."""
+
+
 def never(server: GovernedServer, message: JsonObject, scope: Scope) -> None:
     """Leaves every request to the SDK."""
 
@@ -101,6 +107,76 @@ async def test_both_roads_answer_alike(tmp_path: Path, monkeypatch: pytest.Monke
             assert answers[0] == answers[1], name
             assert asked[0] == asked[1], name
             assert taken == [name in SHORT], name
+
+
+VALUES: tuple[Any, ...] = (
+    None, True, 0, -1, 1.5, 1e300, 10**40, "", "whoami", "refund", "for-admins", "no-such", "2026-07-28", "2025-11-25",
+    "tools/call", "tools/list", "\u0000", "é", "\u2028", [], [1], {}, {"a": None}, {"name": "whoami"},
+)  # fmt: skip
+CLIENT = "io.modelcontextprotocol/"
+IN_META = (
+    f"{CLIENT}protocolVersion",
+    f"{CLIENT}clientInfo",
+    f"{CLIENT}clientCapabilities",
+    "progressToken",
+    "comptroller/task",
+    "x/y",
+)
+IN_PARAMS = ("name", "arguments", "_meta", "task", "inputResponses", "requestState", "extra")
+IN_MESSAGE = ("jsonrpc", "id", "method", "params", "extra")
+HEADERS = (
+    "MCP-Protocol-Version",
+    "Mcp-Method",
+    "Mcp-Name",
+    "Accept",
+    "Content-Type",
+    "Mcp-Session-Id",
+    "Mcp-Param-Region",
+    "Comptroller-Task",
+)
+WORDS = (
+    None, "", "whoami", "WHOAMI", "refund", "tools/call", "Tools/Call", "2026-07-28", "2025-11-25", "*/*",
+    "application/*", "application/json;q=0", "application/json; charset=latin-1", "application/json, text/plain", "text/json",
+    "APPLICATION/JSON", "=?base64?d2hvYW1p?=", "%77hoami",
+)  # fmt: skip
+
+
+def changed(chance: random.Random) -> dict[str, Any]:
+    """A good call with up to three things about it that may be wrong."""
+    message: dict[str, Any] = json.loads(CALL["content"])
+    headers: dict[str, Any] = dict(CALL["headers"])
+    for _ in range(chance.randint(1, 3)):
+        params = message.get("params")
+        meta = params.get("_meta") if isinstance(params, dict) else None
+        places = [(message, IN_MESSAGE), (params, IN_PARAMS), (meta, IN_META)]
+        place, keys = chance.choice([one for one in places if isinstance(one[0], dict)])
+        what = chance.random()
+        if what < 0.4:
+            headers[chance.choice(HEADERS)] = chance.choice(WORDS)
+        elif what < 0.55:
+            place.pop(chance.choice(keys), None)
+        else:
+            place[chance.choice(keys)] = chance.choice(VALUES)
+    return {"content": json.dumps(message).encode(), "headers": headers}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_both_roads_answer_alike_whatever_is_wrong_with_a_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    chance = random.Random(seed)
+    async with running(tmp_path) as on, httpx.AsyncClient(trust_env=False) as http:
+        for _ in range(CHANGED):
+            request = changed(chance)
+            kept = {key: value for key, value in request["headers"].items() if value is not None}
+            told: list[tuple[int, str | None, bytes, list[tuple[str, JsonObject]]]] = []
+            for road in (exchange_in, never):
+                monkeypatch.setattr(http_module, "exchange_in", road)
+                got = await http.post(on.url, content=request["content"], headers={**on.bearer(), **kept})
+                asked = [(seen.tool, seen.arguments) for seen in on.governor.seen]
+                told.append((got.status_code, got.headers.get("content-type"), got.content, asked))
+                on.governor.seen.clear()
+            assert told[0] == told[1], request
 
 
 ODD: JsonObject = {
