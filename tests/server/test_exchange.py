@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -147,9 +147,11 @@ def changed(chance: random.Random) -> dict[str, Any]:
     headers: dict[str, Any] = dict(CALL["headers"])
     for _ in range(chance.randint(1, 3)):
         params = message.get("params")
-        meta = params.get("_meta") if isinstance(params, dict) else None
-        places = [(message, IN_MESSAGE), (params, IN_PARAMS), (meta, IN_META)]
-        place, keys = chance.choice([one for one in places if isinstance(one[0], dict)])
+        meta = cast("Any", params).get("_meta") if isinstance(params, dict) else None
+        inner: list[tuple[Any, tuple[str, ...]]] = [(params, IN_PARAMS), (meta, IN_META)]
+        place, keys = chance.choice(
+            [(message, IN_MESSAGE), *(one for one in inner if isinstance(one[0], dict))]
+        )
         what = chance.random()
         if what < 0.4:
             headers[chance.choice(HEADERS)] = chance.choice(WORDS)
