@@ -2594,8 +2594,8 @@ MUTATIONS: tuple[Mutation, ...] = (
     ),
     Mutation(
         f"{_SERVER}/call/repeats.py",
-        '"same_call" if code is Code.APPROVAL_EXPIRED else "never"',
-        '"never"',
+        "again = code is Code.APPROVAL_EXPIRED or ",
+        "again = ",
         f"{_S}/test_approvals.py::test_an_expired_approval_has_one_answer_whoever_noticed_the_time",
     ),
     Mutation(
