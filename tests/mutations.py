@@ -1463,12 +1463,12 @@ MUTATIONS: tuple[Mutation, ...] = (
         f"{_SERVER}/process_signals.py",
         "        code = failed\n",
         "        pass\n",
-        "tests/server/test_interrupted_processes.py::test_output_that_finds_no_room_is_told_and_fails",
+        "tests/server/test_interrupted_processes.py::test_what_is_still_to_be_written_at_the_end_and_finds_no_room_fails",
     ),
     Mutation(
         f"{_SERVER}/process_signals.py",
         "    os._exit(code)\n\n\ndef _end",
-        "    sys.exit(code)\n\n\ndef _end",
+        "    os.getpid()\n\n\ndef _end",
         "tests/server/test_interrupted_processes.py::test_an_interrupt_is_never_taken_for_findings_nor_ends_by_the_signal",
     ),
     Mutation(

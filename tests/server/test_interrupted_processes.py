@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -169,6 +170,25 @@ async def test_output_that_finds_no_room_is_told_and_fails(words: tuple[str, ...
         assert process.returncode == 2
         (line,) = err.decode().splitlines()
         assert "No space left on device" in line
+
+
+PRINTED_LAST = """
+from comptroller_server.process_signals import leave
+
+print("the last word", end="")
+leave(0, 2)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device here is always full")
+def test_what_is_still_to_be_written_at_the_end_and_finds_no_room_fails() -> None:
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-c", PRINTED_LAST]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=kept, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "standard output cannot be written to" in line
 
 
 ASKED_TO_END = """
